@@ -1,0 +1,1 @@
+//! Collectors, redaction, stamps, pipeline

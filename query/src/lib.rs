@@ -1,0 +1,1 @@
+//! Lookup, search, SQL, session reconstruction, HTTP API

@@ -1,0 +1,1 @@
+//! Record, keys, leaf, decoders: plain functions, no I/O

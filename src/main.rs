@@ -1,0 +1,2 @@
+//! threadline
+fn main() {}

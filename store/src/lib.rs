@@ -1,0 +1,1 @@
+//! Every byte on disk: log, inbox, hot tail, sealer, Delta table, sidecars, snapshot
