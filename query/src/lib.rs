@@ -1,1 +1,3 @@
 //! Lookup, search, SQL, session reconstruction, HTTP API
+
+pub mod model;

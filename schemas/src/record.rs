@@ -1,0 +1,291 @@
+//! The record: one thing that one source observed, immutable once it is in the log.
+//!
+//! Invariants
+//! - every field is written down once, in [`crate::columns::COLUMNS`], with type, tag, unit and meaning
+//! - `event_id` depends only on tenant and delivery key, so the same delivery twice is the same id
+//! - `time_unix_nano` is always set: the source's own time, or ours when it gave none (`time_quality`)
+//! - payload fields hold what was received after redaction; nothing here is an opinion about links
+//!
+//! Not here: parents. They are links, and there may be two.
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// Version of the record's field list; raised when a column is added or changes its meaning.
+pub const RECORD_VERSION: i64 = 1;
+
+/// Declares an enum that is stored as lower-snake text.
+macro_rules! text_enum {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vmeta])* $variant,)* }
+
+        impl $name {
+            /// Every value, in declaration order.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+
+            /// The text that columns, API and CLI show.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+
+            /// The value that `text` names, if any.
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some($name::$variant),)* _ => None }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+                Self::parse(&text).ok_or_else(|| {
+                    let known: Vec<&str> = Self::ALL.iter().map(|v| v.as_str()).collect();
+                    serde::de::Error::custom(format!("unknown {}, expected one of: {}", stringify!($name), known.join(", ")))
+                })
+            }
+        }
+    };
+}
+
+text_enum!(
+    /// What kind of thing was observed.
+    Kind {
+        /// A conversation began, ended or was described (host session metadata, OTel conversation start).
+        Session = "session",
+        /// What a person or program asked of the agent.
+        Prompt = "prompt",
+        /// Text that the model answered.
+        Completion = "completion",
+        /// One request to a model (LLM API call) or its span.
+        ModelRequest = "model_request",
+        /// The model chose a tool; whether it ran is another record.
+        Selection = "selection",
+        /// A tool was called (MCP `tools/call` request, server or client span of one call).
+        Call = "call",
+        /// A tool answered, as seen by this source.
+        Result = "result",
+        /// A policy or permission verdict.
+        Decision = "decision",
+        /// A person's or program's consent (elicitation action, approval prompt).
+        Approval = "approval",
+        /// A list of tools was asked for or given.
+        ToolList = "tool_list",
+        /// One tool's definition inside a list.
+        ToolDefinition = "tool_definition",
+        /// A resource was listed or read.
+        Resource = "resource",
+        /// A prompt template was listed or fetched.
+        PromptTemplate = "prompt_template",
+        /// A server asked the host's model for a completion (MCP sampling).
+        Sampling = "sampling",
+        /// A server asked the user for input (MCP elicitation).
+        Elicitation = "elicitation",
+        /// Any other MCP request or response (ping, roots, logging, completion, tasks).
+        Request = "request",
+        /// An MCP notification (progress, cancelled, message, list changes).
+        Notification = "notification",
+        /// A connection was opened, negotiated or closed (initialize, discover, server connected).
+        Connection = "connection",
+        /// Work behind a server (HTTP request, database statement).
+        Downstream = "downstream",
+        /// A process started or ended.
+        Process = "process",
+        /// Authentication or authorization of a client.
+        Auth = "auth",
+        /// A span of no more specific kind.
+        Span = "span",
+        /// A log line of no more specific kind.
+        Log = "log",
+        /// Something that threadline or a rule noticed.
+        Finding = "finding",
+        /// Somebody read evidence through threadline.
+        Access = "access",
+        /// Something could not be recorded; carries counts and a reason.
+        Gap = "gap",
+        /// Bytes that arrived and could not be understood; carries file, line and reason.
+        Rejected = "rejected",
+    }
+);
+
+text_enum!(
+    /// On which side of a call the source stands.
+    SourceKind {
+        /// The program that runs the model.
+        Host = "host",
+        /// A capture point on the wire between a client and a server.
+        Wire = "wire",
+        /// A gateway or proxy with its own log.
+        Gateway = "gateway",
+        /// An MCP server.
+        Server = "server",
+        /// A system behind a server.
+        Downstream = "downstream",
+        /// threadline itself.
+        Threadline = "threadline",
+        /// Not known.
+        Unknown = "unknown",
+    }
+);
+
+text_enum!(
+    /// Which way into threadline a record took.
+    Collector {
+        /// Our own recording proxy.
+        Tap = "tap",
+        /// `threadline import`.
+        Import = "import",
+        /// `threadline watch`.
+        Watch = "watch",
+        /// OTLP over HTTP or gRPC.
+        Otlp = "otlp",
+        /// `POST /api/v1/events`.
+        Api = "api",
+        /// Written by threadline about itself.
+        Own = "own",
+    }
+);
+
+text_enum!(
+    /// Where `time_unix_nano` comes from.
+    TimeQuality {
+        /// The source said so.
+        Source = "source",
+        /// The source gave no time; ours is used.
+        Missing = "missing",
+        /// The source said zero; ours is used.
+        Zero = "zero",
+        /// The source's time could not be read; ours is used.
+        Invalid = "invalid",
+    }
+);
+
+text_enum!(
+    /// Which way an MCP frame travelled.
+    Direction {
+        /// From the client (host) to the server.
+        ClientToServer = "client_to_server",
+        /// From the server to the client.
+        ServerToClient = "server_to_client",
+        /// A line the server wrote to its standard error.
+        ServerStderr = "server_stderr",
+    }
+);
+
+text_enum!(
+    /// How the observed thing ended, reduced to one word; the three layers stay apart in
+    /// `transport_status`, `rpc_error_code` and `tool_is_error`.
+    Outcome {
+        /// It succeeded at every layer this source can see.
+        Ok = "ok",
+        /// It failed at some layer.
+        Error = "error",
+        /// A policy, permission or person refused it.
+        Denied = "denied",
+        /// The client gave up.
+        Cancelled = "cancelled",
+        /// The server wants more input before it goes on (MCP 2026-07-28 `input_required`).
+        InputRequired = "input_required",
+    }
+);
+
+text_enum!(
+    /// The verdict of a decision or approval.
+    Decision {
+        /// May go on.
+        Allow = "allow",
+        /// Must not go on.
+        Deny = "deny",
+        /// A person has to say.
+        Ask = "ask",
+        /// May go on with content removed.
+        Redact = "redact",
+        /// The person dismissed the question.
+        Cancel = "cancel",
+    }
+);
+
+pub use crate::columns::Record;
+
+impl Record {
+    /// A record of `kind` with its identity set and everything else absent. Times are zero until
+    /// [`Record::set_time`] is called; the salt is zero until the collector draws one.
+    pub fn new(tenant: &str, delivery_key: &str, kind: Kind) -> Self {
+        Record {
+            event_id: event_id(tenant, delivery_key),
+            tenant: tenant.into(),
+            delivery_key: delivery_key.into(),
+            ..Record::empty(kind)
+        }
+    }
+
+    /// Sets both times: `source` in nanoseconds since the Unix epoch as the source gave it
+    /// (`None` = it gave none, `Some(0)` = it said zero), `observed` in microseconds, ours.
+    pub fn set_time(&mut self, source: Option<i64>, observed_unix_us: i64) {
+        self.observed_time_unix_us = observed_unix_us;
+        (self.time_unix_nano, self.time_quality) = match source {
+            Some(nanos) if nanos > 0 => (nanos, TimeQuality::Source),
+            Some(0) => (observed_unix_us.saturating_mul(1000), TimeQuality::Zero),
+            Some(_) => (observed_unix_us.saturating_mul(1000), TimeQuality::Invalid),
+            None => (observed_unix_us.saturating_mul(1000), TimeQuality::Missing),
+        };
+    }
+
+    /// Adds a key unless it is already there.
+    pub fn add_key(&mut self, key: crate::Key) {
+        let text = key.to_string();
+        if !self.keys.contains(&text) {
+            self.keys.push(text);
+        }
+    }
+}
+
+/// The id of a delivery: UUID version 8 (RFC 9562 section 5.8) over
+/// `SHA-256("threadline/event/v1" ‖ 0x00 ‖ tenant ‖ 0x00 ‖ delivery_key)`, first 16 bytes.
+///
+/// Delivery keys: `file:<base name>:<SHA-256 of the file up to and including the line>` (so a growing
+/// file keeps its ids), `body:<SHA-256 of the body>:<ordinal>`, `tap:<run>:<sequence>`,
+/// `api:<client's id>`, `batch:<SHA-256 of the batch>:<ordinal>`, `own:<uuid>`; a further record
+/// from the same delivery appends `#<n>`.
+pub fn event_id(tenant: &str, delivery_key: &str) -> Uuid {
+    let mut hash = Sha256::new();
+    hash.update(b"threadline/event/v1\0");
+    hash.update(tenant.as_bytes());
+    hash.update([0]);
+    hash.update(delivery_key.as_bytes());
+    let digest: [u8; 32] = hash.finalize().into();
+    let mut bytes = [0u8; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    Uuid::new_v8(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_id_has_a_test_vector() {
+        expect_test::expect!["86a034d6-0d58-87ec-9ca5-3bb34dce19bf"]
+            .assert_eq(&event_id("default", "tap:00000000-0000-4000-8000-000000000000:1").to_string());
+        assert_ne!(event_id("a", "b"), event_id("ab", ""));
+    }
+
+    #[test]
+    fn a_zero_time_is_marked() {
+        let mut record = Record::new("t", "own:1", Kind::Log);
+        record.set_time(Some(0), 5);
+        assert_eq!((record.time_unix_nano, record.time_quality), (5000, TimeQuality::Zero));
+    }
+}
