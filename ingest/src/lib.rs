@@ -1,1 +1,3 @@
 //! Collectors, redaction, stamps, pipeline
+
+pub mod tap;

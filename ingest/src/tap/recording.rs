@@ -1,0 +1,83 @@
+//! Hands the journal to the recorder, batch after batch, and keeps trying while it fails.
+//!
+//! Invariants
+//! - one batch is at the recorder at a time; a batch is released only after the recorder said that it is durable
+//! - an unavailable recorder gets the same observations again, with waits from `retry_min` doubling to `retry_max`
+//! - a rejected batch is halved until the observations that are refused stand alone; those become a gap
+
+use std::{sync::Arc, time::Duration};
+
+use tracing::{info, warn};
+
+use super::{
+    journal::{Journal, Next},
+    observation::{Observation, Record, RecordError},
+};
+
+/// Waits between attempts.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// After the first failure.
+    pub min: Duration,
+    /// At most.
+    pub max: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { min: Duration::from_millis(20), max: Duration::from_millis(500) }
+    }
+}
+
+/// Runs until the journal is closed and empty.
+pub(super) async fn record_all(journal: Arc<Journal>, mut recorder: impl Record, retry: Retry) {
+    loop {
+        match journal.take() {
+            Next::Record(batch) => record_batch(&journal, &mut recorder, retry, batch).await,
+            Next::Wait(None) => journal.ready.notified().await,
+            Next::Wait(Some(time)) => {
+                // Elapsed or notified: either way there is something to look at.
+                drop(tokio::time::timeout(time, journal.ready.notified()).await);
+            }
+            Next::Finished => return,
+        }
+    }
+}
+
+async fn record_batch(journal: &Journal, recorder: &mut impl Record, retry: Retry, batch: Vec<Observation>) {
+    let mut wait = retry.min;
+    let mut failures = 0_u32;
+    let mut pending = vec![batch];
+    while let Some(mut batch) = pending.pop() {
+        match recorder.record(batch.clone()).await {
+            Ok(()) => {
+                journal.recorded(&batch);
+                if failures > 0 {
+                    info!(failures, "recording works again");
+                }
+                (wait, failures) = (retry.min, 0);
+            }
+            Err(RecordError::Unavailable(source)) => {
+                if failures == 0 {
+                    warn!(error = %source, observations = batch.len(), "recording fails, will retry");
+                }
+                failures = failures.saturating_add(1);
+                journal.failing();
+                pending.push(batch);
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(retry.max);
+            }
+            Err(RecordError::Rejected(_)) if batch.len() > 1 => {
+                let later = batch.split_off(batch.len() / 2);
+                pending.push(later);
+                pending.push(batch);
+            }
+            Err(RecordError::Rejected(source)) => {
+                for observation in batch {
+                    warn!(error = %source, sequence = observation.sequence, "observation was rejected");
+                    journal.rejected(observation);
+                }
+            }
+        }
+    }
+}
