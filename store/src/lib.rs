@@ -1,1 +1,4 @@
 //! Every byte on disk: log, inbox, hot tail, sealer, Delta table, sidecars, snapshot
+
+pub mod durable;
+pub mod log;
