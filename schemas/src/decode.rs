@@ -8,6 +8,10 @@
 //!
 //! Not here: redaction and stamps, which follow (`ingest`).
 
+pub mod http_capture;
+pub mod mcp;
+pub mod stdio_capture;
+
 use crate::columns::Record;
 use crate::digest::MatchKey;
 use crate::json::{self, Json};
