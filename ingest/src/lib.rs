@@ -1,3 +1,4 @@
 //! Collectors, redaction, stamps, pipeline
 
 pub mod tap;
+pub mod wrap;
