@@ -1,4 +1,5 @@
 //! Collectors, redaction, stamps, pipeline
 
+pub mod redact;
 pub mod tap;
 pub mod wrap;
