@@ -8,9 +8,14 @@
 //!
 //! Not here: redaction and stamps, which follow (`ingest`).
 
+pub mod claude_code;
+pub mod codex;
 pub mod http_capture;
 pub mod mcp;
+#[cfg(test)]
+mod recorded;
 pub mod stdio_capture;
+mod transcript;
 
 use crate::columns::Record;
 use crate::digest::MatchKey;
