@@ -2,4 +2,3 @@
 
 pub mod redact;
 pub mod tap;
-pub mod wrap;

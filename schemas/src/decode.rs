@@ -12,6 +12,7 @@ pub mod claude_code;
 pub mod codex;
 pub mod http_capture;
 pub mod mcp;
+pub mod otlp;
 #[cfg(test)]
 mod recorded;
 pub mod stdio_capture;

@@ -1,0 +1,351 @@
+//! From an item to a record: time, ids, keys, and the attributes that no column takes. What the item
+//! means is decided by the emitter's dialect ([`super::claude_code`], [`super::codex`]) or else by
+//! the conventions ([`super::spans`]).
+
+use super::item::{Detail, Group, Item, Link, Scope, get};
+use super::{claude_code, codex, spans};
+use crate::columns::Record;
+use crate::decode::transcript::{member, millis_to_nanos};
+use crate::decode::{Context, Line};
+use crate::json::{self, Json, Member};
+use crate::keys::{Key, KeyKind};
+use crate::record::{Kind, Outcome, SourceKind, TimeQuality};
+
+/// What all records of one scope have in common.
+pub(super) struct Shared<'a> {
+    pub(super) scope: &'a str,
+    pub(super) source_name: String,
+    /// `"resource":{..},"scope":{..}`, rendered once.
+    rendered: String,
+}
+
+impl Shared<'_> {
+    /// How much of each record it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.rendered.len() + self.source_name.len()
+    }
+}
+
+/// Reads what resource and scope say.
+pub(super) fn shared<'a>(group: &Group, scope: &'a Scope) -> Shared<'a> {
+    let service = get(&group.resource, "service.name").and_then(Json::as_str).filter(|name| !name.is_empty());
+    let source_name = service.or(Some(scope.name.as_str()).filter(|name| !name.is_empty())).unwrap_or("unknown");
+    let mut resource = vec![member("attributes", Json::Object(group.resource.clone()))];
+    push_text(&mut resource, "schema_url", &group.schema_url);
+    let mut about = Vec::new();
+    push_text(&mut about, "name", &scope.name);
+    push_text(&mut about, "version", &scope.version);
+    push_text(&mut about, "schema_url", &scope.schema_url);
+    if !scope.attributes.is_empty() {
+        about.push(member("attributes", Json::Object(scope.attributes.clone())));
+    }
+    let rendered = format!("\"resource\":{},\"scope\":{}", Json::Object(resource), Json::Object(about));
+    Shared { scope: &scope.name, source_name: source_name.to_string(), rendered }
+}
+
+/// An item on its way to a record.
+pub(super) struct Reading<'a> {
+    pub(super) context: &'a Context<'a>,
+    pub(super) shared: &'a Shared<'a>,
+    pub(super) item: &'a Item,
+    pub(super) record: Record,
+    /// Attributes that went into columns as they are.
+    taken: Vec<&'static str>,
+}
+
+/// The record of one item.
+pub(super) fn record(
+    context: &Context<'_>,
+    line: &Line<'_>,
+    decoder: &str,
+    shared: &Shared<'_>,
+    side: SourceKind,
+    item: &Item,
+) -> Record {
+    let kind = if item.span_kind().is_some() { Kind::Span } else { Kind::Log };
+    let mut record = context.record(line, kind, decoder);
+    record.source_kind = side;
+    record.source_name = shared.source_name.clone();
+    record.name = Some(item.name.clone()).filter(|name| !name.is_empty());
+    let mut reading = Reading { context, shared, item, record, taken: Vec::new() };
+    reading.set_time();
+    reading.set_trace();
+    reading.set_detail();
+    reading.set_common();
+    match dialect(shared) {
+        Dialect::ClaudeCode => claude_code::map(&mut reading),
+        Dialect::Codex => codex::map(&mut reading),
+        Dialect::Conventions => spans::map(&mut reading),
+    }
+    let attributes = reading.attributes();
+    reading.record.attributes = Some(attributes);
+    reading.record
+}
+
+enum Dialect {
+    ClaudeCode,
+    Codex,
+    Conventions,
+}
+
+fn dialect(shared: &Shared<'_>) -> Dialect {
+    if shared.scope.starts_with("com.anthropic.claude_code") {
+        Dialect::ClaudeCode
+    } else if shared.scope.starts_with("codex") || shared.source_name.starts_with("codex") {
+        Dialect::Codex
+    } else {
+        Dialect::Conventions
+    }
+}
+
+impl Reading<'_> {
+    fn set_time(&mut self) {
+        let observed_us = self.context.observed_time_unix_us;
+        let nanos = |time: u64| i64::try_from(time).unwrap_or(-1);
+        self.record.set_time(Some(nanos(self.item.time_unix_nano)), observed_us);
+        match &self.item.detail {
+            Detail::Log { observed_time_unix_nano, .. } => {
+                let observed = nanos(*observed_time_unix_nano);
+                if self.record.time_quality == TimeQuality::Zero && observed > 0 {
+                    self.record.time_unix_nano = observed;
+                }
+            }
+            Detail::Span { end_time_unix_nano, .. } => {
+                let duration = end_time_unix_nano.checked_sub(self.item.time_unix_nano);
+                let known = self.item.time_unix_nano > 0 && *end_time_unix_nano > 0;
+                self.record.duration_nano = duration.filter(|_| known).and_then(|nanos| i64::try_from(nanos).ok());
+            }
+        }
+    }
+
+    fn set_trace(&mut self) {
+        let id = |text: &str, digits: usize| is_id(text, digits).then(|| text.to_string());
+        self.record.trace_id = id(&self.item.trace_id, 32);
+        self.record.span_id = id(&self.item.span_id, 16);
+        if let Detail::Span { parent_span_id, links, .. } = &self.item.detail {
+            self.record.parent_span_id = id(parent_span_id, 16);
+            for link in links.iter().filter(|link| is_id(&link.trace_id, 32)) {
+                self.record.add_key(Key::new(KeyKind::Trace, &link.trace_id));
+                if is_id(&link.span_id, 16) {
+                    self.record.add_key(Key::scoped(KeyKind::Span, &link.trace_id, &link.span_id));
+                }
+            }
+        }
+    }
+
+    /// Status of a span, text of a log record.
+    fn set_detail(&mut self) {
+        self.record.error_type = self.take(&["error.type"]);
+        let failed = self.record.error_type.is_some();
+        match &self.item.detail {
+            Detail::Log { body, .. } => {
+                self.record.text = match body {
+                    Json::Null => None,
+                    Json::String(text) => Some(text.clone()),
+                    other => Some(other.to_string()),
+                };
+                self.record.outcome = failed.then_some(Outcome::Error);
+            }
+            Detail::Span { status_code, status_message, .. } => {
+                let (word, outcome) = match status_code {
+                    1 => ("ok", Some(Outcome::Ok)),
+                    2 => ("error", Some(Outcome::Error)),
+                    // A cancelled call stays unset too, so this is no success.
+                    _ => ("unset", failed.then_some(Outcome::Error)),
+                };
+                self.record.transport_status = Some(word.into());
+                self.record.outcome = outcome;
+                self.record.text = Some(status_message.clone()).filter(|text| !text.is_empty());
+            }
+        }
+    }
+
+    /// Ids that mean the same whoever writes them.
+    fn set_common(&mut self) {
+        self.record.conversation_id = self.take(&["gen_ai.conversation.id", "conversation.id", "session.id"]);
+        self.record.turn_id = self.take(&["prompt.id", "turn.id", "turn_id"]);
+        self.record.tool_call_id = self.take(&[
+            "gen_ai.tool.call.id",
+            "gen_ai.tool.call_id",
+            "tool_use_id",
+            "tool.call_id",
+            "call_id",
+            "tool_call.id",
+        ]);
+        self.record.user_claimed = self.take(&["enduser.id", "user.email", "user.id", "user_id", "user"]);
+        self.record.agent_name = self.take(&["gen_ai.agent.name"]);
+        self.record.rpc_error_code = ["rpc.response.status_code", "rpc.jsonrpc.error_code", "mcp.error.code"]
+            .iter()
+            .find_map(|key| self.item.attribute(key).and_then(Json::as_i64));
+        for (attribute, kind) in [
+            ("request_id", KeyKind::Request),
+            ("correlation_id", KeyKind::Request),
+            ("gen_ai.response.id", KeyKind::Response),
+        ] {
+            if let Some(id) = self.item.text(attribute).filter(|id| *id != "none") {
+                self.record.add_key(Key::new(kind, id));
+            }
+        }
+        self.set_mcp_ids();
+    }
+
+    fn set_mcp_ids(&mut self) {
+        if let Some(session) = self.item.text("mcp.session.id") {
+            let server = self.item.first(&["fastmcp.server.name", "mcp.server.name"]);
+            let scope = server.unwrap_or(&self.shared.source_name);
+            self.record.add_key(Key::scoped(KeyKind::McpSession, scope, session));
+        }
+        let rpc_id = ["jsonrpc.request.id", "rpc.jsonrpc.request_id", "mcp.request.id"];
+        self.record.rpc_id = rpc_id.iter().find_map(|key| self.item.attribute(key)).and_then(rpc_id_text);
+    }
+
+    /// The first of these text attributes that says something; it goes into a column as it is.
+    pub(super) fn take(&mut self, keys: &[&'static str]) -> Option<String> {
+        let (key, text) = keys.iter().find_map(|key| Some((*key, self.item.text(key)?)))?;
+        self.taken.push(key);
+        Some(text.to_string())
+    }
+
+    /// The first of these attributes as JSON text with its match digest.
+    pub(super) fn take_payload(&mut self, keys: &[&'static str]) -> (Option<String>, Option<String>) {
+        let Some((key, value)) = keys.iter().find_map(|key| Some((*key, self.item.attribute(key)?))) else {
+            return (None, None);
+        };
+        self.taken.push(key);
+        let parsed = value.as_str().and_then(|text| Some((text, json::parse(text.as_bytes()).ok()?)));
+        match parsed {
+            Some((text, parsed)) => (Some(text.to_string()), self.context.digest(&parsed.value)),
+            None => (Some(value.to_string()), self.context.digest(value)),
+        }
+    }
+
+    /// `arguments` from the first of these attributes.
+    pub(super) fn take_arguments(&mut self, keys: &[&'static str]) {
+        (self.record.arguments, self.record.arguments_digest) = self.take_payload(keys);
+    }
+
+    /// `result` from the first of these attributes.
+    pub(super) fn take_result(&mut self, keys: &[&'static str]) {
+        (self.record.result, self.record.result_digest) = self.take_payload(keys);
+    }
+
+    /// A duration that the source gives in milliseconds; a span's own times are finer.
+    pub(super) fn take_duration(&mut self, key: &'static str) {
+        if self.record.duration_nano.is_none() {
+            self.record.duration_nano = millis_to_nanos(self.item.attribute(key));
+            if self.record.duration_nano.is_some() {
+                self.taken.push(key);
+            }
+        }
+    }
+
+    /// Outcome from a flag such as `success`, which may be text.
+    pub(super) fn success(&mut self, key: &str) -> Option<bool> {
+        let success = self.item.attribute(key).and_then(Json::as_bool)?;
+        self.record.outcome = Some(if success { Outcome::Ok } else { Outcome::Error });
+        Some(success)
+    }
+
+    /// Outcome and transport status from an HTTP status code.
+    pub(super) fn http_status(&mut self) {
+        let code = ["http.response.status_code", "http.status_code"].iter().find_map(|key| self.item.attribute(key));
+        let Some(code) = code.and_then(Json::as_i64) else {
+            return;
+        };
+        self.record.transport_status = Some(code.to_string());
+        // ContextForge sets span status OK on a request that it answers with 400.
+        self.record.outcome = match code < 400 {
+            true => self.record.outcome.or(Some(Outcome::Ok)),
+            false => Some(Outcome::Error),
+        };
+    }
+
+    /// Everything without a column, as one JSON object.
+    fn attributes(&self) -> String {
+        let rest = self.item.attributes.iter().filter(|member| !self.taken.contains(&member.key.as_str()));
+        let mut members = vec![member("attributes", Json::Object(rest.cloned().collect()))];
+        match &self.item.detail {
+            Detail::Log { observed_time_unix_nano, severity_number, severity_text, .. } => {
+                push_number(&mut members, "observed_time_unix_nano", *observed_time_unix_nano);
+                push_number(&mut members, "severity_number", *severity_number);
+                push_text(&mut members, "severity_text", severity_text);
+            }
+            Detail::Span { kind, parent_span_id, trace_state, end_time_unix_nano, events, links, .. } => {
+                push_number(&mut members, "span_kind", *kind);
+                push_text(&mut members, "trace_state", trace_state);
+                if self.record.duration_nano.is_none() {
+                    push_number(&mut members, "end_time_unix_nano", *end_time_unix_nano);
+                }
+                push_odd_id(&mut members, "parent_span_id", parent_span_id, 16);
+                push_list(&mut members, "events", events.clone());
+                push_list(&mut members, "links", links.iter().map(link).collect());
+            }
+        }
+        push_odd_id(&mut members, "trace_id", &self.item.trace_id, 32);
+        push_odd_id(&mut members, "span_id", &self.item.span_id, 16);
+        push_number(&mut members, "flags", self.item.flags);
+        let dropped = ["dropped_attributes_count", "dropped_events_count", "dropped_links_count"];
+        for (name, count) in dropped.into_iter().zip(self.item.dropped) {
+            push_number(&mut members, name, count);
+        }
+        let own = Json::Object(members).to_string();
+        format!("{},{}}}", &own[..own.len() - 1], self.shared.rendered)
+    }
+}
+
+/// A span event; both encodings build it here.
+pub(super) fn event(time_unix_nano: u64, name: String, attributes: Vec<Member>) -> Json {
+    let mut members = Vec::new();
+    push_number(&mut members, "time_unix_nano", time_unix_nano);
+    push_text(&mut members, "name", &name);
+    members.push(member("attributes", Json::Object(attributes)));
+    Json::Object(members)
+}
+
+fn link(link: &Link) -> Json {
+    let mut members = Vec::new();
+    push_text(&mut members, "trace_id", &link.trace_id);
+    push_text(&mut members, "span_id", &link.span_id);
+    push_text(&mut members, "trace_state", &link.trace_state);
+    members.push(member("attributes", Json::Object(link.attributes.clone())));
+    Json::Object(members)
+}
+
+/// OpenTelemetry writes every JSON-RPC id as text: digits are taken for a number, as MCP clients send.
+fn rpc_id_text(value: &Json) -> Option<String> {
+    match value {
+        Json::String(text) if text.is_empty() => None,
+        Json::String(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => Some(text.clone()),
+        Json::String(_) | Json::Number(_) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+fn is_id(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn push_text(members: &mut Vec<Member>, key: &str, text: &str) {
+    if !text.is_empty() {
+        members.push(member(key, Json::String(text.into())));
+    }
+}
+
+fn push_number(members: &mut Vec<Member>, key: &str, number: u64) {
+    if number != 0 {
+        members.push(member(key, Json::Number(number.to_string().into())));
+    }
+}
+
+fn push_list(members: &mut Vec<Member>, key: &str, items: Vec<Json>) {
+    if !items.is_empty() {
+        members.push(member(key, Json::Array(items)));
+    }
+}
+
+/// An id that is not one stays visible.
+fn push_odd_id(members: &mut Vec<Member>, key: &str, id: &str, digits: usize) {
+    if !is_id(id, digits) {
+        push_text(members, key, id);
+    }
+}
