@@ -12,9 +12,11 @@ pub mod claude_code;
 pub mod codex;
 pub mod http_capture;
 pub mod mcp;
+pub mod native;
 pub mod otlp;
 #[cfg(test)]
 mod recorded;
+pub mod recognise;
 pub mod stdio_capture;
 mod transcript;
 

@@ -11,6 +11,7 @@
 //! salt(t) = HMAC-SHA-256(leaf_salt, "threadline/salt/v1" 0x00 | t u16)
 //! leaf    = SHA-256(0x00 | entry)            RFC 6962 section 2.1
 //! ```
+//! A column is present unless it is null: a text column that may not be null is present when it is empty, too.
 //! Each part has a salt of its own, so one payload and its derived salt can be erased while every
 //! other commitment stays checkable. Bodies kept beside the row are committed by their bytes, like
 //! any payload; `bodies`, `log_position` and the salt itself are outside, because they say where
