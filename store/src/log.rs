@@ -119,30 +119,17 @@ impl Log {
     }
 
     /// Opens the log of a directory whose lock is held already.
-    pub(crate) fn open_owned(
-        dir: &Path,
-        config: LogConfig,
-        lock: File,
-    ) -> Result<(Log, Recovery), LogError> {
+    pub(crate) fn open_owned(dir: &Path, config: LogConfig, lock: File) -> Result<(Log, Recovery), LogError> {
         Log::open_locked(dir, config, lock, Disk::default())
     }
 
-    fn open_locked(
-        dir: &Path,
-        config: LogConfig,
-        lock: File,
-        disk: Disk,
-    ) -> Result<(Log, Recovery), LogError> {
+    fn open_locked(dir: &Path, config: LogConfig, lock: File, disk: Disk) -> Result<(Log, Recovery), LogError> {
         config.check()?;
         config.warn_of_control();
         let (state, recovery) = recover::recover(dir, &config)?;
         let shared = Arc::new(Shared::new(&config, state.end));
         Writer::start(dir, &config, disk, state, lock, Arc::clone(&shared))?;
-        let log = Log {
-            dir: dir.to_path_buf(),
-            config,
-            shared,
-        };
+        let log = Log { dir: dir.to_path_buf(), config, shared };
         Ok((log, recovery))
     }
 
@@ -162,12 +149,7 @@ impl Log {
         }
         let room = self.shared.reserve(bytes).await?;
         let (reply, answer) = oneshot::channel();
-        self.shared.push(Request::Append(Append {
-            frames,
-            bytes,
-            reply: Some(reply),
-            _room: room,
-        }))?;
+        self.shared.push(Request::Append(Append { frames, bytes, reply: Some(reply), _room: room }))?;
         answer.await.map_err(|_| LogError::Closed)?
     }
 
@@ -245,18 +227,10 @@ pub(crate) fn lock_owner(dir: &Path) -> Result<File, LogError> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(|source| LogError::Lock {
-            path: path.clone(),
-            source: Arc::new(source),
-        })?;
+        .map_err(|source| LogError::Lock { path: path.clone(), source: Arc::new(source) })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LogError::Locked {
-            dir: dir.to_path_buf(),
-        }),
-        Err(TryLockError::Error(source)) => Err(LogError::Lock {
-            path,
-            source: Arc::new(source),
-        }),
+        Err(TryLockError::WouldBlock) => Err(LogError::Locked { dir: dir.to_path_buf() }),
+        Err(TryLockError::Error(source)) => Err(LogError::Lock { path, source: Arc::new(source) }),
     }
 }

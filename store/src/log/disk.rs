@@ -56,13 +56,7 @@ impl Disk {
     /// Creates `path`, replacing what an interrupted creation left there.
     pub(super) fn create(&self, path: &Path) -> io::Result<File> {
         self.run(Step::Create, || {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(path)
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
         })
     }
 

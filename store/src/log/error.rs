@@ -181,35 +181,21 @@ pub enum LogError {
 
 impl LogError {
     pub(super) fn read(path: &Path, source: io::Error) -> LogError {
-        LogError::Read {
-            path: path.to_path_buf(),
-            source: Arc::new(source),
-        }
+        LogError::Read { path: path.to_path_buf(), source: Arc::new(source) }
     }
 
     pub(super) fn append(step: &'static str, segment: &Path, source: io::Error) -> LogError {
-        if matches!(
-            source.kind(),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-        ) {
+        if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
             return LogError::NoSpace {
                 dir: segment.parent().unwrap_or(segment).to_path_buf(),
                 source: Arc::new(source),
             };
         }
-        LogError::Append {
-            step,
-            segment: segment.to_path_buf(),
-            source: Arc::new(source),
-        }
+        LogError::Append { step, segment: segment.to_path_buf(), source: Arc::new(source) }
     }
 
     pub(super) fn release(step: &'static str, segment: &Path, source: io::Error) -> LogError {
-        LogError::Release {
-            step,
-            segment: segment.to_path_buf(),
-            source: Arc::new(source),
-        }
+        LogError::Release { step, segment: segment.to_path_buf(), source: Arc::new(source) }
     }
 
     /// Whether the same append may succeed later without anybody doing anything here.

@@ -96,8 +96,7 @@ mod tests {
 
     #[test]
     fn the_layout_is_fixed() {
-        let expected =
-            expect_test::expect!["070000800300000008070605040302017069e3f421c1fb077061796c6f6164"];
+        let expected = expect_test::expect!["070000800300000008070605040302017069e3f421c1fb077061796c6f6164"];
         expected.assert_eq(&hex::encode(encoded(7)));
     }
 

@@ -94,11 +94,7 @@ impl World {
                 Ok(range) => {
                     assert_eq!(range.end - range.start, batch.len() as u64);
                     for (offset, frame) in range.zip(batch) {
-                        assert_eq!(
-                            self.acked.insert(offset, frame),
-                            None,
-                            "offset {offset} given out twice"
-                        );
+                        assert_eq!(self.acked.insert(offset, frame), None, "offset {offset} given out twice");
                     }
                 }
                 Err(error) => {
@@ -112,11 +108,7 @@ impl World {
     }
 
     fn first(&self) -> u64 {
-        self.acked
-            .keys()
-            .next()
-            .copied()
-            .unwrap_or(self.log.next_offset())
+        self.acked.keys().next().copied().unwrap_or(self.log.next_offset())
     }
 
     /// Opens the log in the current directory and takes over what has survived.
@@ -124,29 +116,19 @@ impl World {
         self.faults = Faults::default();
         let (log, recovery) = open_with(&self.dir(), small(), &self.faults).unwrap();
         self.log = log;
-        let survived: BTreeMap<_, _> = read(&self.dir(), recovery.first_offset)
-            .unwrap()
-            .into_iter()
-            .collect();
+        let survived: BTreeMap<_, _> = read(&self.dir(), recovery.first_offset).unwrap().into_iter().collect();
         let extra: Vec<&Bytes> = survived
             .iter()
             .filter(|(offset, frame)| self.acked.get(offset) != Some(frame))
             .map(|(_, frame)| frame)
             .collect();
-        assert_eq!(
-            survived.len() - extra.len(),
-            self.acked.len(),
-            "an acknowledged frame is gone"
-        );
+        assert_eq!(survived.len() - extra.len(), self.acked.len(), "an acknowledged frame is gone");
         // What is there beyond that are whole batches that had been refused.
         let mut rest = extra.as_slice();
         while let Some(frame) = rest.first() {
             let batch = self.unknown.iter().find(|batch| batch[0] == *frame);
             let batch = batch.unwrap_or_else(|| panic!("a frame that was never sent"));
-            assert!(
-                rest.len() >= batch.len() && rest.iter().zip(batch).all(|(a, b)| *a == b),
-                "half a batch"
-            );
+            assert!(rest.len() >= batch.len() && rest.iter().zip(batch).all(|(a, b)| *a == b), "half a batch");
             rest = &rest[batch.len()..];
         }
         assert!(survived.keys().all(|offset| *offset < recovery.next_offset));
@@ -178,12 +160,8 @@ impl World {
                     let end = (sector + 32).min(at + bytes);
                     match seed % 4 {
                         0 | 1 => {}
-                        2 => file
-                            .write_all_at(&vec![0; (end - sector) as usize], sector)
-                            .unwrap(),
-                        _ => file
-                            .write_all_at(&vec![0xa5; (end - sector) as usize], sector)
-                            .unwrap(),
+                        2 => file.write_all_at(&vec![0; (end - sector) as usize], sector).unwrap(),
+                        _ => file.write_all_at(&vec![0xa5; (end - sector) as usize], sector).unwrap(),
                     }
                 }
             }
@@ -230,10 +208,7 @@ async fn run(actions: &[Action]) -> u32 {
 
 /// A few seconds' worth, or what `PROPTEST_CASES` says.
 fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(96)
+    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(96)
 }
 
 proptest! {
@@ -249,9 +224,7 @@ proptest! {
 /// the first removed the second.
 #[test]
 fn a_group_that_fails_in_an_empty_segment_leaves_it_in_use() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for skip in 0..8 {
         let actions = [Action::Fail(skip, 0, vec![2, 2, 2, 1]), Action::Trim(125)];
         runtime.block_on(run(&actions));
@@ -262,13 +235,9 @@ fn a_group_that_fails_in_an_empty_segment_leaves_it_in_use() {
 #[test]
 fn the_generator_reaches_torn_writes() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut runner = TestRunner::deterministic();
     let strategy = prop::collection::vec(action(), 24);
-    let torn: u32 = (0..24)
-        .map(|_| runtime.block_on(run(&strategy.new_tree(&mut runner).unwrap().current())))
-        .sum();
+    let torn: u32 = (0..24).map(|_| runtime.block_on(run(&strategy.new_tree(&mut runner).unwrap().current()))).sum();
     assert!(torn >= 5, "only {torn}");
 }

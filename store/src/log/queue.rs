@@ -43,13 +43,8 @@ pub(super) struct Append {
 #[derive(Debug)]
 pub(super) enum Request {
     Append(Append),
-    Trim {
-        below: u64,
-        reply: oneshot::Sender<Result<usize, LogError>>,
-    },
-    Close {
-        reply: oneshot::Sender<Result<(), LogError>>,
-    },
+    Trim { below: u64, reply: oneshot::Sender<Result<usize, LogError>> },
+    Close { reply: oneshot::Sender<Result<(), LogError>> },
 }
 
 /// What the writer does next.
@@ -123,13 +118,8 @@ impl Shared {
 
     /// Waits until the queue has room for `bytes`.
     pub(super) async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, LogError> {
-        let units = bytes
-            .div_ceil(ROOM_UNIT_BYTES)
-            .min(u64::from(self.room_max));
-        Arc::clone(&self.room)
-            .acquire_many_owned(units as u32)
-            .await
-            .map_err(|_| LogError::Closed)
+        let units = bytes.div_ceil(ROOM_UNIT_BYTES).min(u64::from(self.room_max));
+        Arc::clone(&self.room).acquire_many_owned(units as u32).await.map_err(|_| LogError::Closed)
     }
 
     pub(super) fn push(&self, request: Request) -> Result<(), LogError> {
@@ -181,10 +171,7 @@ impl Shared {
             if queue.closed {
                 return Turn::End;
             }
-            queue = self
-                .wake
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         let until = Instant::now() + self.grouping.wait;
         let (mut group, mut bytes) = (Vec::new(), 0);

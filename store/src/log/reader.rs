@@ -36,9 +36,7 @@ impl LogReader {
     /// Opens the log in `dir`, which has to exist.
     pub fn open(dir: &Path) -> Result<LogReader, LogError> {
         list_segments(dir)?;
-        Ok(LogReader {
-            dir: dir.to_path_buf(),
-        })
+        Ok(LogReader { dir: dir.to_path_buf() })
     }
 
     /// The frames from `from` on. Resumable: after `None`, a later call goes on where the log has grown.
@@ -79,14 +77,7 @@ enum Next {
 
 impl Frames {
     pub(super) fn new(dir: PathBuf, from: u64, until: Option<u64>) -> Frames {
-        Frames {
-            dir,
-            from,
-            until,
-            at: None,
-            ready: VecDeque::new(),
-            failed: false,
-        }
+        Frames { dir, from, until, at: None, ready: VecDeque::new(), failed: false }
     }
 
     /// The offset that the next frame will have, unless a failed append burned it.
@@ -132,9 +123,7 @@ impl Frames {
             let firsts = list_segments(&self.dir)?;
             let Some(lowest) = firsts.first().copied() else {
                 // Nothing was ever written here, but something is expected: it was lost with the directory.
-                return self
-                    .until
-                    .map_or(Ok(false), |until| Err(self.trimmed(until)));
+                return self.until.map_or(Ok(false), |until| Err(self.trimmed(until)));
             };
             let Some(first) = firsts.iter().copied().rfind(|f| *f <= self.from) else {
                 return Err(self.trimmed(lowest));
@@ -153,12 +142,8 @@ impl Frames {
         let Some((file, header)) = open_segment(&path)? else {
             return Ok(false);
         };
-        let mut cursor = Cursor {
-            scan: SegmentScan::new(file, path, header),
-            byte: SEGMENT_HEADER_BYTES,
-            offset: first,
-            end: None,
-        };
+        let mut cursor =
+            Cursor { scan: SegmentScan::new(file, path, header), byte: SEGMENT_HEADER_BYTES, offset: first, end: None };
         if let Next::Segment { previous_end, .. } = successor(&self.dir, &cursor)? {
             cursor.end = Some(previous_end);
         }
@@ -173,10 +158,7 @@ impl Frames {
         self.from = self.from.max(at.offset);
         match successor(&self.dir, at)? {
             // Another end than before: the segments in between were trimmed.
-            Next::Segment {
-                first,
-                previous_end,
-            } if end == Some(previous_end) && self.enter(first)? => {
+            Next::Segment { first, previous_end } if end == Some(previous_end) && self.enter(first)? => {
                 // Offsets between the two were burned by appends that failed.
                 self.from = self.from.max(first);
                 Ok(())
@@ -204,9 +186,7 @@ impl Frames {
             }
             (_, Ending::Corrupt { offset, byte, what }) => Some((offset, byte, what)),
             (Next::Segment { .. }, _) => Some((at.offset, at.byte, Corruption::Missing)),
-            (Next::Last, _) => self
-                .until
-                .map(|_| (at.offset, at.byte, Corruption::Missing)),
+            (Next::Last, _) => self.until.map(|_| (at.offset, at.byte, Corruption::Missing)),
         };
         let Some((offset, byte, what)) = proven else {
             at.scan.forget();
@@ -217,12 +197,7 @@ impl Frames {
             // Trimmed while we read: what follows here was trimmed too.
             return Err(self.trimmed(self.lowest()?));
         }
-        Err(LogError::Corrupt {
-            segment: path.to_path_buf(),
-            offset,
-            byte,
-            what,
-        })
+        Err(LogError::Corrupt { segment: path.to_path_buf(), offset, byte, what })
     }
 
     fn lowest(&self) -> Result<u64, LogError> {
@@ -231,11 +206,7 @@ impl Frames {
     }
 
     fn trimmed(&self, first_offset: u64) -> LogError {
-        LogError::Trimmed {
-            dir: self.dir.clone(),
-            offset: self.from,
-            first_offset,
-        }
+        LogError::Trimmed { dir: self.dir.clone(), offset: self.from, first_offset }
     }
 }
 
@@ -247,10 +218,7 @@ fn successor(dir: &Path, at: &Cursor) -> Result<Next, LogError> {
             return Ok(Next::Last);
         };
         if let Some((_, header)) = open_segment(&segment_path(dir, first))? {
-            return Ok(Next::Segment {
-                first,
-                previous_end: header.previous_end,
-            });
+            return Ok(Next::Segment { first, previous_end: header.previous_end });
         }
     }
     Ok(Next::Last)

@@ -96,10 +96,7 @@ pub(super) fn recover(dir: &Path, config: &LogConfig) -> Result<(LogState, Recov
         unfinished: unfinished.len(),
         ..Recovery::default()
     };
-    let mut state = LogState {
-        end: config.sealed_below,
-        ..LogState::default()
-    };
+    let mut state = LogState { end: config.sealed_below, ..LogState::default() };
     for (i, first) in firsts.iter().enumerate() {
         let scan = open(dir, *first, config.partition)?;
         let next = match firsts.get(i + 1) {
@@ -111,11 +108,7 @@ pub(super) fn recover(dir: &Path, config: &LogConfig) -> Result<(LogState, Recov
             Some(next) => verify_older(scan, &next, config.sealed_below, &mut recovery)?,
             None => verify_last(scan, &mut state, &mut recovery)?,
         };
-        state.segments.push(Segment {
-            first_offset: *first,
-            path,
-            bytes,
-        });
+        state.segments.push(Segment { first_offset: *first, path, bytes });
     }
     if state.end < config.sealed_below {
         return Err(LogError::Behind {
@@ -142,12 +135,7 @@ fn open(dir: &Path, first: u64, partition: u32) -> Result<SegmentScan, LogError>
 }
 
 fn corrupt(path: &Path, offset: u64, byte: u64, what: Corruption) -> LogError {
-    LogError::Corrupt {
-        segment: path.to_path_buf(),
-        offset,
-        byte,
-        what,
-    }
+    LogError::Corrupt { segment: path.to_path_buf(), offset, byte, what }
 }
 
 /// A segment that has a successor has to be whole up to where the successor says that it ends.
@@ -185,11 +173,7 @@ fn verify_older(
 }
 
 /// The last segment may end in anything that was never acknowledged; that is cut off.
-fn verify_last(
-    mut scan: SegmentScan,
-    state: &mut LogState,
-    recovery: &mut Recovery,
-) -> Result<u64, LogError> {
+fn verify_last(mut scan: SegmentScan, state: &mut LogState, recovery: &mut Recovery) -> Result<u64, LogError> {
     let path = scan.path().to_path_buf();
     let header = *scan.header();
     let (mut byte, mut offset) = (SEGMENT_HEADER_BYTES, header.first_offset);
@@ -205,38 +189,20 @@ fn verify_last(
     match ending {
         Ending::Clean => {}
         Ending::Torn => {
-            recovery.torn = Some(TornTail {
-                segment: path.clone(),
-                offset,
-                byte,
-                bytes: scan.file_bytes()? - byte,
-            });
+            recovery.torn = Some(TornTail { segment: path.clone(), offset, byte, bytes: scan.file_bytes()? - byte });
         }
         Ending::Corrupt { offset, byte, what } => {
             return Err(corrupt(&path, offset, byte, what));
         }
     }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(|e| LogError::read(&path, e))?;
+    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|e| LogError::read(&path, e))?;
     // Cut before the sync, so that what follows the last batch is zeros when appends go on in this file.
-    file.set_len(byte)
-        .map_err(|e| LogError::release("truncate", &path, e))?;
-    file.sync_all()
-        .map_err(|e| LogError::append("sync", &path, e))?;
+    file.set_len(byte).map_err(|e| LogError::release("truncate", &path, e))?;
+    file.sync_all().map_err(|e| LogError::append("sync", &path, e))?;
     // The process that created the segment may have died before it synced the directory.
-    Disk::default()
-        .sync_dir(path.parent().unwrap_or(&path))
-        .map_err(|e| LogError::append("sync", &path, e))?;
+    Disk::default().sync_dir(path.parent().unwrap_or(&path)).map_err(|e| LogError::append("sync", &path, e))?;
     state.end = offset;
-    state.active = Some(Active {
-        file,
-        salt: header.salt,
-        end_byte: byte,
-        allocated: byte,
-    });
+    state.active = Some(Active { file, salt: header.salt, end_byte: byte, allocated: byte });
     Ok(byte)
 }
 

@@ -77,13 +77,7 @@ pub(super) struct SegmentScan {
 impl SegmentScan {
     /// Scans `file`, whose header was checked already.
     pub(super) fn new(file: File, path: PathBuf, header: SegmentHeader) -> SegmentScan {
-        SegmentScan {
-            file,
-            path,
-            header,
-            window: Vec::new(),
-            window_start: 0,
-        }
+        SegmentScan { file, path, header, window: Vec::new(), window_start: 0 }
     }
 
     /// The file's own statement about itself.
@@ -102,11 +96,7 @@ impl SegmentScan {
     }
 
     /// The batch at `byte`, whose first frame has to be `offset`.
-    pub(super) fn batch(
-        &mut self,
-        byte: u64,
-        offset: u64,
-    ) -> Result<Result<Batch, Ending>, LogError> {
+    pub(super) fn batch(&mut self, byte: u64, offset: u64) -> Result<Result<Batch, Ending>, LogError> {
         let mut frames = Vec::new();
         let (mut at, mut next) = (byte, offset);
         let what = loop {
@@ -118,11 +108,7 @@ impl SegmentScan {
             };
             if header.offset != next {
                 // A header of this segment in the wrong place: no torn write looks like that.
-                return Ok(Err(Ending::Corrupt {
-                    offset: next,
-                    byte: at,
-                    what: Corruption::OffsetGap,
-                }));
+                return Ok(Err(Ending::Corrupt { offset: next, byte: at, what: Corruption::OffsetGap }));
             }
             let start = at + FRAME_HEADER_BYTES as u64;
             let payload = self.bytes(start, header.payload_bytes as usize)?;
@@ -133,19 +119,11 @@ impl SegmentScan {
             at = start + u64::from(header.payload_bytes);
             next += 1;
             if header.ends_batch {
-                return Ok(Ok(Batch {
-                    frames,
-                    next_byte: at,
-                    next_offset: next,
-                }));
+                return Ok(Ok(Batch { frames, next_byte: at, next_offset: next }));
             }
         };
         let ending = if self.proof_after(at, offset)? {
-            Ending::Corrupt {
-                offset: next,
-                byte: at,
-                what: what.unwrap_or(Corruption::Missing),
-            }
+            Ending::Corrupt { offset: next, byte: at, what: what.unwrap_or(Corruption::Missing) }
         } else if what.is_some() || self.data_after(at)? {
             Ending::Torn
         } else {
@@ -237,9 +215,7 @@ impl SegmentScan {
     /// Bytes of the file as it is now.
     pub(super) fn file_bytes(&self) -> Result<u64, LogError> {
         let metadata = self.file.metadata();
-        metadata
-            .map(|m| m.len())
-            .map_err(|e| LogError::read(&self.path, e))
+        metadata.map(|m| m.len()).map_err(|e| LogError::read(&self.path, e))
     }
 
     /// Up to `want` bytes at `at`; fewer only where the file ends.
@@ -247,8 +223,7 @@ impl SegmentScan {
         let have = self.window_start + self.window.len() as u64;
         let inside = at >= self.window_start && at + want as u64 <= have;
         if !inside {
-            self.fill(at, want.max(WINDOW_BYTES))
-                .map_err(|e| LogError::read(&self.path, e))?;
+            self.fill(at, want.max(WINDOW_BYTES)).map_err(|e| LogError::read(&self.path, e))?;
         }
         let from = ((at - self.window_start) as usize).min(self.window.len());
         let to = (from + want).min(self.window.len());
@@ -263,10 +238,7 @@ impl SegmentScan {
         self.window_start = at;
         let mut filled = 0;
         while filled < want {
-            match self
-                .file
-                .read_at(&mut self.window[filled..], at + filled as u64)
-            {
+            match self.file.read_at(&mut self.window[filled..], at + filled as u64) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

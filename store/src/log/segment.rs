@@ -64,10 +64,7 @@ impl SegmentHeader {
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         let version = u32_at(8);
         if &bytes[..8] == MAGIC && version != SEGMENT_VERSION {
-            return Err(LogError::Version {
-                segment: path.to_path_buf(),
-                version,
-            });
+            return Err(LogError::Version { segment: path.to_path_buf(), version });
         }
         let header = SegmentHeader {
             partition: u32_at(12),
@@ -77,10 +74,7 @@ impl SegmentHeader {
             salt: u32_at(40),
         };
         let named = first_offset_of(path);
-        if &bytes[..8] != MAGIC
-            || crc32c::crc32c(&bytes[..60]) != u32_at(60)
-            || named != Some(header.first_offset)
-        {
+        if &bytes[..8] != MAGIC || crc32c::crc32c(&bytes[..60]) != u32_at(60) || named != Some(header.first_offset) {
             return Err(LogError::Corrupt {
                 segment: path.to_path_buf(),
                 offset: named.unwrap_or(header.first_offset),
@@ -114,17 +108,12 @@ pub(super) fn segment_path(dir: &Path, first_offset: u64) -> PathBuf {
 
 fn first_offset_of(path: &Path) -> Option<u64> {
     let digits = path.file_name()?.to_str()?.strip_suffix(SUFFIX)?;
-    (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))
-        .then(|| digits.parse().ok())
-        .flatten()
+    (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
 }
 
 /// First offsets of the segments in `dir`, ascending. Other files are none of the log's business.
 pub(super) fn list_segments(dir: &Path) -> Result<Vec<u64>, LogError> {
-    let mut found = entries(dir)?
-        .iter()
-        .filter_map(|path| first_offset_of(path))
-        .collect::<Vec<_>>();
+    let mut found = entries(dir)?.iter().filter_map(|path| first_offset_of(path)).collect::<Vec<_>>();
     found.sort_unstable();
     Ok(found)
 }
@@ -160,12 +149,11 @@ mod tests {
             salt: 0xdead_beef,
         };
         let good = header.encode();
-        expect_test::expect!["544c494e454c4f4701000000020000001100000000000000 0f00000000000000"]
-            .assert_eq(&format!(
-                "{} {}",
-                hex::encode(&good[..24]),
-                hex::encode(&good[24..32])
-            ));
+        expect_test::expect!["544c494e454c4f4701000000020000001100000000000000 0f00000000000000"].assert_eq(&format!(
+            "{} {}",
+            hex::encode(&good[..24]),
+            hex::encode(&good[24..32])
+        ));
         let path = segment_path(Path::new("d"), 17);
         assert_eq!(SegmentHeader::decode(&path, &good).unwrap(), header);
         for bit in 0..good.len() * 8 {

@@ -64,11 +64,7 @@ impl Faults {
         self.state().unsynced.get(file).cloned().unwrap_or_default()
     }
 
-    pub(super) fn run<T>(
-        &self,
-        step: Step,
-        operation: impl FnOnce() -> io::Result<T>,
-    ) -> io::Result<T> {
+    pub(super) fn run<T>(&self, step: Step, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let how = {
             let mut state = self.state();
             let now = state.steps;
@@ -97,17 +93,9 @@ impl Faults {
     pub(super) fn shorten<'a>(&self, path: &Path, at: u64, bytes: &'a [u8]) -> &'a [u8] {
         let mut state = self.state();
         let half = state.fail_at == Some((state.steps, How::Half));
-        let bytes = if half {
-            &bytes[..bytes.len() / 2]
-        } else {
-            bytes
-        };
+        let bytes = if half { &bytes[..bytes.len() / 2] } else { bytes };
         let range = (at, bytes.len() as u64);
-        state
-            .unsynced
-            .entry(path.to_path_buf())
-            .or_default()
-            .push(range);
+        state.unsynced.entry(path.to_path_buf()).or_default().push(range);
         bytes
     }
 
@@ -127,15 +115,9 @@ pub(super) fn small() -> LogConfig {
     }
 }
 
-pub(super) fn open_with(
-    dir: &Path,
-    config: LogConfig,
-    faults: &Faults,
-) -> Result<(Log, Recovery), LogError> {
+pub(super) fn open_with(dir: &Path, config: LogConfig, faults: &Faults) -> Result<(Log, Recovery), LogError> {
     durable::create_dirs(dir)?;
-    let disk = Disk {
-        faults: faults.clone(),
-    };
+    let disk = Disk { faults: faults.clone() };
     Log::open_locked(dir, config, lock_owner(dir)?, disk)
 }
 
@@ -151,8 +133,7 @@ pub(super) fn payload(n: u64, bytes: usize) -> Bytes {
 
 async fn append(log: &Log, count: u64, bytes: usize) -> Result<Range<u64>, LogError> {
     let next = log.next_offset();
-    log.append((0..count).map(|i| payload(next + i, bytes)).collect())
-        .await
+    log.append((0..count).map(|i| payload(next + i, bytes)).collect()).await
 }
 
 pub(super) fn read(dir: &Path, from: u64) -> Result<Vec<(u64, Bytes)>, LogError> {
@@ -161,10 +142,7 @@ pub(super) fn read(dir: &Path, from: u64) -> Result<Vec<(u64, Bytes)>, LogError>
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
     let firsts = segment::list_segments(dir).unwrap();
-    firsts
-        .into_iter()
-        .map(|first| segment::segment_path(dir, first))
-        .collect()
+    firsts.into_iter().map(|first| segment::segment_path(dir, first)).collect()
 }
 
 /// The error chain with the directory's name taken out.
@@ -183,10 +161,7 @@ async fn what_is_appended_is_read_in_order_after_reopening() {
         let (log, recovery) = Log::open(dir.path(), small()).unwrap();
         assert_eq!(recovery.next_offset, round * 11);
         assert_eq!(recovery.torn, None);
-        assert_eq!(
-            append(&log, 3, 40).await.unwrap(),
-            round * 11..round * 11 + 3
-        );
+        assert_eq!(append(&log, 3, 40).await.unwrap(), round * 11..round * 11 + 3);
         for _ in 0..8 {
             append(&log, 1, 100).await.unwrap();
         }
@@ -196,21 +171,12 @@ async fn what_is_appended_is_read_in_order_after_reopening() {
     let all = read(dir.path(), 0).unwrap();
     let offsets: Vec<u64> = all.iter().map(|f| f.0).collect();
     assert_eq!(offsets, (0..44).collect::<Vec<_>>());
-    assert!(
-        all.iter()
-            .all(|(n, bytes)| bytes.starts_with(format!("frame {n} ").as_bytes()))
-    );
+    assert!(all.iter().all(|(n, bytes)| bytes.starts_with(format!("frame {n} ").as_bytes())));
     assert_eq!(read(dir.path(), 17).unwrap(), all[17..]);
     assert_eq!(read(dir.path(), 44).unwrap(), []);
     assert_eq!(read(dir.path(), 999).unwrap(), []);
-    let sizes: Vec<u64> = segments(dir.path())
-        .iter()
-        .map(|p| fs::metadata(p).unwrap().len())
-        .collect();
-    assert!(
-        sizes.len() > 5 && sizes.iter().all(|bytes| *bytes <= 512),
-        "{sizes:?}"
-    );
+    let sizes: Vec<u64> = segments(dir.path()).iter().map(|p| fs::metadata(p).unwrap().len()).collect();
+    assert!(sizes.len() > 5 && sizes.iter().all(|bytes| *bytes <= 512), "{sizes:?}");
 }
 
 #[tokio::test]
@@ -218,17 +184,13 @@ async fn limits_refuse_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = Log::open(dir.path(), small()).unwrap();
     let refused = |frames| async { log.append(frames).await.unwrap_err().to_string() };
-    expect!["a frame of 301 bytes is above the limit of 300"]
-        .assert_eq(&refused(vec![payload(0, 301)]).await);
+    expect!["a frame of 301 bytes is above the limit of 300"].assert_eq(&refused(vec![payload(0, 301)]).await);
     expect!["a batch of 468 bytes is above the limit of 448"]
         .assert_eq(&refused(vec![payload(0, 210), payload(1, 210)]).await);
     expect!["a frame needs at least one byte"].assert_eq(&refused(vec![Bytes::new()]).await);
     assert_eq!(log.append(vec![]).await.unwrap(), 0..0);
     assert_eq!(segments(dir.path()).len(), 0);
-    let config = LogConfig {
-        frame_bytes_max: 512,
-        ..small()
-    };
+    let config = LogConfig { frame_bytes_max: 512, ..small() };
     expect!["log configuration: frame_bytes_max does not fit into segment_bytes_max"]
         .assert_eq(&open_error(&dir.path().join("x"), config));
 }
@@ -251,9 +213,7 @@ async fn concurrent_appends_share_syncs_and_each_batch_stays_together() {
         .map(|task| {
             let log = Arc::clone(&log);
             tokio::spawn(async move {
-                let frames = (0..=task % 3)
-                    .map(|i| Bytes::from(format!("{task}/{i}")))
-                    .collect();
+                let frames = (0..=task % 3).map(|i| Bytes::from(format!("{task}/{i}"))).collect();
                 (task, log.append(frames).await.unwrap())
             })
         })
@@ -292,17 +252,7 @@ async fn trimming_keeps_the_last_segment_and_says_so_to_a_late_reader() {
     let rest: Vec<_> = early.collect();
     let (last, read_on) = rest.split_last().unwrap();
     assert_eq!(read_on.len(), 2);
-    assert!(
-        matches!(
-            last,
-            Err(LogError::Trimmed {
-                offset: 3,
-                first_offset: 12,
-                ..
-            })
-        ),
-        "{last:?}"
-    );
+    assert!(matches!(last, Err(LogError::Trimmed { offset: 3, first_offset: 12, .. })), "{last:?}");
     assert_eq!(log.trim(1000).await.unwrap(), 2);
     assert_eq!(segments(dir.path()).len(), 1);
     log.close().await.unwrap();
@@ -311,33 +261,24 @@ async fn trimming_keeps_the_last_segment_and_says_so_to_a_late_reader() {
     assert_eq!(append(&log, 1, 10).await.unwrap(), 20..21);
 }
 
+/// Changes the bytes of a segment at a place.
+type Damage = fn(&mut Vec<u8>, usize);
+
 /// Five frames of one batch each in one segment; returns the segment and where each frame starts.
 async fn five_frames(dir: &Path) -> (PathBuf, Vec<usize>) {
-    let (log, _) = Log::open(
-        dir,
-        LogConfig {
-            segment_bytes_max: 4096,
-            ..small()
-        },
-    )
-    .unwrap();
+    let (log, _) = Log::open(dir, LogConfig { segment_bytes_max: 4096, ..small() }).unwrap();
     for _ in 0..5 {
         append(&log, 1, 20).await.unwrap();
     }
     log.close().await.unwrap();
-    (
-        segments(dir).remove(0),
-        (0..5).map(|i| 64 + i * 44).collect(),
-    )
+    (segments(dir).remove(0), (0..5).map(|i| 64 + i * 44).collect())
 }
 
 #[tokio::test]
 async fn a_torn_tail_is_cut_off_and_reported() {
-    let tears: [(&str, fn(&mut Vec<u8>, usize)); 4] = [
+    let tears: [(&str, Damage); 4] = [
         ("cut in the header", |bytes, last| bytes.truncate(last + 10)),
-        ("cut in the payload", |bytes, last| {
-            bytes.truncate(last + 30)
-        }),
+        ("cut in the payload", |bytes, last| bytes.truncate(last + 30)),
         ("zeros", |bytes, last| bytes[last + 26..].fill(0)),
         ("garbage", |bytes, last| bytes[last..].fill(0xa5)),
     ];
@@ -363,7 +304,7 @@ async fn damage_before_the_last_group_is_corruption_for_reader_and_writer() {
     let (segment, starts) = five_frames(dir.path()).await;
     let good = fs::read(&segment).unwrap();
     let mut seen = Vec::new();
-    let damages: [fn(&mut Vec<u8>, usize); 4] = [
+    let damages: [Damage; 4] = [
         |bytes, at| bytes[at] ^= 1,
         |bytes, at| bytes[at + 30] ^= 1,
         |bytes, at| bytes[at..at + 44].fill(0),
@@ -375,11 +316,7 @@ async fn damage_before_the_last_group_is_corruption_for_reader_and_writer() {
         fs::write(&segment, &bytes).unwrap();
         let by_reader = told(dir.path(), read(dir.path(), 0).unwrap_err());
         assert_eq!(by_reader, open_error(dir.path(), small()));
-        assert_eq!(
-            fs::read(&segment).unwrap(),
-            bytes,
-            "a refused log is left as it is"
-        );
+        assert_eq!(fs::read(&segment).unwrap(), bytes, "a refused log is left as it is");
         seen.push(by_reader);
     }
     expect![[r#"
@@ -393,14 +330,7 @@ async fn damage_before_the_last_group_is_corruption_for_reader_and_writer() {
 #[tokio::test]
 async fn a_lost_page_within_the_last_group_is_torn_not_corrupt() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, _) = Log::open(
-        dir.path(),
-        LogConfig {
-            segment_bytes_max: 4096,
-            ..small()
-        },
-    )
-    .unwrap();
+    let (log, _) = Log::open(dir.path(), LogConfig { segment_bytes_max: 4096, ..small() }).unwrap();
     append(&log, 1, 20).await.unwrap();
     append(&log, 4, 20).await.unwrap();
     log.close().await.unwrap();
@@ -409,18 +339,18 @@ async fn a_lost_page_within_the_last_group_is_torn_not_corrupt() {
     bytes[64 + 44..64 + 100].fill(0);
     fs::write(&segment, &bytes).unwrap();
     assert_eq!(read(dir.path(), 0).unwrap().len(), 1);
-    let (_log, recovery) = Log::open(dir.path(), small()).unwrap();
+    let (log, recovery) = Log::open(dir.path(), small()).unwrap();
     assert_eq!(recovery.torn.unwrap().offset, 1);
+    // Two new frames end where the third of the torn batch began: it must not come back to life.
+    append(&log, 1, 20).await.unwrap();
+    append(&log, 1, 20).await.unwrap();
+    assert_eq!(read(dir.path(), 0).unwrap().len(), 3);
 }
 
 #[tokio::test]
 async fn frames_inside_a_payload_are_no_evidence() {
     let dir = tempfile::tempdir().unwrap();
-    let config = LogConfig {
-        segment_bytes_max: 4096,
-        frame_bytes_max: 2048,
-        ..small()
-    };
+    let config = LogConfig { segment_bytes_max: 4096, frame_bytes_max: 2048, ..small() };
     let (log, _) = Log::open(dir.path(), config.clone()).unwrap();
     // Somebody who knows the format, but not the salt, logs a frame that claims to come much later.
     let mut forged = vec![b'x'; 64];
@@ -450,53 +380,31 @@ async fn a_missing_segment_in_the_middle_and_a_foreign_one_are_refused() {
         append(&log, 1, 100).await.unwrap();
     }
     log.close().await.unwrap();
-    let other = LogConfig {
-        partition: 1,
-        ..small()
-    };
-    expect!["segment DIR/00000000000000000000.log is corrupt at offset 0, byte 0: the segment belongs to another partition"]
-        .assert_eq(&open_error(dir.path(), other));
+    let other = LogConfig { partition: 1, ..small() };
+    expect![
+        "segment DIR/00000000000000000000.log is corrupt at offset 0, byte 0: the segment belongs to another partition"
+    ]
+    .assert_eq(&open_error(dir.path(), other));
     fs::remove_file(&segments(dir.path())[1]).unwrap();
     let refused = open_error(dir.path(), small());
     expect!["segment DIR/00000000000000000000.log is corrupt at offset 3, byte 436: acknowledged frames are missing"]
         .assert_eq(&refused);
     assert_eq!(told(dir.path(), read(dir.path(), 0).unwrap_err()), refused);
     // What is sealed is not needed any more.
-    Log::open(
-        dir.path(),
-        LogConfig {
-            sealed_below: 6,
-            ..small()
-        },
-    )
-    .unwrap();
+    Log::open(dir.path(), LogConfig { sealed_below: 6, ..small() }).unwrap();
 }
 
 #[tokio::test]
 async fn offsets_the_table_has_sealed_are_never_given_out_again() {
     let dir = tempfile::tempdir().unwrap();
-    let sealed = LogConfig {
-        sealed_below: 7,
-        ..small()
-    };
+    let sealed = LogConfig { sealed_below: 7, ..small() };
     let (log, recovery) = Log::open(dir.path(), sealed.clone()).unwrap();
     assert!(recovery.created);
-    assert!(matches!(
-        log.frames(3).next(),
-        Some(Err(LogError::Trimmed {
-            first_offset: 7,
-            ..
-        }))
-    ));
+    assert!(matches!(log.frames(3).next(), Some(Err(LogError::Trimmed { first_offset: 7, .. }))));
     assert_eq!(append(&log, 2, 10).await.unwrap(), 7..9);
     log.close().await.unwrap();
-    expect!["the log in DIR ends at offset 9, but 10 is sealed already"].assert_eq(&open_error(
-        dir.path(),
-        LogConfig {
-            sealed_below: 10,
-            ..sealed
-        },
-    ));
+    expect!["the log in DIR ends at offset 9, but 10 is sealed already"]
+        .assert_eq(&open_error(dir.path(), LogConfig { sealed_below: 10, ..sealed }));
 }
 
 /// Every byte of a small log, every wrong value of a few: noticed, or nothing wrong is returned.
@@ -529,12 +437,7 @@ async fn a_flip_of_any_byte_never_gives_a_wrong_payload() {
                         Err(e) => error = Some(e),
                     }
                 }
-                assert_eq!(
-                    returned,
-                    good[..returned.len()],
-                    "{} byte {at}",
-                    file.display()
-                );
+                assert_eq!(returned, good[..returned.len()], "{} byte {at}", file.display());
                 match error {
                     Some(_) => refused += 1,
                     None => {
@@ -554,11 +457,7 @@ async fn a_flip_of_any_byte_never_gives_a_wrong_payload() {
 async fn a_reader_follows_a_live_writer_and_misses_nothing() {
     const COUNT: u64 = 3000;
     let dir = tempfile::tempdir().unwrap();
-    let config = LogConfig {
-        segment_bytes_max: 16 << 10,
-        preallocate_bytes: 4096,
-        ..small()
-    };
+    let config = LogConfig { segment_bytes_max: 16 << 10, preallocate_bytes: 4096, ..small() };
     let (log, _) = Log::open(dir.path(), config).unwrap();
     let log = Arc::new(log);
     let path = dir.path().to_path_buf();
@@ -582,9 +481,7 @@ async fn a_reader_follows_a_live_writer_and_misses_nothing() {
             let log = Arc::clone(&log);
             tokio::spawn(async move {
                 for n in 0..COUNT / 12 {
-                    log.append((0..3).map(|i| payload(n + i, 90)).collect())
-                        .await
-                        .unwrap();
+                    log.append((0..3).map(|i| payload(n + i, 90)).collect()).await.unwrap();
                 }
             })
         })
@@ -593,9 +490,7 @@ async fn a_reader_follows_a_live_writer_and_misses_nothing() {
         task.await.unwrap();
     }
     assert_eq!(log.frames(0).filter_map(Result::ok).count() as u64, COUNT);
-    tokio::task::spawn_blocking(move || reader.join().unwrap())
-        .await
-        .unwrap();
+    tokio::task::spawn_blocking(move || reader.join().unwrap()).await.unwrap();
     log.close().await.unwrap();
 }
 
@@ -619,18 +514,12 @@ async fn fault_table() {
                     }
                 }
                 let expected: Vec<_> = frames_of(&acked);
-                assert_eq!(
-                    log.frames(0).collect::<Result<Vec<_>, _>>().unwrap(),
-                    expected
-                );
+                assert_eq!(log.frames(0).collect::<Result<Vec<_>, _>>().unwrap(), expected);
             }
             let hit = faults.hit();
             if let Some(step) = hit {
                 *met.entry(format!("{step:?} {how:?}")).or_default() += 1;
-                assert!(
-                    failed <= 1,
-                    "one fault fails at most one append ({step:?} {how:?})"
-                );
+                assert!(failed <= 1, "one fault fails at most one append ({step:?} {how:?})");
             }
             drop(log.close().await);
             let (log, recovery) = Log::open(dir.path(), small()).unwrap();
@@ -647,10 +536,7 @@ async fn fault_table() {
             }
         }
     }
-    let mut met: Vec<_> = met
-        .into_iter()
-        .map(|(step, times)| format!("{step} {times}"))
-        .collect();
+    let mut met: Vec<_> = met.into_iter().map(|(step, times)| format!("{step} {times}")).collect();
     met.sort();
     expect![[r#"
         Allocate After 9
@@ -679,12 +565,8 @@ async fn fault_table() {
 }
 
 fn frames_of(acked: &[(Range<u64>, u64)]) -> Vec<(u64, Bytes)> {
-    let frames = |(range, n): &(Range<u64>, u64)| {
-        [
-            (range.start, payload(*n, 60)),
-            (range.start + 1, payload(*n + 100, 60)),
-        ]
-    };
+    let frames =
+        |(range, n): &(Range<u64>, u64)| [(range.start, payload(*n, 60)), (range.start + 1, payload(*n + 100, 60))];
     acked.iter().flat_map(frames).collect()
 }
 
@@ -763,12 +645,7 @@ async fn a_full_disk_refuses_and_the_log_recovers_by_itself() {
 #[tokio::test]
 async fn a_full_tmpfs_refuses_and_the_log_recovers_by_itself() {
     let dir = tempfile::tempdir().unwrap();
-    let mount = |args: &[&str]| {
-        std::process::Command::new(args[0])
-            .args(&args[1..])
-            .arg(dir.path())
-            .status()
-    };
+    let mount = |args: &[&str]| std::process::Command::new(args[0]).args(&args[1..]).arg(dir.path()).status();
     let mounted = mount(&["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs"]);
     if !mounted.is_ok_and(|status| status.success()) {
         eprintln!("skipped: mounting a tmpfs needs root and CAP_SYS_ADMIN");
@@ -798,10 +675,7 @@ async fn fill_and_free(dir: &Path, ballast: &Path) -> Result<(u64, u64), LogErro
         }
     };
     assert!(matches!(full, LogError::NoSpace { .. }), "{full}");
-    assert!(matches!(
-        append(&log, 1, 4096).await,
-        Err(LogError::NoSpace { .. })
-    ));
+    assert!(matches!(append(&log, 1, 4096).await, Err(LogError::NoSpace { .. })));
     fs::remove_file(ballast).unwrap();
     for _ in 0..10 {
         append(&log, 1, 4096).await?;
@@ -816,25 +690,15 @@ async fn fill_and_free(dir: &Path, ballast: &Path) -> Result<(u64, u64), LogErro
 #[tokio::test]
 async fn no_sync_and_early_acks_are_what_they_say() {
     let dir = tempfile::tempdir().unwrap();
-    let early = LogConfig {
-        durability: Durability::AckBeforeWrite,
-        ..small()
-    };
+    let early = LogConfig { durability: Durability::AckBeforeWrite, ..small() };
     let (log, _) = Log::open(dir.path(), early).unwrap();
     assert_eq!(append(&log, 1, 20).await.unwrap(), 0..1);
     assert_eq!(log.append(vec![payload(1, 20)]).await.unwrap(), 1..2);
     log.close().await.unwrap();
-    assert_eq!(
-        read(dir.path(), 0).unwrap().len(),
-        2,
-        "a clean close still writes"
-    );
+    assert_eq!(read(dir.path(), 0).unwrap().len(), 2, "a clean close still writes");
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::default();
-    let unsynced = LogConfig {
-        durability: Durability::NoSync,
-        ..small()
-    };
+    let unsynced = LogConfig { durability: Durability::NoSync, ..small() };
     let (log, _) = open_with(dir.path(), unsynced, &faults).unwrap();
     append(&log, 1, 20).await.unwrap();
     assert_eq!(faults.unsynced(&segments(dir.path())[0]), [(64, 44)]);

@@ -82,9 +82,7 @@ impl Writer {
             .name("log-writer".to_owned())
             .spawn(move || writer.run())
             .map(drop)
-            .map_err(|source| LogError::Thread {
-                source: Arc::new(source),
-            })
+            .map_err(|source| LogError::Thread { source: Arc::new(source) })
     }
 
     fn run(&mut self) {
@@ -122,10 +120,7 @@ impl Writer {
         let mut part = Vec::new();
         let mut part_bytes = 0;
         for append in group {
-            let filled = self
-                .active
-                .as_ref()
-                .map_or(SEGMENT_HEADER_BYTES, |a| a.end_byte);
+            let filled = self.active.as_ref().map_or(SEGMENT_HEADER_BYTES, |a| a.end_byte);
             let fits = filled + part_bytes + append.bytes <= self.config.segment_bytes_max;
             if !fits {
                 self.commit_part(std::mem::take(&mut part), part_bytes);
@@ -158,10 +153,7 @@ impl Writer {
             from = to;
         }
         if let Err(error) = result {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "append failed, not acknowledged"
-            );
+            tracing::error!(error = &error as &dyn std::error::Error, "append failed, not acknowledged");
         }
     }
 
@@ -180,17 +172,11 @@ impl Writer {
         // From here on bytes may be on the disk whatever comes back, so these offsets are spent.
         self.next += frames as u64;
         let step = |step| move |e| LogError::append(step, &segment.path, e);
-        let written = self
-            .disk
-            .write(&segment.path, &active.file, start_byte, &self.buffer)
-            .map_err(step("write"));
+        let written = self.disk.write(&segment.path, &active.file, start_byte, &self.buffer).map_err(step("write"));
         // A crash here leaves a torn tail, or whole batches that nobody was told about.
         let synced = written.and_then(|()| match self.config.durability {
             Durability::NoSync => Ok(()),
-            _ => self
-                .disk
-                .sync(&segment.path, &active.file)
-                .map_err(step("sync")),
+            _ => self.disk.sync(&segment.path, &active.file).map_err(step("sync")),
         });
         if self.buffer.capacity() > BUFFER_BYTES_KEPT {
             self.buffer = Vec::new();
@@ -232,11 +218,7 @@ impl Writer {
 
     /// Creates the segment that starts at the next offset.
     fn begin_segment(&mut self) -> Result<(), LogError> {
-        debug_assert!(
-            self.segments
-                .last()
-                .is_none_or(|s| s.first_offset < self.next)
-        );
+        debug_assert!(self.segments.last().is_none_or(|s| s.first_offset < self.next));
         let path = segment_path(&self.dir, self.next);
         let mut unfinished = path.clone().into_os_string();
         unfinished.push(UNFINISHED_SUFFIX);
@@ -245,11 +227,8 @@ impl Writer {
             partition: self.config.partition,
             first_offset: self.next,
             previous_end: self.end,
-            created_us: SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(0, |d| d.as_micros() as u64),
-            salt: getrandom::u32()
-                .map_err(|e| LogError::append("create", &path, io::Error::other(e.to_string())))?,
+            created_us: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64),
+            salt: getrandom::u32().map_err(|e| LogError::append("create", &path, io::Error::other(e.to_string())))?,
         };
         let create = || -> io::Result<File> {
             let file = self.disk.create(&unfinished)?;
@@ -262,17 +241,9 @@ impl Writer {
             Ok(file)
         };
         let file = create().map_err(|e| LogError::append("create", &path, e))?;
-        self.segments.push(Segment {
-            first_offset: self.next,
-            path,
-            bytes: SEGMENT_HEADER_BYTES,
-        });
-        self.active = Some(Active {
-            file,
-            salt: header.salt,
-            end_byte: SEGMENT_HEADER_BYTES,
-            allocated: SEGMENT_HEADER_BYTES,
-        });
+        self.segments.push(Segment { first_offset: self.next, path, bytes: SEGMENT_HEADER_BYTES });
+        self.active =
+            Some(Active { file, salt: header.salt, end_byte: SEGMENT_HEADER_BYTES, allocated: SEGMENT_HEADER_BYTES });
         // What a failed append left behind is void now, for every reader.
         self.end = self.next;
         self.shared.acknowledge(self.end);
@@ -282,19 +253,12 @@ impl Writer {
     /// Stops writing to the active segment and gives its unused space back. One that is still empty (the append that
     /// began it failed) stays in use: it has room for any batch, and its successor would have the same name.
     fn seal(&mut self) {
-        if self
-            .active
-            .as_ref()
-            .is_none_or(|a| a.end_byte == SEGMENT_HEADER_BYTES)
-        {
+        if self.active.as_ref().is_none_or(|a| a.end_byte == SEGMENT_HEADER_BYTES) {
             return;
         }
         if let Err(error) = self.release() {
             // Its frames are durable; only zeros too many are left.
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "segment keeps its preallocated space"
-            );
+            tracing::warn!(error = &error as &dyn std::error::Error, "segment keeps its preallocated space");
         }
         self.active = None;
     }
@@ -309,9 +273,10 @@ impl Writer {
             .map_err(|e| LogError::release("truncate", &segment.path, e))?;
         active.allocated = active.end_byte;
         segment.bytes = active.end_byte;
-        self.disk
-            .sync(&segment.path, &active.file)
-            .map_err(|e| LogError::append("sync", &segment.path, e))
+        if self.config.durability == Durability::NoSync {
+            return Ok(());
+        }
+        self.disk.sync(&segment.path, &active.file).map_err(|e| LogError::append("sync", &segment.path, e))
     }
 
     /// Deletes segments below `below`, the oldest first, so that a crash never leaves a hole.
