@@ -14,9 +14,9 @@ pub mod http_capture;
 pub mod mcp;
 pub mod native;
 pub mod otlp;
+pub mod recognise;
 #[cfg(test)]
 mod recorded;
-pub mod recognise;
 pub mod stdio_capture;
 mod transcript;
 

@@ -280,7 +280,8 @@ mod tests {
             jsonl: skipped: standard output of a Codex run; its rollout is the source
             md: skipped: format not recognised
             pb: otlp-protobuf
-        "#]].assert_eq(&seen.into_iter().collect::<String>());
+        "#]]
+        .assert_eq(&seen.into_iter().collect::<String>());
     }
 
     #[test]
@@ -314,7 +315,8 @@ mod tests {
             0001-logs.pb: otlp-protobuf
             empty: skipped: empty
             nothing: skipped: empty
-        "#]].assert_eq(&text);
+        "#]]
+        .assert_eq(&text);
     }
 
     #[test]
