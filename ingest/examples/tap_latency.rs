@@ -60,7 +60,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (mut tapped_output, output) = io::pipe()?;
         let client = Client { input: input.into(), output: output.into(), error: File::create("/dev/null")?.into() };
         let recorder = ToFile(File::create(&path)?);
-        let tap = tokio::spawn(async move { run(&["cat".into()], client, recorder, TapOptions::new(Uuid::new_v4())).await });
+        let tap =
+            tokio::spawn(async move { run(&["cat".into()], client, recorder, TapOptions::new(Uuid::new_v4())).await });
 
         let measured = tokio::task::spawn_blocking(move || -> io::Result<_> {
             let mut answer = vec![0; line.len()];

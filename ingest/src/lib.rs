@@ -2,3 +2,4 @@
 
 pub mod redact;
 pub mod tap;
+pub mod wrap;

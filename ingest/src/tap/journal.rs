@@ -112,7 +112,10 @@ impl Journal {
             state.passed.add(1, frame.length);
             // A gap that goes before it is paid for as well.
             let cost = frame.bytes.len() + 2 * OBSERVATION_BYTES;
-            if self.may_block(frame.direction) || state.held_bytes == 0 || state.held_bytes + cost <= self.held_bytes_max {
+            if self.may_block(frame.direction)
+                || state.held_bytes == 0
+                || state.held_bytes + cost <= self.held_bytes_max
+            {
                 state.flush_gap(frame.direction);
                 state.enter(ticket.number, ticket.time_unix_nano, Event::Frame(frame));
             } else {

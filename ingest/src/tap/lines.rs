@@ -123,19 +123,27 @@ mod tests {
 
     #[test]
     fn last_line_without_line_feed() {
-        check(100, &[b"a\nbc"], expect![[r#"
+        check(
+            100,
+            &[b"a\nbc"],
+            expect![[r#"
             a length=1 terminated=true 
-            bc length=2 terminated=false "#]]);
+            bc length=2 terminated=false "#]],
+        );
         check(100, &[b"a\n"], expect!["a length=1 terminated=true "]);
         check(100, &[], expect![[""]]);
     }
 
     #[test]
     fn over_the_limit_keeps_the_beginning_and_a_digest() {
-        check(4, &[b"abcd\n", b"abcde\nx\n"], expect![[r#"
+        check(
+            4,
+            &[b"abcd\n", b"abcde\nx\n"],
+            expect![[r#"
             abcd length=4 terminated=true 
             abcd length=5 terminated=true 36bbe50e
-            x length=1 terminated=true "#]]);
+            x length=1 terminated=true "#]],
+        );
         check(4, &[b"ab", b"cde", b"fgh"], expect!["abcd length=8 terminated=false 9c56cc51"]);
     }
 

@@ -117,7 +117,8 @@ fn check(observations: &[Observation], expected: Expect) {
 async fn passes_and_records_all_three_streams() {
     let (sender, observations) = mpsc::channel();
     let echo = shell("echo ready >&2; cat; printf 'no line feed' >&2; exit 3");
-    let (outcome, (out, err)) = run_with(&echo, Collect(sender), options(), exchange(b"{\"id\":1}\n\xff\0\r\n\nend")).await;
+    let (outcome, (out, err)) =
+        run_with(&echo, Collect(sender), options(), exchange(b"{\"id\":1}\n\xff\0\r\n\nend")).await;
     let outcome = outcome.unwrap();
     assert_eq!(out, b"{\"id\":1}\n\xff\0\r\n\nend");
     assert_eq!(err, b"ready\nno line feed");
@@ -158,7 +159,10 @@ async fn a_line_over_the_limit_passes_whole_and_is_recorded_in_part() {
         Event::Frame(frame) if frame.is_truncated() => frame.sha256,
         _ => None,
     });
-    assert_eq!(hex::encode(oversized.unwrap()), hex::encode(<sha2::Sha256 as sha2::Digest>::digest(vec![0; 3_000_000])));
+    assert_eq!(
+        hex::encode(oversized.unwrap()),
+        hex::encode(<sha2::Sha256 as sha2::Digest>::digest(vec![0; 3_000_000]))
+    );
     check(
         &observations,
         expect![[r#"
@@ -192,7 +196,8 @@ async fn a_request_stands_before_its_response() {
         .filter(|observation| matches!(observation.event, Event::Frame(_)))
         .map(|observation| show(&observation))
         .collect();
-    let expected = (0..300).flat_map(|round| [format!("client_to_server {round}"), format!("server_to_client {round}")]);
+    let expected =
+        (0..300).flat_map(|round| [format!("client_to_server {round}"), format!("server_to_client {round}")]);
     assert!(frames.into_iter().eq(expected));
 }
 

@@ -50,9 +50,12 @@ fn a_response_never_stands_before_its_request() {
     pass(&journal, DOWN, 2, "response");
     assert!(matches!(journal.take(), Next::Wait(Some(_))));
     journal.finish(&request, vec![frame(UP, "request")]);
-    check(&batch(&journal), expect![[r#"
+    check(
+        &batch(&journal),
+        expect![[r#"
         0 @1 client_to_server request
-        1 @2 server_to_client response"#]]);
+        1 @2 server_to_client response"#]],
+    );
 }
 
 #[test]
@@ -76,10 +79,13 @@ fn overflow_becomes_a_gap_where_it_happened() {
     pass(&journal, UP, 4, "fourth");
     // The gaps come at the first chance; a frame after them fits again once the first is durable.
     let first = batch(&journal);
-    check(&first, expect![[r#"
+    check(
+        &first,
+        expect![[r#"
         0 @1 client_to_server the first one
         1 @4 client_to_server gap 2 frames 12 bytes 2..4 overflow
-        2 @3 server_to_client gap 1 frames 5 bytes 3..3 overflow"#]]);
+        2 @3 server_to_client gap 1 frames 5 bytes 3..3 overflow"#]],
+    );
     journal.recorded(&first);
     pass(&journal, UP, 5, "fifth");
     check(&batch(&journal), expect!["3 @5 client_to_server fifth"]);
@@ -104,9 +110,12 @@ fn a_rejected_gap_waits_for_the_next_frame() {
     journal.rejected(gap.into_iter().next().unwrap());
     assert_eq!(journal.take(), Next::Wait(None));
     pass(&journal, UP, 2, "good");
-    check(&batch(&journal), expect![[r#"
+    check(
+        &batch(&journal),
+        expect![[r#"
         2 @1 client_to_server gap 1 frames 3 bytes 1..1 rejected
-        3 @2 client_to_server good"#]]);
+        3 @2 client_to_server good"#]],
+    );
 }
 
 #[test]
@@ -132,9 +141,12 @@ fn block_lets_nothing_through_while_recording_fails() {
     journal.recorded(&held);
     assert_eq!(reports.recv().unwrap(), "passed");
     pump.join().unwrap();
-    check(&batch(&journal), expect![[r#"
+    check(
+        &batch(&journal),
+        expect![[r#"
         1 @2 server_stderr log
-        2 @3 client_to_server after"#]]);
+        2 @3 client_to_server after"#]],
+    );
 }
 
 #[derive(Clone, Debug)]

@@ -98,7 +98,8 @@ fn a_server_killed_by_a_signal_gives_128_and_its_number() {
     }
     let directory = tempfile::tempdir().unwrap();
     let record = directory.path().join("record");
-    let script = "import signal\nprint('ready', flush=True)\nsignal.signal(15, signal.SIG_DFL)\nwhile True: signal.pause()";
+    let script =
+        "import signal\nprint('ready', flush=True)\nsignal.signal(15, signal.SIG_DFL)\nwhile True: signal.pause()";
     let (mut child, _output) = start(script, &record);
     kill("TERM", child.id());
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
