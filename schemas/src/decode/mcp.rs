@@ -21,10 +21,12 @@
 
 pub(crate) mod content;
 pub mod definition;
+mod enclosed;
 pub(crate) mod message;
 pub mod meta;
 pub(crate) mod method;
 pub(crate) mod opening;
+mod outcome;
 pub(crate) mod parts;
 pub mod pending;
 pub mod tap;
@@ -36,9 +38,9 @@ use self::parts::{Attributes, Parts};
 use self::pending::{Asked, Pending};
 use crate::columns::Record;
 use crate::decode::{Context, Line};
-use crate::json::{self, Json, JsonError, Member, Parsed};
+use crate::json::{self, Json, JsonError, Parsed};
 use crate::keys::{Key, KeyKind};
-use crate::record::{Decision, Direction, Kind, Outcome, SourceKind};
+use crate::record::{Direction, Kind, Outcome, SourceKind};
 
 /// One message as it passed.
 #[derive(Debug, Clone, Copy)]
@@ -247,30 +249,6 @@ impl McpDecoder {
         }
     }
 
-    /// The answers that a retry brings to the questions of an `input_required` result.
-    fn answers(&self, parts: &mut Parts<'_>, frame: &Frame<'_>, params: &Json, asked: &Asked, transport: &Transport) {
-        let answers = params.get("inputResponses").map(Json::members).unwrap_or_default();
-        for answer in answers {
-            let method = match method::kind_by_shape(&answer.value) {
-                (Kind::Approval, _) => "elicitation/create",
-                _ if answer.value.get("roots").is_some() => "roots/list",
-                _ => "sampling/createMessage",
-            };
-            let mut record = parts.begin(method::response_kind(method));
-            self.frame_columns(&mut record, parts, frame, transport);
-            asked.carry(&mut record);
-            record.name = Some(method.into());
-            if let Some(state) = params.get("requestState").and_then(Json::as_str) {
-                record.add_key(request_state_key(state));
-            }
-            self.concluded(&mut record, parts, frame, answer);
-            let mut attributes = Attributes::default();
-            attributes.text("threadline.input_request", answer.key.clone());
-            attributes.finish(&mut record);
-            parts.push(record);
-        }
-    }
-
     fn notification(
         &self,
         parts: &mut Parts<'_>,
@@ -346,45 +324,6 @@ impl McpDecoder {
         }
     }
 
-    /// Result, text, outcome and verdict.
-    fn concluded(&self, record: &mut Record, parts: &Parts<'_>, frame: &Frame<'_>, member: &Member) {
-        let result = &member.value;
-        record.result = Some(exact_text(frame.message, member));
-        record.result_digest = parts.context.digest(result);
-        record.text = content::of_result(result);
-        let is_task = record.kind == Kind::Result && result.get("task").is_some() && result.get("content").is_none();
-        record.outcome = (!is_task).then_some(Outcome::Ok);
-        if record.kind == Kind::Result && !is_task {
-            let is_error = result.get("isError").and_then(Json::as_bool).unwrap_or(false);
-            record.tool_is_error = Some(is_error);
-            if is_error {
-                record.outcome = Some(Outcome::Error);
-                record.error_type = Some("tool_error".into());
-            }
-        }
-        if record.name.as_deref() == Some("elicitation/create") {
-            let verdict = match result.str_at("action") {
-                Some("accept") => Some((Decision::Allow, Outcome::Ok)),
-                Some("decline") => Some((Decision::Deny, Outcome::Denied)),
-                Some("cancel") => Some((Decision::Cancel, Outcome::Cancelled)),
-                _ => None,
-            };
-            if let Some((decision, outcome)) = verdict {
-                record.kind = Kind::Approval;
-                record.decision = Some(decision);
-                record.decision_by = Some("user".into());
-                record.outcome = Some(outcome);
-            }
-        }
-        if result.str_at("resultType") == Some("input_required") {
-            record.outcome = Some(Outcome::InputRequired);
-            record.tool_is_error = None;
-        }
-        if let Some(state) = result.get("requestState").and_then(Json::as_str) {
-            record.add_key(request_state_key(state));
-        }
-    }
-
     fn error(
         &mut self,
         parts: &mut Parts<'_>,
@@ -409,7 +348,7 @@ impl McpDecoder {
         record.rpc_error_code = code;
         record.error_type = code.map(|code| code.to_string());
         record.text = error.str_at("message").map(str::to_string);
-        record.outcome = Some(error_outcome(code, record.text.as_deref(), record.transport_status.as_deref()));
+        record.outcome = Some(outcome::error_outcome(code, record.text.as_deref(), record.transport_status.as_deref()));
         let mut attributes = transport.notes.clone();
         attributes.put("error", error.clone());
         self.note_pairing(&mut attributes, asked.is_some());
@@ -424,60 +363,6 @@ impl McpDecoder {
                 attributes.number("threadline.pending_dropped", self.pending.dropped());
             }
         }
-    }
-
-    /// One record per tool of a tools/list result.
-    fn definitions(&self, parts: &mut Parts<'_>, frame: &Frame<'_>, result: &Json, list: &Record) {
-        if list.kind != Kind::ToolList {
-            return;
-        }
-        for tool in result.get("tools").map(Json::items).unwrap_or_default() {
-            let mut record = parts.begin(Kind::ToolDefinition);
-            self.part_of(&mut record, parts, frame, list);
-            record.name.clone_from(&list.name);
-            record.tool_name = tool.str_at("name").map(str::to_string);
-            record.text = tool.str_at("description").map(str::to_string);
-            let digest = definition::digest(tool);
-            record.add_key(Key::new(KeyKind::Definition, &digest));
-            record.definition_digest = Some(digest);
-            record.attributes = Some(tool.to_string());
-            parts.push(record);
-        }
-    }
-
-    /// One record per question inside an `input_required` result.
-    fn questions(&self, parts: &mut Parts<'_>, frame: &Frame<'_>, result: &Json, asking: &Record) {
-        if result.str_at("resultType") != Some("input_required") {
-            return;
-        }
-        for question in result.get("inputRequests").map(Json::members).unwrap_or_default() {
-            let method = question.value.str_at("method").unwrap_or_default();
-            let params = question.value.get("params").unwrap_or(&Json::Null);
-            let mut record = parts.begin(method::request_kind(method));
-            self.part_of(&mut record, parts, frame, asking);
-            record.tool_name.clone_from(&asking.tool_name);
-            record.name = Some(method.into());
-            record.target = method::target(method, params).map(str::to_string);
-            record.text = content::of_params(method, params);
-            let mut attributes = Attributes::default();
-            attributes.text("threadline.input_request", question.key.clone());
-            attributes.rest_of(params, &[]);
-            attributes.finish(&mut record);
-            parts.push(record);
-        }
-    }
-
-    /// Columns that a further part shares with the record of its message.
-    fn part_of(&self, record: &mut Record, parts: &Parts<'_>, frame: &Frame<'_>, whole: &Record) {
-        self.frame_columns(record, parts, frame, &Transport::default());
-        record.transport_status.clone_from(&whole.transport_status);
-        record.rpc_id.clone_from(&whole.rpc_id);
-        record.trace_id.clone_from(&whole.trace_id);
-        record.parent_span_id.clone_from(&whole.parent_span_id);
-        record.conversation_id.clone_from(&whole.conversation_id);
-        record.turn_id.clone_from(&whole.turn_id);
-        record.tool_call_id.clone_from(&whole.tool_call_id);
-        record.keys.clone_from(&whole.keys);
     }
 
     /// What every record of this connection has.
@@ -559,28 +444,6 @@ fn opposite(direction: Direction) -> Direction {
         Direction::ClientToServer => Direction::ServerToClient,
         _ => Direction::ClientToServer,
     }
-}
-
-/// URL elicitation required (2025-11-25): the call waits for the user.
-const URL_ELICITATION_REQUIRED: i64 = -32042;
-
-fn error_outcome(code: Option<i64>, message: Option<&str>, http_status: Option<&str>) -> Outcome {
-    const REFUSALS: &[&str] = &[
-        "unauthorized",
-        "unauthorised",
-        "forbidden",
-        "access denied",
-        "permission denied",
-        "not authorized",
-        "not authorised",
-        "insufficient scope",
-        "insufficient_scope",
-    ];
-    let message = message.unwrap_or_default().to_ascii_lowercase();
-    if matches!(http_status, Some("401" | "403")) || REFUSALS.iter().any(|refusal| message.contains(refusal)) {
-        return Outcome::Denied;
-    }
-    if code == Some(URL_ELICITATION_REQUIRED) { Outcome::InputRequired } else { Outcome::Error }
 }
 
 #[cfg(test)]
