@@ -4,6 +4,9 @@
 //! group after the other and waits for each; `log_concurrent` has that many appenders with one frame each in flight,
 //! which group commit has to join; `raw` writes the same bytes into a preallocated file and syncs after each group.
 //!
+//! `log_read` reads 32,000 such frames back, checksums and all; a reader that starts in the middle of a segment reads it
+//! from its start, so this is also what finding a position costs at most (a segment holds twice as many).
+//!
 //! `cargo bench -p threadline-store --bench log_append` prints seconds, bytes and items per second for each. The
 //! directory is made in `TMPDIR`; on a memory file system the figures mean nothing.
 
@@ -93,6 +96,23 @@ fn log_concurrent(bencher: Bencher<'_, '_>, group: usize) {
         if ranges[0].start % 100_000 < group as u64 {
             runtime.block_on(log.trim(ranges[0].start)).expect("a trim");
         }
+    });
+    runtime.block_on(log.close()).expect("a close");
+}
+
+#[divan::bench(sample_count = 20)]
+fn log_read(bencher: Bencher<'_, '_>) {
+    const COUNT: usize = 32_000;
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = log(dir.path());
+    let frames = frames(1000);
+    for _ in 0..COUNT / frames.len() {
+        runtime.block_on(log.append(frames.clone())).expect("an append");
+    }
+    bencher.counter(BytesCount::new(COUNT * FRAME_BYTES)).counter(ItemsCount::new(COUNT)).bench_local(|| {
+        let read = log.frames(0).map(|frame| frame.expect("a frame").1.len()).sum::<usize>();
+        assert_eq!(read, COUNT * FRAME_BYTES);
     });
     runtime.block_on(log.close()).expect("a close");
 }

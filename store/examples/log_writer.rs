@@ -79,9 +79,12 @@ async fn append(log: Arc<Log>, run: u64, task: u64) {
     loop {
         let batch: Vec<Id> = (0..=task % 5).map(|i| (run, task, sequence + i)).collect();
         sequence += batch.len() as u64;
-        if log.append(batch.iter().copied().map(payload).collect()).await.is_err() {
-            // The disk was cut off under us.
-            return;
+        let frames = batch.iter().copied().map(payload).collect();
+        match log.append(frames).await {
+            Ok(_) => {}
+            // Refused: not printed, so not expected. The next batch may do better.
+            Err(error) if error.is_retryable() => continue,
+            Err(_) => return,
         }
         let lines: String = batch.iter().map(|(r, t, s)| format!("{r} {t} {s}\n")).collect();
         print!("{lines}");
