@@ -2,4 +2,5 @@
 
 pub mod redact;
 pub mod tap;
+pub mod watch;
 pub mod wrap;
