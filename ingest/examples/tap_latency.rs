@@ -48,7 +48,7 @@ fn quantile(times: &mut [Duration], quantile: f64) -> f64 {
 async fn main() -> Result<(), Box<dyn Error>> {
     let rounds: usize = std::env::args().nth(1).map_or(Ok(5_000), |rounds| rounds.parse())?;
     let path = std::env::temp_dir().join(format!("tap_latency-{}", std::process::id()));
-    println!("line bytes | direct p50 us  p99 us | tapped p50 us  p99 us | added per frame p50 us");
+    println!("line bytes | direct p50 us  p99 us | tapped p50 us  p99 us | added per frame p50 us | recorded");
     for size in [200, 2_000, 20_000] {
         let line = [vec![b'x'; size - 1], vec![b'\n']].concat();
 
@@ -80,13 +80,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (mut alone, mut through) = measured.await??;
         let outcome = tap.await??;
         direct.wait()?;
-        if outcome.recorded != outcome.passed {
-            return Err("the recorder did not keep up".into());
-        }
         let (p50, p99) = (quantile(&mut alone, 0.5), quantile(&mut alone, 0.99));
         let (tapped_p50, tapped_p99) = (quantile(&mut through, 0.5), quantile(&mut through, 0.99));
         let added = (tapped_p50 - p50) / 2.0;
-        println!("{size:10} | {p50:13.0} {p99:7.0} | {tapped_p50:13.0} {tapped_p99:7.0} | {added:8.0}");
+        // Less than all of it when the disk does not keep up: that must not slow the tap down.
+        let recorded = 100.0 * outcome.recorded.frames as f64 / outcome.passed.frames as f64;
+        println!(
+            "{size:10} | {p50:13.0} {p99:7.0} | {tapped_p50:13.0} {tapped_p99:7.0} | {added:22.0} | {recorded:.1} %"
+        );
     }
     std::fs::remove_file(path)?;
     Ok(())
