@@ -1,0 +1,218 @@
+//! Sealed files and what is read of them: rows, ids, bodies.
+//!
+//! Invariants
+//! - a sealed file never changes, so everything cached here is keyed by its id and never stale
+//! - reading is blocking; callers on an async task go through `spawn_blocking`
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use arrow::array::RecordBatch;
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use threadline_schemas::{Record, columns::from_batch};
+use uuid::Uuid;
+
+use crate::{
+    StoreError,
+    bodies::BodyDirectory,
+    cache::Cache,
+    columnar,
+    layout::Layout,
+    sidecar::{self, IdFilter, IdTable, Probe},
+    text::TextIndex,
+};
+
+/// One Parquet file of the table, with what its Add action says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedFile {
+    /// Names the file and everything that belongs to it; caches may use it as a key.
+    pub id: Uuid,
+    /// Where it is.
+    pub path: PathBuf,
+    /// The tenant of all its rows.
+    pub tenant: String,
+    /// Rows.
+    pub rows: u32,
+    /// Size of the Parquet file.
+    pub bytes: u64,
+    /// Smallest `time_unix_nano`.
+    pub min_time_unix_nano: i64,
+    /// Largest `time_unix_nano`.
+    pub max_time_unix_nano: i64,
+    /// Log offsets that its rows came from; other files may hold rows from in between.
+    pub offsets: Range<u64>,
+    /// Whether some payloads are in a bodies file.
+    pub has_bodies: bool,
+}
+
+/// Access to the sealed files of one data directory, with bounded caches.
+#[derive(Debug)]
+pub(crate) struct Files {
+    layout: Layout,
+    footers: Cache<ArrowReaderMetadata>,
+    filters: Cache<IdFilter>,
+    tables: Cache<IdTable>,
+    bodies: Cache<BodyDirectory>,
+    texts: Cache<TextIndex>,
+}
+
+/// Open text indexes, whose memory maps cost address space and descriptors more than memory.
+const TEXT_INDEXES_MAX: u64 = 256;
+
+impl Files {
+    pub(crate) fn new(layout: Layout, cache_bytes_max: u64) -> Files {
+        Files {
+            layout,
+            footers: Cache::new(cache_bytes_max / 4),
+            filters: Cache::new(cache_bytes_max / 4),
+            tables: Cache::new(cache_bytes_max * 7 / 16),
+            bodies: Cache::new(cache_bytes_max / 16),
+            texts: Cache::new(TEXT_INDEXES_MAX),
+        }
+    }
+
+    /// Whether the filter lets any of `probes` through; false means that the file holds none of them.
+    pub(crate) fn may_contain(&self, file: &SealedFile, probes: &[Probe]) -> Result<bool, StoreError> {
+        let filter = self.filter(file)?;
+        Ok(probes.iter().any(|probe| filter.may_contain(*probe)))
+    }
+
+    fn filter(&self, file: &SealedFile) -> Result<Arc<IdFilter>, StoreError> {
+        self.filters.get(file.id, || {
+            let filter = sidecar::read_filter(&self.layout.ids(file.id))?;
+            let weight = filter.weight();
+            Ok((filter, weight))
+        })
+    }
+
+    fn table(&self, file: &SealedFile) -> Result<Arc<IdTable>, StoreError> {
+        self.tables.get(file.id, || {
+            let table = IdTable::read(&self.layout.ids(file.id))?;
+            let weight = table.weight();
+            Ok((table, weight))
+        })
+    }
+
+    /// Candidate rows for any of `probes`, ascending and distinct.
+    pub(crate) fn candidates(&self, file: &SealedFile, probes: &[Probe]) -> Result<Vec<u32>, StoreError> {
+        if !self.may_contain(file, probes)? {
+            return Ok(Vec::new());
+        }
+        let (filter, table) = (self.filter(file)?, self.table(file)?);
+        let mut rows = Vec::new();
+        for probe in probes.iter().filter(|probe| filter.may_contain(**probe)) {
+            let found = table.rows(*probe);
+            rows.extend(found.ok_or_else(|| self.damaged_ids(file, "a posting list is malformed"))?);
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        match rows.last() {
+            Some(row) if *row >= file.rows => Err(self.damaged_ids(file, "it names rows that the file does not have")),
+            _ => Ok(rows),
+        }
+    }
+
+    /// Which of `ids` the file holds.
+    pub(crate) fn events_in(&self, file: &SealedFile, ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        let filter = self.filter(file)?;
+        let mut found = Vec::new();
+        for id in ids.iter().filter(|id| filter.may_contain(Probe::Event(**id))) {
+            // An answer about an event is exact, see the sidecar.
+            let rows = self.table(file)?.rows(Probe::Event(*id));
+            if !rows.ok_or_else(|| self.damaged_ids(file, "its events are malformed"))?.is_empty() {
+                found.push(*id);
+            }
+        }
+        Ok(found)
+    }
+
+    fn damaged_ids(&self, file: &SealedFile, what: &'static str) -> StoreError {
+        StoreError::Damaged { path: self.layout.ids(file.id), what }
+    }
+
+    fn footer(&self, file: &SealedFile) -> Result<Arc<ArrowReaderMetadata>, StoreError> {
+        self.footers.get(file.id, || {
+            let footer = columnar::open(&file.path)?;
+            let weight = footer.metadata().memory_size() as u64;
+            Ok((footer, weight))
+        })
+    }
+
+    /// Columns of rows in file order; all rows without `rows` (ascending, distinct).
+    pub(crate) fn columns(
+        &self,
+        file: &SealedFile,
+        rows: Option<&[u32]>,
+        columns: Option<&[&str]>,
+    ) -> Result<Vec<RecordBatch>, StoreError> {
+        let footer = self.footer(file)?;
+        columnar::read(&file.path, &footer, rows, columns)
+    }
+
+    /// Records of rows (ascending, distinct), payloads put back; with `columns`, everything else has its absent value.
+    pub(crate) fn records(
+        &self,
+        file: &SealedFile,
+        rows: Option<&[u32]>,
+        columns: Option<&[&str]>,
+    ) -> Result<Vec<Record>, StoreError> {
+        let mut records = Vec::new();
+        for batch in self.columns(file, rows, columns)? {
+            records.extend(from_batch(&batch).map_err(|source| StoreError::Arrow { file: file.id, source })?);
+        }
+        if file.has_bodies && records.iter().any(|r| r.bodies.is_some()) {
+            let bodies = self.bodies.get(file.id, || {
+                let directory = BodyDirectory::open(&self.layout.bodies(file.id))?;
+                let weight = directory.weight();
+                Ok::<_, StoreError>((directory, weight))
+            })?;
+            records.iter_mut().try_for_each(|record| bodies.put_back(record))?;
+        }
+        Ok(records)
+    }
+
+    /// The text index of a file, if it has one.
+    pub(crate) fn text(&self, file: &SealedFile) -> Result<Option<Arc<TextIndex>>, StoreError> {
+        let path = self.layout.text(file.id);
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        self.texts.get(file.id, || TextIndex::open(&path, file.rows).map(|index| (index, 1))).map(Some)
+    }
+
+    pub(crate) fn has_text(&self, file: &SealedFile) -> bool {
+        self.layout.text(file.id).is_dir()
+    }
+}
+
+/// Which of `ids` are sealed in `files`.
+pub(crate) fn sealed_among(access: &Files, files: &[Arc<SealedFile>], ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+    let mut found = Vec::new();
+    // The newest files first: a delivery is most often repeated soon.
+    for file in files.iter().rev() {
+        found.extend(access.events_in(file, ids)?);
+    }
+    Ok(found)
+}
+
+/// Groups `(file, row)` pairs by file, rows ascending and distinct.
+pub(crate) fn by_file(rows: impl IntoIterator<Item = (u32, u32)>) -> BTreeMap<u32, Vec<u32>> {
+    let mut grouped: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for (file, row) in rows {
+        grouped.entry(file).or_default().push(row);
+    }
+    for rows in grouped.values_mut() {
+        rows.sort_unstable();
+        rows.dedup();
+    }
+    grouped
+}
+
+/// Where each wanted row stands among rows that were read in ascending order.
+pub(crate) fn places(rows: &[u32]) -> HashMap<u32, usize> {
+    rows.iter().enumerate().map(|(place, row)| (*row, place)).collect()
+}

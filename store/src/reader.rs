@@ -1,0 +1,238 @@
+//! Readers: where snapshots come from, in the process that seals and in any other.
+//!
+//! Invariants
+//! - what was acknowledged before [`Reader::snapshot`] was called is in the snapshot, through whichever door it came
+//! - in another process the order of reading is inbox, table, log: records move in that direction only, so none is missed;
+//!   what is met twice on the way is dropped by event id
+//! - no lock is taken; when the log was trimmed underneath, the table is read again
+//!
+//! A reader in another process may also see records whose sync has not returned yet.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use chrono::Utc;
+use threadline_schemas::{Record, encoding};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::{
+    Snapshot, StoreConfig, StoreError,
+    appender::tail_row,
+    files::{Files, SealedFile, sealed_among},
+    inbox::{Inbox, InboxError, SpoolDrain},
+    layout::Layout,
+    log::{Frames, LogError, LogReader},
+    store::{Core, blocking, drain_now},
+    table::RecordsTable,
+    tail::{Tail, TailRow},
+};
+
+/// How often a moving data directory is looked at again.
+const ATTEMPTS_MAX: usize = 20;
+/// How long a snapshot waits for the drainer before it reads the spools itself.
+const DRAIN_WAIT: Duration = Duration::from_millis(500);
+
+/// Makes snapshots. Clones share what they have read.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    way: Way,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    Within(Arc<Core>),
+    Outside(Arc<Mutex<Outside>>),
+}
+
+impl Reader {
+    pub(crate) fn within(core: Arc<Core>) -> Reader {
+        Reader { way: Way::Within(core) }
+    }
+
+    /// Opens a data directory for reading, beside a running store or without one.
+    pub fn open(dir: &Path) -> Result<Reader, StoreError> {
+        let layout = Layout::open(dir)?;
+        let access = Arc::new(Files::new(layout.clone(), StoreConfig::default().cache_bytes_max));
+        let outside = Outside { layout, access, table: None, follow: None };
+        Ok(Reader { way: Way::Outside(Arc::new(Mutex::new(outside))) })
+    }
+
+    /// The present state.
+    pub async fn snapshot(&self) -> Result<Arc<Snapshot>, StoreError> {
+        let snapshot = match &self.way {
+            Way::Within(core) => within(core).await?,
+            Way::Outside(outside) => outside.lock().await.snapshot().await?,
+        };
+        Ok(Arc::new(snapshot))
+    }
+}
+
+async fn within(core: &Arc<Core>) -> Result<Snapshot, StoreError> {
+    let read_at = Utc::now();
+    let drained = tokio::time::timeout(DRAIN_WAIT, drain_now(core)).await;
+    let mut spooled = Vec::new();
+    if !matches!(drained, Ok(Ok(()))) {
+        // The disk may be full, or there is a lot to drain: look into the spools, before the tail.
+        let layout = core.layout.clone();
+        spooled = blocking(move || read_spools(&layout)).await?;
+    }
+    let (version, files, mut chunks) = core.shared.view();
+    if !spooled.is_empty() {
+        let (access, sealed) = (Arc::clone(&core.files), Arc::clone(&files));
+        let known: Vec<Uuid> = chunks.iter().flat_map(|c| c.rows.iter().map(|row| row.record.event_id)).collect();
+        chunks.extend(
+            blocking(move || {
+                let known = known.into_iter().collect();
+                let mut extra = Tail::default();
+                add_spooled(&access, &sealed, &known, spooled, &mut extra)?;
+                Ok(extra.chunks())
+            })
+            .await?,
+        );
+    }
+    Ok(Snapshot::new(Arc::clone(&core.files), version, files, chunks, read_at))
+}
+
+/// What a reader in another process keeps between snapshots.
+#[derive(Debug)]
+struct Outside {
+    layout: Layout,
+    access: Arc<Files>,
+    table: Option<RecordsTable>,
+    follow: Option<Follow>,
+}
+
+/// The log as it was read so far.
+#[derive(Debug)]
+struct Follow {
+    frames: Frames,
+    tail: Tail,
+}
+
+impl Outside {
+    async fn snapshot(&mut self) -> Result<Snapshot, StoreError> {
+        let read_at = Utc::now();
+        let layout = self.layout.clone();
+        let spooled = blocking(move || read_spools(&layout)).await?;
+        for attempt in 0..ATTEMPTS_MAX {
+            if attempt > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            match &mut self.table {
+                Some(table) => table.refresh().await?,
+                None => self.table = RecordsTable::open(&self.layout).await?,
+            }
+            let (version, files, sealed_below) = match &self.table {
+                Some(table) => (table.version(), Arc::new(table.files().to_vec()), table.sealed_below()),
+                None => (-1, Arc::default(), 0),
+            };
+            let (layout, access, known) = (self.layout.clone(), Arc::clone(&self.access), self.follow.take());
+            let sealed = Arc::clone(&files);
+            let read = blocking(move || follow(&layout, &access, &sealed, sealed_below, known)).await;
+            let follow = match read {
+                Ok(follow) => follow,
+                // The sealer was faster: the table has these frames now.
+                Err(StoreError::Log(LogError::Trimmed { .. })) => continue,
+                Err(error) => return Err(error),
+            };
+            let mut chunks = follow.as_ref().map(|follow| follow.tail.chunks()).unwrap_or_default();
+            self.follow = follow;
+            if !spooled.is_empty() {
+                let (access, sealed) = (Arc::clone(&self.access), Arc::clone(&files));
+                let known = chunks.iter().flat_map(|c| c.rows.iter().map(|row| row.record.event_id)).collect();
+                chunks.extend(
+                    blocking(move || {
+                        let mut extra = Tail::default();
+                        add_spooled(&access, &sealed, &known, spooled, &mut extra)?;
+                        Ok(extra.chunks())
+                    })
+                    .await?,
+                );
+            }
+            return Ok(Snapshot::new(Arc::clone(&self.access), version, files, chunks, read_at));
+        }
+        Err(StoreError::Moving)
+    }
+}
+
+/// Reads the log on from where it was read to, or from the table's position. `None`: there is no log yet.
+fn follow(
+    layout: &Layout,
+    access: &Files,
+    files: &[Arc<SealedFile>],
+    sealed_below: u64,
+    known: Option<Follow>,
+) -> Result<Option<Follow>, StoreError> {
+    let mut follow = match known {
+        Some(mut follow) if follow.frames.next_offset() >= sealed_below => {
+            follow.tail.drop_below(sealed_below);
+            follow
+        }
+        _ if !layout.log().is_dir() => return Ok(None),
+        _ => Follow { frames: LogReader::open(&layout.log())?.frames(sealed_below), tail: Tail::default() },
+    };
+    let mut rows: Vec<TailRow> = Vec::new();
+    for frame in follow.frames.by_ref() {
+        let (offset, payload) = frame?;
+        let record = encoding::decode(&payload);
+        let record = record.map_err(|source| StoreError::Frame { dir: layout.log(), offset, source })?;
+        rows.push(tail_row(offset, record, payload.len()));
+    }
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.record.event_id).collect();
+    let sealed = sealed_among(access, files, &ids)?;
+    rows.retain(|row| !sealed.contains(&row.record.event_id));
+    rows.into_iter().for_each(|row| {
+        follow.tail.push(row);
+    });
+    Ok(Some(follow))
+}
+
+/// Records of all spools that are not drained. A spool that goes away meanwhile was drained into the log, which is read
+/// later.
+fn read_spools(layout: &Layout) -> Result<Vec<(Record, usize)>, StoreError> {
+    let mut records = Vec::new();
+    if !layout.inbox().is_dir() {
+        return Ok(records);
+    }
+    for spool in Inbox::open(layout.root())?.spools()? {
+        match read_spool(&spool, &mut records) {
+            Err(StoreError::Log(LogError::Read { source, .. })) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(StoreError::Inbox(InboxError::Read { source, .. })) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(StoreError::Log(LogError::Trimmed { .. })) => {}
+            Err(error) => {
+                // The drainer reports it and sets it aside; what is readable is shown.
+                tracing::warn!(spool = %spool.id(), error = &error as &dyn std::error::Error, "a spool cannot be read");
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(records)
+}
+
+fn read_spool(spool: &SpoolDrain, records: &mut Vec<(Record, usize)>) -> Result<(), StoreError> {
+    for frame in spool.frames()? {
+        let (offset, payload) = frame?;
+        let record = encoding::decode(&payload);
+        let record = record.map_err(|source| StoreError::Frame { dir: spool.dir().to_path_buf(), offset, source })?;
+        records.push((record, payload.len()));
+    }
+    Ok(())
+}
+
+/// Adds spooled records that are neither known nor sealed.
+fn add_spooled(
+    access: &Files,
+    files: &[Arc<SealedFile>],
+    known: &std::collections::HashSet<Uuid>,
+    spooled: Vec<(Record, usize)>,
+    tail: &mut Tail,
+) -> Result<(), StoreError> {
+    let ids: Vec<Uuid> = spooled.iter().map(|(record, _)| record.event_id).collect();
+    let sealed = sealed_among(access, files, &ids)?;
+    for (record, bytes) in spooled {
+        if !known.contains(&record.event_id) && !sealed.contains(&record.event_id) {
+            tail.push(TailRow { offset: None, record: Arc::new(record), bytes: bytes as u32 });
+        }
+    }
+    Ok(())
+}

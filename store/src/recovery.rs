@@ -1,0 +1,234 @@
+//! What opening a store does about a crash: decide what is true, remove the rest, replay the log.
+//!
+//! Invariants
+//! - the table decides what is sealed; the log has everything at or above the table's position
+//! - nothing is removed that cannot be made again: files without an Add come from the log, indexes from the files,
+//!   checkpoints from the table's log, and a torn table entry only when the log still has all it stood for
+//! - damage to what was durable is an error that names the file, and nothing is changed
+//!
+//! | left by a crash | told by | done |
+//! | --- | --- | --- |
+//! | rows, ids, bodies without an Add | not in the table | removed |
+//! | torn newest entry of the table's log | not whole JSON, or without its last line | removed, if the log reaches back |
+//! | torn checkpoint | no Parquet footer | removed with `_last_checkpoint` |
+//! | sealed frames in the log | below the table's position | skipped |
+//! | text index without a file, or unfinished | name | removed |
+//! | file without a text index | name | built behind the start |
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use threadline_schemas::encoding;
+use uuid::Uuid;
+
+use crate::{
+    StoreError,
+    appender::tail_row,
+    columnar, durable,
+    files::{SealedFile, sealed_among},
+    layout::Layout,
+    log::{LogError, LogReader, Recovery},
+    store::Core,
+    table::{COMMIT_LINES_KEY, RecordsTable, entry_path, sealed_below_at},
+};
+
+/// Makes the table's own log readable again after a power cut, then opens or creates the table.
+pub(crate) async fn open_table(layout: &Layout) -> Result<RecordsTable, StoreError> {
+    if layout.delta_log().is_dir() {
+        drop_torn_checkpoints(layout)?;
+        drop_torn_entry(layout).await?;
+    }
+    match RecordsTable::open(layout).await? {
+        Some(table) => Ok(table),
+        None => {
+            // Without a table every file below would be removed as an orphan.
+            if has_parquet(&layout.records())? && log_begin(layout)? != Some(0) {
+                let path = layout.delta_log();
+                return Err(StoreError::Damaged { path, what: "the table's log is gone, but its files are there" });
+            }
+            RecordsTable::create(layout).await
+        }
+    }
+}
+
+/// Removes the newest entry of the table's log when it is torn and the write-ahead log still has what it stood for.
+async fn drop_torn_entry(layout: &Layout) -> Result<(), StoreError> {
+    let mut versions = Vec::new();
+    for path in list(&layout.delta_log())? {
+        let name = file_name(&path);
+        match name.strip_suffix(".json").map(str::parse::<u64>) {
+            Some(Ok(version)) => versions.push(version),
+            // What the object store was writing before its rename.
+            _ if name.contains(".json") || name.contains("#") => durable::remove_file(&path)?,
+            _ => {}
+        }
+    }
+    let Some(newest) = versions.into_iter().max() else { return Ok(()) };
+    let path = entry_path(layout, newest as i64);
+    let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+    if is_whole_entry(&bytes) {
+        return Ok(());
+    }
+    let before = match newest.checked_sub(1) {
+        Some(version) => sealed_below_at(layout, version).await?,
+        None => 0,
+    };
+    if !log_begins_at(layout, before)? {
+        let log_begins = log_begin(layout)?.unwrap_or(0);
+        return Err(StoreError::TableCorrupt { version: newest, log_begins, path });
+    }
+    tracing::warn!(
+        version = newest,
+        bytes = bytes.len(),
+        "removed a torn entry of the table's log; its rows are sealed again"
+    );
+    Ok(durable::remove_file(&path)?)
+}
+
+/// Whether every line is JSON, and the last one is there: the position in our commits, schema and protocol in the first.
+fn is_whole_entry(bytes: &[u8]) -> bool {
+    let mut actions = Vec::new();
+    for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+        match serde_json::from_slice::<serde_json::Value>(line) {
+            Ok(serde_json::Value::Object(action)) => actions.push(action),
+            _ => return false,
+        }
+    }
+    let expected = actions.iter().find_map(|action| action.get("commitInfo")?.get(COMMIT_LINES_KEY)?.as_u64());
+    let has = |name: &str| actions.iter().any(|action| action.contains_key(name));
+    match expected {
+        Some(lines) => actions.len() as u64 == lines && has("txn"),
+        None if has("txn") || has("add") || has("remove") => true,
+        None => has("protocol") && has("metaData"),
+    }
+}
+
+/// A checkpoint without a footer was being written when the power went.
+fn drop_torn_checkpoints(layout: &Layout) -> Result<(), StoreError> {
+    let last = layout.delta_log().join("_last_checkpoint");
+    let mut torn = Vec::new();
+    for path in list(&layout.delta_log())? {
+        let name = file_name(&path);
+        if name.contains(".checkpoint") && name.ends_with(".parquet") && columnar::open(&path).is_err() {
+            torn.push(path);
+        }
+    }
+    let last_is_torn = fs::read(&last).is_ok_and(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).is_err());
+    if !torn.is_empty() || last_is_torn {
+        tracing::warn!(checkpoints = torn.len(), "removed torn checkpoints of the table");
+        // First the pointer: a crash here leaves checkpoints that nobody is pointed at.
+        durable::remove_file(&last)?;
+        torn.iter().try_for_each(|path| durable::remove_file(path))?;
+    }
+    Ok(())
+}
+
+/// Whether the write-ahead log has every frame from `offset` on.
+fn log_begins_at(layout: &Layout, offset: u64) -> Result<bool, StoreError> {
+    Ok(log_begin(layout)?.map_or(offset == 0, |first| first <= offset))
+}
+
+/// First offset that the write-ahead log still has.
+fn log_begin(layout: &Layout) -> Result<Option<u64>, StoreError> {
+    if !layout.log().is_dir() {
+        return Ok(None);
+    }
+    match LogReader::open(&layout.log())?.frames(0).next() {
+        Some(Err(LogError::Trimmed { first_offset, .. })) => Ok(Some(first_offset)),
+        Some(Err(error)) => Err(error.into()),
+        Some(Ok(_)) => Ok(Some(0)),
+        None => Ok(None),
+    }
+}
+
+fn has_parquet(dir: &Path) -> Result<bool, StoreError> {
+    Ok(walk(dir)?.iter().any(|path| path.extension().is_some_and(|e| e == "parquet")))
+}
+
+/// Removes what no live file has, and returns the live files without a text index.
+pub(crate) fn remove_orphans(layout: &Layout, files: &[Arc<SealedFile>]) -> Result<Vec<Arc<SealedFile>>, StoreError> {
+    let paths: HashSet<&Path> = files.iter().map(|file| file.path.as_path()).collect();
+    let ids: HashSet<Uuid> = files.iter().map(|file| file.id).collect();
+    let mut orphans: Vec<PathBuf> = walk(&layout.records())?;
+    orphans.retain(|path| path.extension().is_some_and(|e| e == "parquet") && !paths.contains(path.as_path()));
+    for path in list(&layout.sidecars())? {
+        let known = Uuid::parse_str(file_name(&path).split('.').next().unwrap_or_default());
+        if !known.is_ok_and(|id| ids.contains(&id)) {
+            orphans.push(path);
+        }
+    }
+    for path in &orphans {
+        fs::remove_file(path).map_err(StoreError::io("remove", path))?;
+    }
+    if !orphans.is_empty() {
+        tracing::warn!(files = orphans.len(), "removed files of a seal that was not committed");
+    }
+    for path in list(&layout.text_indexes())? {
+        if !Uuid::parse_str(&file_name(&path)).is_ok_and(|id| ids.contains(&id)) {
+            fs::remove_dir_all(&path).map_err(StoreError::io("remove", &path))?;
+        }
+    }
+    for file in files {
+        let ids = layout.ids(file.id);
+        if !ids.is_file() {
+            return Err(StoreError::Damaged { path: ids, what: "the id sidecar of a sealed file is gone" });
+        }
+        if !file.path.is_file() {
+            return Err(StoreError::Damaged { path: file.path.clone(), what: "a sealed file is gone" });
+        }
+    }
+    Ok(files.iter().filter(|file| !layout.text(file.id).is_dir()).cloned().collect())
+}
+
+/// Puts the frames that are not sealed into the tail. Blocking.
+pub(crate) fn replay(core: &Core, recovery: &Recovery) -> Result<(), StoreError> {
+    let (files, sealed_below) = {
+        let state = core.shared.lock();
+        (Arc::clone(&state.files), state.sealed_below)
+    };
+    if recovery.first_offset > sealed_below {
+        let dir = core.layout.log();
+        return Err(LogError::Trimmed { dir, offset: sealed_below, first_offset: recovery.first_offset }.into());
+    }
+    let mut replayed = 0u64;
+    for frame in core.log.frames(sealed_below) {
+        let (offset, payload) = frame?;
+        let record = encoding::decode(&payload);
+        let record = record.map_err(|source| StoreError::Frame { dir: core.layout.log(), offset, source })?;
+        // A batch whose outcome was unknown to its sender may be here beside its repetition.
+        if !sealed_among(&core.files, &files, &[record.event_id])?.is_empty() {
+            continue;
+        }
+        replayed += 1;
+        core.shared.restore(tail_row(offset, record, payload.len()));
+    }
+    if replayed > 0 {
+        tracing::info!(records = replayed, "replayed the log");
+    }
+    Ok(())
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = fs::read_dir(dir).map_err(StoreError::io("list", dir))?;
+    entries.map(|entry| entry.map(|e| e.path()).map_err(StoreError::io("list", dir))).collect()
+}
+
+fn walk(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut found = Vec::new();
+    for path in list(dir)? {
+        if path.is_dir() {
+            found.extend(walk(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

@@ -1,0 +1,268 @@
+//! A snapshot: one version of the table plus the hot tail, as of one moment.
+//!
+//! Invariants
+//! - immutable; two reads of one snapshot agree
+//! - an event is in it once: in a sealed file or in the tail
+//! - answers about keys are compared with the rows themselves, so a collision of hashes never gets out
+//!
+//! Not here: how a moment is caught (`reader`), full text (`search`), SQL (`provider`).
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+};
+
+use arrow::array::RecordBatch;
+use chrono::{DateTime, Utc};
+use datafusion::catalog::TableProvider;
+use threadline_schemas::{Key, KeyKind, Record};
+use uuid::Uuid;
+
+use crate::{
+    StoreError, columnar,
+    files::{Files, SealedFile, by_file, places},
+    hash::{Domain, hash},
+    provider::RecordsProvider,
+    search::{TextHits, TextQuery, search},
+    sidecar::{Probe, probes_for_any},
+    store::blocking,
+    tail::Chunk,
+};
+
+/// Where a row is within one snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowId {
+    /// Index into [`Snapshot::files`]; [`RowId::TAIL`] is the tail.
+    pub file: u32,
+    /// Row of the file, or index into [`Snapshot::tail`].
+    pub row: u32,
+}
+
+impl RowId {
+    /// The `file` of rows in the tail.
+    pub const TAIL: u32 = u32::MAX;
+}
+
+/// What rows are looked up by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum KeyQuery {
+    /// A key in its text form, `kind:value` or `kind:scope/value`.
+    Typed(String),
+    /// The bare value of any key, or an event id, or a stamp.
+    Any(String),
+}
+
+/// See the head of this file. Clones are the same snapshot.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub(crate) inner: Arc<View>,
+}
+
+/// What a snapshot holds.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) access: Arc<Files>,
+    pub(crate) files: Arc<Vec<Arc<SealedFile>>>,
+    pub(crate) chunks: Vec<Arc<Chunk>>,
+    table_version: i64,
+    read_at: DateTime<Utc>,
+    tail: OnceLock<Vec<Arc<Record>>>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(
+        access: Arc<Files>,
+        table_version: i64,
+        files: Arc<Vec<Arc<SealedFile>>>,
+        chunks: Vec<Arc<Chunk>>,
+        read_at: DateTime<Utc>,
+    ) -> Snapshot {
+        let inner = View { access, files, chunks, table_version, read_at, tail: OnceLock::new() };
+        Snapshot { inner: Arc::new(inner) }
+    }
+
+    /// Version of the Delta table; -1 while there is none.
+    pub fn table_version(&self) -> i64 {
+        self.inner.table_version
+    }
+
+    /// The moment from which on nothing newer is guaranteed to be in it.
+    pub fn read_at(&self) -> DateTime<Utc> {
+        self.inner.read_at
+    }
+
+    /// Rows in sealed files.
+    pub fn sealed_rows(&self) -> u64 {
+        self.inner.files.iter().map(|file| u64::from(file.rows)).sum()
+    }
+
+    /// Rows that are acknowledged and not sealed.
+    pub fn tail_rows(&self) -> u64 {
+        self.inner.tail_rows().into()
+    }
+
+    /// Files that a text search has to scan.
+    pub fn files_without_text_index(&self) -> u64 {
+        self.inner.files.iter().filter(|file| !self.inner.access.has_text(file)).count() as u64
+    }
+
+    /// The sealed files, in the order of the log.
+    pub fn files(&self) -> &[Arc<SealedFile>] {
+        &self.inner.files
+    }
+
+    /// The tail, in the order in which appends finished.
+    pub fn tail(&self) -> &[Arc<Record>] {
+        self.inner.tail()
+    }
+
+    /// The rows that match any of `keys`, ascending and distinct.
+    pub async fn rows_with_keys(&self, keys: &[KeyQuery]) -> Result<Vec<RowId>, StoreError> {
+        let view = Arc::clone(&self.inner);
+        let wanted = Wanted::new(keys);
+        blocking(move || view.rows_with_keys(&wanted)).await
+    }
+
+    /// The records of `rows`, whole, in the order of `rows`.
+    pub async fn records(&self, rows: &[RowId]) -> Result<Vec<Record>, StoreError> {
+        let view = Arc::clone(&self.inner);
+        let rows = rows.to_vec();
+        blocking(move || view.records(&rows)).await
+    }
+
+    /// Columns of one sealed file in row order, in batches. A column that the file lacks is null; payloads over 64 KiB are
+    /// null, and `bodies` says so.
+    pub async fn file_columns(&self, file: u32, columns: &[&str]) -> Result<Vec<RecordBatch>, StoreError> {
+        let view = Arc::clone(&self.inner);
+        let columns: Vec<String> = columns.iter().map(|name| (*name).to_string()).collect();
+        blocking(move || {
+            let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+            let sealed = view.file(file)?;
+            let batches = view.access.columns(sealed, None, Some(&columns))?;
+            let arranged = batches.iter().map(|batch| columnar::arrange(batch, &columns));
+            arranged.collect::<Result<_, _>>().map_err(|source| StoreError::Arrow { file: sealed.id, source })
+        })
+        .await
+    }
+
+    /// Full text search; what counts as a hit is written at [`TextQuery`]. Newest first. Files without an index and the
+    /// tail are scanned, so nothing is missed.
+    pub async fn search(&self, query: &TextQuery) -> Result<TextHits, StoreError> {
+        let view = Arc::clone(&self.inner);
+        let query = query.clone();
+        blocking(move || search(&view, &query)).await
+    }
+
+    /// The table `records` for DataFusion: the sealed files and the tail of this snapshot.
+    pub fn table_provider(&self) -> Result<Arc<dyn TableProvider>, StoreError> {
+        Ok(Arc::new(RecordsProvider::new(Arc::clone(&self.inner))))
+    }
+}
+
+impl View {
+    pub(crate) fn file(&self, file: u32) -> Result<&Arc<SealedFile>, StoreError> {
+        self.files.get(file as usize).ok_or(StoreError::NoSuchRow { file, row: 0 })
+    }
+
+    fn tail_rows(&self) -> u32 {
+        self.chunks.iter().map(|chunk| chunk.rows.len() as u32).sum()
+    }
+
+    pub(crate) fn tail(&self) -> &[Arc<Record>] {
+        self.tail.get_or_init(|| {
+            self.chunks.iter().flat_map(|chunk| chunk.rows.iter().map(|row| Arc::clone(&row.record))).collect()
+        })
+    }
+
+    fn rows_with_keys(&self, wanted: &Wanted) -> Result<Vec<RowId>, StoreError> {
+        let mut found = Vec::new();
+        for (index, file) in (0..).zip(self.files.iter()) {
+            let rows = self.access.candidates(file, &wanted.probes)?;
+            if rows.is_empty() {
+                continue;
+            }
+            let records = self.access.records(file, Some(&rows), Some(VERIFIED_COLUMNS))?;
+            let matching = rows.iter().zip(&records).filter(|(_, record)| wanted.matches(record));
+            found.extend(matching.map(|(row, _)| RowId { file: index, row: *row }));
+        }
+        let mut first = 0;
+        for chunk in &self.chunks {
+            let mut rows: Vec<u32> = wanted.probes.iter().flat_map(|probe| chunk.candidates(*probe)).copied().collect();
+            rows.sort_unstable();
+            rows.dedup();
+            rows.retain(|row| wanted.matches(&chunk.rows[*row as usize].record));
+            found.extend(rows.into_iter().map(|row| RowId { file: RowId::TAIL, row: first + row }));
+            first += chunk.rows.len() as u32;
+        }
+        Ok(found)
+    }
+
+    fn records(&self, rows: &[RowId]) -> Result<Vec<Record>, StoreError> {
+        let mut records: Vec<Option<Record>> = vec![None; rows.len()];
+        let tail = self.tail();
+        for (place, id) in rows.iter().enumerate().filter(|(_, id)| id.file == RowId::TAIL) {
+            records[place] = tail.get(id.row as usize).map(|record| Record::clone(record));
+        }
+        let sealed = rows.iter().filter(|id| id.file != RowId::TAIL);
+        for (file, wanted) in by_file(sealed.map(|id| (id.file, id.row))) {
+            let sealed = self.file(file)?;
+            if let Some(row) = wanted.last().filter(|row| **row >= sealed.rows) {
+                return Err(StoreError::NoSuchRow { file, row: *row });
+            }
+            let read = self.access.records(sealed, Some(&wanted), None)?;
+            let places = places(&wanted);
+            for (place, id) in rows.iter().enumerate().filter(|(_, id)| id.file == file) {
+                records[place] = places.get(&id.row).and_then(|at| read.get(*at)).cloned();
+            }
+        }
+        let whole = rows.iter().zip(records);
+        whole.map(|(id, record)| record.ok_or(StoreError::NoSuchRow { file: id.file, row: id.row })).collect()
+    }
+}
+
+/// What a row says about the keys it bears.
+const VERIFIED_COLUMNS: &[&str] = &["event_id", "keys", "session_key", "turn_key", "call_key"];
+
+/// Keys to look for, and the hashes under which they are filed.
+#[derive(Debug)]
+struct Wanted {
+    probes: Vec<Probe>,
+    events: HashSet<Uuid>,
+    typed: HashSet<String>,
+    values: HashSet<String>,
+}
+
+impl Wanted {
+    fn new(keys: &[KeyQuery]) -> Wanted {
+        let mut wanted =
+            Wanted { probes: Vec::new(), events: HashSet::new(), typed: HashSet::new(), values: HashSet::new() };
+        for key in keys {
+            match key {
+                KeyQuery::Typed(text) => {
+                    wanted.probes.push(Probe::Key(hash(Domain::Typed, text)));
+                    wanted.typed.insert(text.clone());
+                }
+                KeyQuery::Any(value) => {
+                    wanted.probes.extend(probes_for_any(value));
+                    wanted.events.extend(Uuid::parse_str(value).ok());
+                    // As keys keep it, which is by digest where it is very long.
+                    wanted.values.insert(Key::new(KeyKind::Request, value).value);
+                    wanted.values.insert(value.clone());
+                }
+            }
+        }
+        wanted
+    }
+
+    fn matches(&self, record: &Record) -> bool {
+        self.events.contains(&record.event_id)
+            || record.keys.iter().any(|key| self.typed.contains(key))
+            || (!self.values.is_empty() && self.matches_value(record))
+    }
+
+    fn matches_value(&self, record: &Record) -> bool {
+        let stamps = [Some(&record.session_key), record.turn_key.as_ref(), record.call_key.as_ref()];
+        stamps.into_iter().flatten().any(|stamp| self.values.contains(stamp))
+            || record.keys.iter().any(|key| Key::parse(key).is_some_and(|key| self.values.contains(&key.value)))
+    }
+}

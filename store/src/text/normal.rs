@@ -1,0 +1,197 @@
+//! The searched texts of a record, in the form in which they are compared.
+
+use std::borrow::Cow;
+
+use threadline_schemas::Record;
+
+/// What verification has to read of a row, besides the bodies.
+pub(crate) const SEARCHED_COLUMNS: &[&str] = &[
+    "event_id",
+    "time_unix_nano",
+    "text",
+    "arguments",
+    "result",
+    "attributes",
+    "raw",
+    "bodies",
+    "name",
+    "server_name",
+    "tool_name",
+    "target",
+    "source_name",
+    "agent_name",
+    "client_name",
+    "error_type",
+    "user_claimed",
+    "user_authenticated",
+    "origin_file",
+    "keys",
+    "rpc_id",
+    "delivery_key",
+    "session_key",
+    "turn_key",
+    "call_key",
+    "conversation_id",
+    "turn_id",
+    "tool_call_id",
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "connection_id",
+];
+
+/// JSON inside JSON inside JSON is undone; a deeper one is found by its words only where no escape touches them.
+const ESCAPE_LEVELS_MAX: usize = 3;
+
+/// Calls `each` with every searched text of `record`, normalised; stops when it returns `false`.
+pub(crate) fn record_texts(record: &Record, mut each: impl FnMut(&str) -> bool) -> bool {
+    let id = record.event_id.to_string();
+    let required = [&id, &record.source_name, &record.delivery_key, &record.session_key];
+    let optional = [
+        &record.text,
+        &record.name,
+        &record.server_name,
+        &record.tool_name,
+        &record.target,
+        &record.agent_name,
+        &record.client_name,
+        &record.error_type,
+        &record.user_claimed,
+        &record.user_authenticated,
+        &record.origin_file,
+        &record.rpc_id,
+        &record.turn_key,
+        &record.call_key,
+        &record.conversation_id,
+        &record.turn_id,
+        &record.tool_call_id,
+        &record.trace_id,
+        &record.span_id,
+        &record.parent_span_id,
+        &record.connection_id,
+    ];
+    let plain = required.into_iter().chain(optional.into_iter().flatten()).chain(&record.keys);
+    for text in plain {
+        if !each(&normalise(text)) {
+            return false;
+        }
+    }
+    for json in [&record.arguments, &record.result, &record.attributes].into_iter().flatten() {
+        if !unescaped(json, &mut each) {
+            return false;
+        }
+    }
+    let held = record.text.is_some() || record.arguments.is_some() || record.result.is_some();
+    match &record.raw {
+        Some(raw) if !held => unescaped(&String::from_utf8_lossy(raw), &mut each),
+        _ => true,
+    }
+}
+
+/// A JSON text as it is, and with its escapes undone level by level.
+fn unescaped(json: &str, each: &mut impl FnMut(&str) -> bool) -> bool {
+    let mut text = Cow::Borrowed(json);
+    for _ in 0..=ESCAPE_LEVELS_MAX {
+        if !each(&normalise(&text)) {
+            return false;
+        }
+        match unescape(&text) {
+            Cow::Owned(next) => text = Cow::Owned(next),
+            Cow::Borrowed(_) => break,
+        }
+    }
+    true
+}
+
+/// Lower case, and one space for any run of white space and control characters.
+pub(super) fn normalise(text: &str) -> Cow<'_, str> {
+    let plain = |b: u8| matches!(b, b'!'..=b'@' | b'['..=b'~');
+    if text.bytes().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut space = false;
+    for c in text.chars() {
+        if c.is_whitespace() || c.is_control() {
+            if !space {
+                out.push(' ');
+            }
+            space = true;
+            continue;
+        }
+        space = false;
+        if c.is_ascii() { out.push(c.to_ascii_lowercase()) } else { out.extend(c.to_lowercase()) }
+    }
+    Cow::Owned(out)
+}
+
+/// Undoes the escapes of JSON strings wherever they stand; borrowed when there are none.
+pub(super) fn unescape(text: &str) -> Cow<'_, str> {
+    if !text.contains('\\') {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    let mut changed = false;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        match escape(rest) {
+            Some((c, length)) => {
+                out.push(c);
+                rest = &rest[length..];
+                changed = true;
+            }
+            None => {
+                out.push('\\');
+                rest = &rest[1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    if changed { Cow::Owned(out) } else { Cow::Borrowed(text) }
+}
+
+/// The character that an escape at the start of `text` stands for, and the escape's length.
+fn escape(text: &str) -> Option<(char, usize)> {
+    let simple = |c| Some((c, 2));
+    match text.as_bytes().get(1)? {
+        b'n' => simple('\n'),
+        b't' => simple('\t'),
+        b'r' => simple('\r'),
+        b'b' => simple('\u{8}'),
+        b'f' => simple('\u{c}'),
+        b'"' => simple('"'),
+        b'\\' => simple('\\'),
+        b'/' => simple('/'),
+        b'u' => {
+            let unit = |at: usize| u16::from_str_radix(text.get(at..at + 4)?, 16).ok();
+            let first = unit(2)?;
+            let second = text.get(6..8).filter(|t| *t == "\\u").and_then(|_| unit(8));
+            let units: Vec<u16> = [Some(first), second].into_iter().flatten().collect();
+            let decoded = char::decode_utf16(units).next()?.ok();
+            Some(match decoded {
+                Some(c) => (c, 6 * c.len_utf16()),
+                // Half of a pair stands for nothing that could be searched.
+                None => (char::REPLACEMENT_CHARACTER, 6),
+            })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normal_form() {
+        assert_eq!(normalise("A  B\n\tÇa\u{0}x"), "a b ça x");
+        assert_eq!(normalise("x-1/y"), "x-1/y");
+        assert_eq!(
+            unescape(r#"a\nb \"q\" \u00e9 \ud83d\ude00 C:\\new \q \ud83d"#),
+            "a\nb \"q\" é 😀 C:\\new \\q \u{fffd}"
+        );
+        assert_eq!(unescape(r"\u12"), r"\u12");
+    }
+}
