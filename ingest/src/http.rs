@@ -1,0 +1,157 @@
+//! Collectors over HTTP: OTLP (`/v1/logs`, `/v1/traces`, `/v1/metrics`) and native events (`/api/v1/events`).
+//!
+//! ```text
+//! headers -> read (budget) -> unpack -> weigh (budget) -> decode -> pipeline -> 2xx
+//! ```
+//!
+//! Invariants
+//! - 2xx only after the append returned: what is acknowledged is durable and findable
+//! - a body is at most [`BODY_BYTES_MAX`], compressed and decompressed, and at most [`RATIO_MAX`] times what was sent
+//! - memory: [`READING_BYTES_MAX`] for bodies and [`WORKING_BYTES_MAX`] for what is decoded from them, by estimate; who does
+//!   not get a share (of the second: in time) is sent away with 503 and `Retry-After`. A share of the first is held while
+//!   waiting for the second, never the other way round
+//! - errors and logs never contain content
+//!
+//! Not here: addresses, TLS, tokens; those are layers around these routers.
+
+mod body;
+mod events;
+mod otlp;
+mod problem;
+#[cfg(test)]
+mod tests;
+mod weigh;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::post;
+use threadline_schemas::decode::otlp::Signal;
+use threadline_store::AppendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::pipeline::Pipeline;
+
+/// Largest body, compressed and decompressed.
+pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// Times that a body may unfold.
+pub const RATIO_MAX: u64 = 100;
+/// Bytes of all bodies, arriving or unpacked.
+pub const READING_BYTES_MAX: usize = 96 << 20;
+/// Estimated bytes of all bodies that are being decoded and stored.
+pub const WORKING_BYTES_MAX: usize = 256 << 20;
+/// How long a body may pause, and how long it may take.
+const READ_PAUSE_MAX: Duration = Duration::from_secs(30);
+const READ_TIME_MAX: Duration = Duration::from_secs(300);
+/// How long a request waits for its share of memory.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+/// What a client is told to wait when we are overloaded, and when the disk is full.
+const RETRY_SECONDS: u64 = 2;
+const RETRY_NO_SPACE_SECONDS: u64 = 30;
+
+/// Unit of the budgets.
+const UNIT_BYTES: usize = 64 * 1024;
+
+/// Routes for OTLP/HTTP exporters.
+pub fn otlp(pipeline: Arc<Pipeline>) -> Router {
+    let route = |signal: Signal| post(move |state, request| otlp::export(signal, state, request));
+    Router::new()
+        .route("/v1/logs", route(Signal::Logs))
+        .route("/v1/traces", route(Signal::Traces))
+        .route("/v1/metrics", route(Signal::Metrics))
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Collecting::new(pipeline))
+}
+
+/// Route for native events.
+pub fn events(pipeline: Arc<Pipeline>) -> Router {
+    Router::new()
+        .route("/api/v1/events", post(events::take))
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Collecting::new(pipeline))
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Collecting {
+    pipeline: Arc<Pipeline>,
+    reading: Arc<Semaphore>,
+    working: Arc<Semaphore>,
+}
+
+impl Collecting {
+    fn new(pipeline: Arc<Pipeline>) -> Self {
+        let budget = |bytes: usize| Arc::new(Semaphore::new(bytes / UNIT_BYTES));
+        Collecting { pipeline, reading: budget(READING_BYTES_MAX), working: budget(WORKING_BYTES_MAX) }
+    }
+
+    /// A share of the memory for decoding; one that is larger than all of it takes all of it.
+    async fn work(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let units = (bytes / UNIT_BYTES + 1).min(WORKING_BYTES_MAX / UNIT_BYTES);
+        let share = Arc::clone(&self.working).acquire_many_owned(units as u32);
+        match tokio::time::timeout(WAIT_MAX, share).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Refusal::Busy),
+        }
+    }
+}
+
+/// Why a request is not taken. Texts never hold content.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{0}")]
+    Malformed(String),
+    #[error("content type {expected} expected")]
+    ContentType { expected: &'static str },
+    #[error("content encoding must be gzip, zstd or identity")]
+    ContentEncoding,
+    #[error("{0}")]
+    TooLarge(String),
+    #[error("the body did not arrive in time")]
+    TimedOut,
+    #[error("too many requests are being worked on; retry later")]
+    Busy,
+    #[error("the disk of the server is full; nothing was stored, retry later")]
+    NoSpace,
+    #[error("the store is not keeping up; retry later")]
+    Overloaded,
+    #[error("the server is stopping; retry later")]
+    Stopping,
+    #[error("whether the records were stored is not known; sending them again is safe")]
+    Unknown,
+}
+
+impl Refusal {
+    /// Status, a word for the problem type, seconds to wait.
+    fn kind(&self) -> (u16, &'static str, Option<u64>) {
+        match self {
+            Refusal::Malformed(_) => (400, "malformed", None),
+            Refusal::ContentType { .. } => (415, "content-type", None),
+            Refusal::ContentEncoding => (415, "content-encoding", None),
+            Refusal::TooLarge(_) => (413, "too-large", None),
+            Refusal::TimedOut => (408, "timed-out", None),
+            Refusal::Busy => (503, "busy", Some(RETRY_SECONDS)),
+            Refusal::NoSpace => (503, "no-space", Some(RETRY_NO_SPACE_SECONDS)),
+            Refusal::Overloaded => (429, "overloaded", Some(RETRY_SECONDS)),
+            Refusal::Stopping => (503, "stopping", Some(RETRY_SECONDS)),
+            Refusal::Unknown => (503, "unknown-outcome", Some(RETRY_SECONDS)),
+        }
+    }
+}
+
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::NoSpace => Refusal::NoSpace,
+            AppendError::Overloaded => Refusal::Overloaded,
+            AppendError::TooLarge { .. } => Refusal::TooLarge(error.to_string()),
+            AppendError::Closed => Refusal::Stopping,
+            AppendError::Unknown(source) => {
+                tracing::error!(error = &source as &dyn std::error::Error, "an append failed with unknown outcome");
+                Refusal::Unknown
+            }
+        }
+    }
+}

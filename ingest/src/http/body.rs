@@ -1,0 +1,104 @@
+//! Reads a request body within the budgets and unpacks it.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use futures::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
+
+use super::{BODY_BYTES_MAX, Collecting, RATIO_MAX, READ_PAUSE_MAX, READ_TIME_MAX, Refusal, UNIT_BYTES};
+use crate::decompress::{self, Coding, Limits};
+
+/// A body, unpacked, with its share of the memory for bodies.
+pub(super) struct Held {
+    pub(super) bytes: Vec<u8>,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+/// The body of a request; 16 MiB at most, whatever it says about itself.
+pub(super) async fn read(collecting: &Collecting, headers: &HeaderMap, body: Body) -> Result<Held, Refusal> {
+    let coding = coding(headers)?;
+    let reading = tokio::time::timeout(READ_TIME_MAX, receive(collecting, headers, body));
+    let (bytes, mut share) = reading.await.map_err(|_| Refusal::TimedOut)??;
+    if coding == Coding::Identity {
+        return Ok(Held { bytes, _share: share });
+    }
+    grow(collecting, &mut share, bytes.len() + unpacked_bytes_max(bytes.len(), coding))?;
+    let unpacked = tokio::task::spawn_blocking(move || {
+        let limits = Limits { bytes_max: BODY_BYTES_MAX as u64, ratio_max: RATIO_MAX };
+        decompress::bytes(&bytes, coding, limits)
+    });
+    match unpacked.await.map_err(|_| Refusal::Stopping)? {
+        Ok(bytes) => {
+            // What was reserved for the worst case goes back.
+            let _surplus = share
+                .as_mut()
+                .and_then(|share| share.split(share.num_permits().saturating_sub(bytes.len() / UNIT_BYTES + 1)));
+            Ok(Held { bytes, _share: share })
+        }
+        Err(error) if error.kind() == ErrorKind::FileTooLarge => Err(Refusal::TooLarge(error.to_string())),
+        Err(_) => Err(Refusal::Malformed(format!("body is not valid {}", coding.as_str()))),
+    }
+}
+
+fn coding(headers: &HeaderMap) -> Result<Coding, Refusal> {
+    let mut named = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(value) = named.next() else { return Ok(Coding::Identity) };
+    let coding = value.to_str().ok().and_then(Coding::of_header).ok_or(Refusal::ContentEncoding)?;
+    // One coding is enough; a second one is how bombs are nested.
+    if named.next().is_some() { Err(Refusal::ContentEncoding) } else { Ok(coding) }
+}
+
+async fn receive(
+    collecting: &Collecting,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Refusal> {
+    let too_large = || Refusal::TooLarge(format!("body is above the limit of {BODY_BYTES_MAX} bytes"));
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+        return Err(too_large());
+    }
+    let mut stream = body.into_data_stream();
+    let mut bytes = Vec::new();
+    let mut share: Option<OwnedSemaphorePermit> = None;
+    loop {
+        let next = tokio::time::timeout(READ_PAUSE_MAX, stream.next()).await.map_err(|_| Refusal::TimedOut)?;
+        let Some(chunk) = next else { return Ok((bytes, share)) };
+        let chunk = chunk.map_err(|_| Refusal::Malformed("body ended early".into()))?;
+        if bytes.len() + chunk.len() > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        grow(collecting, &mut share, bytes.len() + chunk.len())?;
+        bytes.extend_from_slice(&chunk);
+    }
+}
+
+/// Takes what `share` lacks for `bytes`; without waiting, so that two bodies cannot wait for each other.
+fn grow(collecting: &Collecting, share: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Refusal> {
+    let wanted = bytes / UNIT_BYTES + 1;
+    let lacking = wanted.saturating_sub(share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+    if lacking == 0 {
+        return Ok(());
+    }
+    let more = Arc::clone(&collecting.reading).try_acquire_many_owned(lacking as u32);
+    let more = more.map_err(|_: TryAcquireError| Refusal::Busy)?;
+    match share {
+        Some(share) => share.merge(more),
+        None => *share = Some(more),
+    }
+    Ok(())
+}
+
+/// What unpacking a body may take on top.
+fn unpacked_bytes_max(length: usize, coding: Coding) -> usize {
+    const ZSTD_WINDOW_BYTES: usize = 8 << 20;
+    let by_ratio = length.saturating_mul(RATIO_MAX as usize).saturating_add(UNIT_BYTES).min(BODY_BYTES_MAX);
+    match coding {
+        Coding::Identity => 0,
+        Coding::Gzip => by_ratio,
+        Coding::Zstd => by_ratio + by_ratio.min(ZSTD_WINDOW_BYTES),
+    }
+}

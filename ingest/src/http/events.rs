@@ -1,0 +1,232 @@
+//! `POST /api/v1/events`: native events (`schemas::wire`), as NDJSON, a JSON array, or one JSON object.
+//!
+//! Invariants
+//! - the answer counts every event: `accepted + duplicates + rejected_total` is their number
+//! - an event that cannot be read is kept as a `rejected` record and named by line (or position in the array)
+//! - when the store fails, nothing is acknowledged; sending all of it again is safe
+//!
+//! Not here: which of the events were the duplicates (the store says how many).
+
+use std::ops::Range;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+use threadline_schemas::decode::{Context, Line};
+use threadline_schemas::{Collector, Record, json, wire};
+
+use super::problem::{REQUEST_ID, RequestId};
+use super::{Collecting, Refusal, body, weigh};
+use crate::pipeline::record_bytes;
+
+/// Events in one append.
+const BATCH_EVENTS_MAX: usize = 1000;
+/// Events in one request.
+const EVENTS_MAX: usize = 100_000;
+/// Bytes of records in one append.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Rejected events that the answer names.
+const REJECTED_LISTED_MAX: usize = 1000;
+
+/// What became of the events of one request.
+#[derive(Debug, Default)]
+struct Outcome {
+    accepted: usize,
+    duplicates: usize,
+    rejected: Vec<(usize, String)>,
+    rejected_total: usize,
+}
+
+/// Takes events.
+pub(super) async fn take(State(collecting): State<Collecting>, request: Request) -> Response {
+    let id = RequestId::new();
+    let (parts, body) = request.into_parts();
+    match store(&collecting, &parts.headers, body).await {
+        Ok(outcome) => answer(&outcome, id),
+        Err(refusal) => refusal.response(parts.uri.path(), id),
+    }
+}
+
+async fn store(collecting: &Collecting, headers: &HeaderMap, body: axum::body::Body) -> Result<Outcome, Refusal> {
+    let shape = shape(headers)?;
+    let held = body::read(collecting, headers, body).await?;
+    let weight = weigh::events(&held.bytes, BATCH_EVENTS_MAX, json::Limits::default().nodes_max);
+    let _share = collecting.work(weight).await?;
+    let events = std::sync::Arc::new(Events::new(held, shape)?);
+    let mut outcome = Outcome::default();
+    let mut next = 0;
+    while next < events.spans.len() {
+        let reading = (events.clone(), collecting.pipeline.clone());
+        let batch = tokio::task::spawn_blocking(move || reading.0.batch(next, &reading.1.context(Collector::Api)));
+        let batch = batch.await.map_err(|_| Refusal::Stopping)?;
+        next = batch.next;
+        let receipt = collecting.pipeline.submit(batch.records).await?;
+        outcome.add(receipt, batch.rejected);
+    }
+    Ok(outcome)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Lines,
+    Json,
+}
+
+fn shape(headers: &HeaderMap) -> Result<Shape, Refusal> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
+            Ok(Shape::Lines)
+        }
+        "application/json" => Ok(Shape::Json),
+        _ => Err(Refusal::ContentType { expected: "application/x-ndjson or application/json" }),
+    }
+}
+
+/// The events of a body, not yet read.
+struct Events {
+    held: body::Held,
+    digest: String,
+    /// Line number or position from 1, and where it stands.
+    spans: Vec<(usize, Range<usize>)>,
+}
+
+struct Batch {
+    records: Vec<Record>,
+    rejected: Vec<(usize, String)>,
+    next: usize,
+}
+
+impl Events {
+    fn new(held: body::Held, shape: Shape) -> Result<Self, Refusal> {
+        let body = &held.bytes;
+        let digest = hex::encode(Sha256::digest(body));
+        let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+        let spans = match (shape, first) {
+            (_, None) => return Err(Refusal::Malformed("body holds no events".into())),
+            (Shape::Json, Some(b'[')) => {
+                let items = array_items(body)?;
+                items.into_iter().enumerate().map(|(index, span)| (index + 1, span)).collect()
+            }
+            (Shape::Json, _) if json::parse(body).is_ok() => vec![(1, 0..body.len())],
+            _ => lines(body)?,
+        };
+        Ok(Events { digest, spans, held })
+    }
+
+    /// Reads events from the one with index `next` on, until they are worth an append.
+    fn batch(&self, next: usize, context: &Context<'_>) -> Batch {
+        let mut batch = Batch { records: Vec::new(), rejected: Vec::new(), next };
+        let mut bytes = 0;
+        for (number, span) in &self.spans[next..] {
+            let event = &self.held.bytes[span.clone()];
+            let key = format!("batch:{}:{number}", self.digest);
+            let record = wire::read_event(context, event, &key).unwrap_or_else(|error| {
+                batch.rejected.push((*number, error.to_string()));
+                let line = Line { bytes: event, file: None, number: *number as i64, delivery_key: &key };
+                context.rejected(&line, "native", &error.to_string())
+            });
+            bytes += record_bytes(&record);
+            batch.records.push(record);
+            batch.next += 1;
+            if batch.records.len() >= BATCH_EVENTS_MAX || bytes >= BATCH_BYTES_MAX {
+                break;
+            }
+        }
+        batch
+    }
+}
+
+/// Lines that are not blank, with their numbers.
+fn lines(body: &[u8]) -> Result<Vec<(usize, Range<usize>)>, Refusal> {
+    let mut spans = Vec::new();
+    let mut start = 0;
+    for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
+        if !line.trim_ascii().is_empty() {
+            spans.push((index + 1, start..start + line.len()));
+            check_count(spans.len())?;
+        }
+        start += line.len() + 1;
+    }
+    Ok(spans)
+}
+
+fn check_count(events: usize) -> Result<(), Refusal> {
+    if events > EVENTS_MAX {
+        return Err(Refusal::TooLarge(format!("more than {EVENTS_MAX} events in one request")));
+    }
+    Ok(())
+}
+
+/// Where the items of an array stand, each to be parsed on its own later.
+fn array_items(body: &[u8]) -> Result<Vec<Range<usize>>, Refusal> {
+    let not_an_array = || Refusal::Malformed("body is not a JSON array".into());
+    let mut items = Vec::new();
+    let mut depth = 0usize;
+    let mut start = 0;
+    let mut at = 0;
+    while at < body.len() {
+        match body[at] {
+            b'"' => at = string_end(body, at + 1).ok_or_else(not_an_array)?,
+            b'[' | b'{' => {
+                depth += 1;
+                start = if depth == 1 { at + 1 } else { start };
+            }
+            b',' if depth == 1 => {
+                items.push(start..at);
+                check_count(items.len())?;
+                start = at + 1;
+            }
+            b']' | b'}' if depth == 1 => {
+                let is_empty = items.is_empty() && body[start..at].trim_ascii().is_empty();
+                items.extend((!is_empty).then_some(start..at));
+                let is_end = body[at] == b']' && body[at + 1..].trim_ascii().is_empty();
+                return if is_end { Ok(items) } else { Err(not_an_array()) };
+            }
+            b']' | b'}' => depth = depth.checked_sub(1).ok_or_else(not_an_array)?,
+            _ => {}
+        }
+        at += 1;
+    }
+    Err(not_an_array())
+}
+
+/// Index of the quote that ends the string starting at `at`.
+fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr::memchr2(b'"', b'\\', text.get(at..)?)?;
+        if text[at] == b'"' {
+            return Some(at);
+        }
+        at += 2;
+    }
+}
+
+impl Outcome {
+    /// Rejected events are records too, so they are among those of the receipt; they are counted apart.
+    fn add(&mut self, receipt: threadline_store::Receipt, rejected: Vec<(usize, String)>) {
+        self.rejected_total += rejected.len();
+        let room = REJECTED_LISTED_MAX - self.rejected.len();
+        let stored_before = receipt.duplicates;
+        let understood = receipt.accepted + receipt.duplicates - rejected.len();
+        self.duplicates += stored_before.min(understood);
+        self.accepted += understood - stored_before.min(understood);
+        self.rejected.extend(rejected.into_iter().take(room));
+    }
+}
+
+fn answer(outcome: &Outcome, id: RequestId) -> Response {
+    let rejected: Vec<_> =
+        outcome.rejected.iter().map(|(line, detail)| serde_json::json!({ "line": line, "detail": detail })).collect();
+    let body = serde_json::json!({
+        "accepted": outcome.accepted,
+        "duplicates": outcome.duplicates,
+        "rejected_total": outcome.rejected_total,
+        "rejected": rejected,
+    });
+    let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut response = (StatusCode::OK, [json], body.to_string()).into_response();
+    response.headers_mut().insert(REQUEST_ID, id.header());
+    response
+}
