@@ -2,6 +2,7 @@
 
 pub mod decompress;
 pub mod http;
+pub mod import;
 pub mod pipeline;
 pub mod record_frames;
 pub mod redact;
