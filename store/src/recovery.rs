@@ -46,7 +46,7 @@ pub(crate) async fn open_table(layout: &Layout) -> Result<RecordsTable, StoreErr
         Some(table) => Ok(table),
         None => {
             // Without a table every file below would be removed as an orphan.
-            if has_parquet(&layout.records())? && log_begin(layout)? != Some(0) {
+            if has_parquet(layout)? && log_begin(layout)? != Some(0) {
                 let path = layout.delta_log();
                 return Err(StoreError::Damaged { path, what: "the table's log is gone, but its files are there" });
             }
@@ -145,16 +145,28 @@ fn log_begin(layout: &Layout) -> Result<Option<u64>, StoreError> {
     }
 }
 
-fn has_parquet(dir: &Path) -> Result<bool, StoreError> {
-    Ok(walk(dir)?.iter().any(|path| path.extension().is_some_and(|e| e == "parquet")))
+fn has_parquet(layout: &Layout) -> Result<bool, StoreError> {
+    Ok(!data_files(layout)?.is_empty())
+}
+
+/// The Parquet files below `records`, without the checkpoints of the table's log.
+fn data_files(layout: &Layout) -> Result<Vec<PathBuf>, StoreError> {
+    let mut found = Vec::new();
+    for path in list(&layout.records())? {
+        if path != layout.delta_log() && path.is_dir() {
+            walk(&path, &mut found)?;
+        }
+    }
+    found.retain(|path| path.extension().is_some_and(|e| e == "parquet"));
+    Ok(found)
 }
 
 /// Removes what no live file has, and returns the live files without a text index.
 pub(crate) fn remove_orphans(layout: &Layout, files: &[Arc<SealedFile>]) -> Result<Vec<Arc<SealedFile>>, StoreError> {
     let paths: HashSet<&Path> = files.iter().map(|file| file.path.as_path()).collect();
     let ids: HashSet<Uuid> = files.iter().map(|file| file.id).collect();
-    let mut orphans: Vec<PathBuf> = walk(&layout.records())?;
-    orphans.retain(|path| path.extension().is_some_and(|e| e == "parquet") && !paths.contains(path.as_path()));
+    let mut orphans = data_files(layout)?;
+    orphans.retain(|path| !paths.contains(path.as_path()));
     for path in list(&layout.sidecars())? {
         let known = Uuid::parse_str(file_name(&path).split('.').next().unwrap_or_default());
         if !known.is_ok_and(|id| ids.contains(&id)) {
@@ -217,16 +229,11 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     entries.map(|entry| entry.map(|e| e.path()).map_err(StoreError::io("list", dir))).collect()
 }
 
-fn walk(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let mut found = Vec::new();
+fn walk(dir: &Path, found: &mut Vec<PathBuf>) -> Result<(), StoreError> {
     for path in list(dir)? {
-        if path.is_dir() {
-            found.extend(walk(&path)?);
-        } else {
-            found.push(path);
-        }
+        if path.is_dir() { walk(&path, found)? } else { found.push(path) }
     }
-    Ok(found)
+    Ok(())
 }
 
 fn file_name(path: &Path) -> String {

@@ -1,5 +1,9 @@
 //! The store through its public entrances: what is acknowledged is found, once, whatever happened.
 
+mod faults;
+mod recovery;
+mod search;
+
 use std::path::Path;
 
 use datafusion::prelude::SessionContext;

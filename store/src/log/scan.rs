@@ -166,7 +166,9 @@ impl SegmentScan {
             if chunk.len() < FRAME_HEADER_BYTES {
                 return Ok(false);
             }
-            let found = chunk.windows(FRAME_HEADER_BYTES).any(|head| {
+            // No header is all zeros, and what was only preallocated mostly is: leave the zeros at the end out.
+            let used = (nonzero_end(chunk) + FRAME_HEADER_BYTES).min(chunk.len());
+            let found = chunk[..used].windows(FRAME_HEADER_BYTES).any(|head| {
                 // The flag bit and any length, then a plausible offset: cheap, and rules out zeros and most payloads.
                 let later = u64::from_le_bytes([8, 9, 10, 11, 12, 13, 14, 15].map(|i| head[i]));
                 later > offset
@@ -193,7 +195,7 @@ impl SegmentScan {
             if chunk.is_empty() {
                 return Ok(false);
             }
-            if chunk.iter().any(|b| *b != 0) {
+            if nonzero_end(chunk) > 0 {
                 return Ok(true);
             }
             from = start + chunk.len() as u64;
@@ -255,4 +257,13 @@ impl SegmentScan {
         }
         Ok(())
     }
+}
+
+/// Where the zeros at the end of `bytes` begin.
+fn nonzero_end(bytes: &[u8]) -> usize {
+    const BLOCK: [u8; 4096] = [0; 4096];
+    let blocks = bytes.rchunks(BLOCK.len());
+    let zeros: usize = blocks.take_while(|block| **block == BLOCK[..block.len()]).map(<[u8]>::len).sum();
+    let rest = &bytes[..bytes.len() - zeros];
+    rest.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1)
 }
