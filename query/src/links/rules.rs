@@ -1,0 +1,358 @@
+//! The rules, one function each: the link that the record at `child` has by that rule.
+
+use threadline_schemas::{Collector, Direction, KeyKind, Kind, Record, SourceKind};
+use uuid::Uuid;
+
+use super::index::{Index, is_telemetry, order};
+use super::{Contest, Edge};
+use crate::model::{Compared, Grade, Link};
+
+type Rule = fn(&Index<'_>, &Contest, usize) -> Option<Edge>;
+
+/// In order of precedence; see the table in `links`.
+pub(super) const RULES: &[Rule] = &[
+    response,
+    progress,
+    http_exchange,
+    nested_span,
+    tool_call_id,
+    request_state,
+    traceparent,
+    client_span,
+    parent_span,
+    only_open_call,
+    turn,
+    log_span,
+    turn_trace,
+    message_chain,
+    same_line,
+    same_turn,
+    result_digest,
+    request_id,
+];
+
+/// How many of them give a parent.
+pub(super) const PARENT_RULES: usize = 15;
+
+const MESSAGES_MAX: usize = 1000;
+
+fn edge(from: usize, to: usize, relation: &'static str, grade: Grade, rule: &'static str) -> Edge {
+    Edge { from, to, relation, grade, rule, score: 1.0, compared: Vec::new(), candidates: Vec::new() }
+}
+
+impl Edge {
+    fn compared(mut self, what: &str, from: &str, to: &str) -> Self {
+        self.compared.push(Compared { what: what.into(), from: from.into(), to: to.into() });
+        self
+    }
+
+    /// Both sides bear the same key.
+    fn by(self, key: &str) -> Self {
+        let (what, value) = key.split_once(':').unwrap_or(("key", key));
+        self.compared(what, value, value)
+    }
+}
+
+/// What our own tap saw on the wire is proven; what a file says it saw is matched.
+fn seen(record: &Record) -> Grade {
+    if record.collector == Collector::Tap { Grade::Proven } else { Grade::Matched }
+}
+
+fn direction(record: &Record) -> &'static str {
+    record.direction.map_or("none", Direction::as_str)
+}
+
+fn response(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let exchange = index.exchange(child)?;
+    let request = exchange.request.filter(|_| exchange.responses.contains(&child))?;
+    let key = index.key(child, KeyKind::Rpc)?;
+    let (from, to) = (&index.records[child], &index.records[request]);
+    Some(edge(child, request, "result", seen(from), "response").by(key).compared(
+        "direction",
+        direction(from),
+        direction(to),
+    ))
+}
+
+fn nested_span(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let id = index.key(child, KeyKind::ToolCall).filter(|_| is_span(&index.records[child]))?;
+    let (key, parent) = span_parent(index, child)?;
+    let same = index.keys(parent, KeyKind::ToolCall).any(|other| other == id);
+    same.then(|| edge(child, parent, "observation", Grade::Claimed, "nested-span").by(&key).by(id))
+}
+
+fn tool_call_id(index: &Index<'_>, contest: &Contest, child: usize) -> Option<Edge> {
+    let key = index.key(child, KeyKind::ToolCall)?;
+    let choice = index.choice(key).filter(|choice| *choice != child)?;
+    let (from, to) = (&index.records[child], &index.records[choice]);
+    let relation = match from.kind {
+        Kind::Result => "result",
+        Kind::Decision | Kind::Approval => "decision",
+        Kind::Call => "execution",
+        _ => "observation",
+    };
+    let two_sources = from.source_kind != to.source_kind;
+    let grade = if two_sources { Grade::Matched } else { Grade::Claimed };
+    let made = edge(child, choice, relation, grade, "tool-call-id").by(key);
+    if !contest.keys.contains_key(key) || !two_sources {
+        return Some(made);
+    }
+    Some(weighed(made, from, to))
+}
+
+/// A contested id says little: time and arguments have to agree as well.
+fn weighed(mut made: Edge, from: &Record, to: &Record) -> Edge {
+    made = made.compared("time_unix_nano", &from.time_unix_nano.to_string(), &to.time_unix_nano.to_string());
+    match (&from.arguments_digest, &to.arguments_digest) {
+        (Some(a), Some(b)) if a == b => {
+            made.grade = Grade::Claimed;
+            made.compared("arguments_digest", a, b)
+        }
+        _ => {
+            made.grade = Grade::Inferred;
+            made.score = 0.9;
+            let tool = |record: &Record| record.tool_name.clone().unwrap_or_default();
+            made.compared("tool_name", &tool(from), &tool(to))
+        }
+    }
+}
+
+/// The rivals of a frame whose id is claimed by several conversations.
+pub(super) fn contested(index: &Index<'_>, child: usize, rivals: &[Uuid]) -> Option<Link> {
+    let record = &index.records[child];
+    let key = index.key(child, KeyKind::ToolCall)?;
+    let outside: Vec<String> = rivals.iter().filter(|id| index.place(id).is_none()).map(Uuid::to_string).collect();
+    let value = key.split_once(':').map_or(key, |(_, value)| value);
+    Some(Link {
+        from: record.event_id.to_string(),
+        to: outside.first()?.clone(),
+        relation: "execution".into(),
+        grade: Grade::Ambiguous,
+        rule: "contested-tool-call-id".into(),
+        score: 1.0 / rivals.len().max(1) as f64,
+        compared: vec![Compared { what: "toolcall".into(), from: value.into(), to: value.into() }],
+        candidates: rivals.iter().map(Uuid::to_string).collect(),
+    })
+}
+
+fn request_state(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    if !index.is_request(child) {
+        return None;
+    }
+    let record = &index.records[child];
+    let key = index.key(child, KeyKind::RequestState)?;
+    let asked = |at: &&usize| {
+        let other = &index.records[**at];
+        other.direction == Some(Direction::ServerToClient) && order(other) < order(record)
+    };
+    let before = *index.bearers(key).iter().rfind(asked)?;
+    Some(edge(child, before, "round", Grade::Matched, "request-state").by(key))
+}
+
+/// The parent-span key of a record and the span it names, if that was recorded.
+fn span_parent(index: &Index<'_>, child: usize) -> Option<(String, usize)> {
+    let record = &index.records[child];
+    let key = index.key(child, KeyKind::ParentSpan)?;
+    let span = format!("span:{}", key.split_once(':')?.1);
+    let is_span = |at: &&usize| **at != child && is_span(&index.records[**at]);
+    let parent = *index.bearers(&span).iter().find(is_span)?;
+    (record.span_id.is_some() || record.direction.is_some()).then_some((span, parent))
+}
+
+/// Spans, not the log lines that were written in them (both bear the span's key).
+pub(super) fn is_span(record: &Record) -> bool {
+    let own = matches!(record.kind, Kind::Span | Kind::Downstream)
+        || record.parent_span_id.is_some()
+        || matches!(record.transport_status.as_deref(), Some("ok" | "error" | "unset"));
+    record.span_id.is_some() && record.direction.is_none() && record.kind != Kind::Log && own
+}
+
+fn traceparent(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let record = &index.records[child];
+    let key = index.key(child, KeyKind::ParentSpan).filter(|_| is_span(record))?;
+    let carriers: Vec<usize> = index.bearers(key).iter().copied().filter(|at| index.is_request(*at)).collect();
+    let fits = |at: &&usize| {
+        let other = &index.records[**at];
+        let same_id = record.rpc_id.is_none() || other.rpc_id.is_none() || same_rpc_id(record, other);
+        same_id && (record.tool_name.is_none() || other.tool_name.is_none() || record.tool_name == other.tool_name)
+    };
+    let fitting: Vec<usize> = carriers.iter().filter(fits).copied().collect();
+    let parent = *fitting.first()?;
+    let mut made = edge(child, parent, "execution", Grade::Matched, "traceparent").by(key);
+    if let (Some(a), Some(b)) = (&record.rpc_id, &index.records[parent].rpc_id) {
+        made = made.compared("rpc_id", a, b);
+    }
+    if fitting.len() > 1 {
+        made.grade = Grade::Ambiguous;
+        made.score = 1.0 / fitting.len() as f64;
+        made.candidates = fitting;
+    }
+    Some(made)
+}
+
+/// Telemetry writes ids as strings, so 3 and "3" are taken as equal here.
+fn same_rpc_id(a: &Record, b: &Record) -> bool {
+    let bare = |record: &Record| record.rpc_id.as_deref().map(|id| id.trim_matches('"').to_string());
+    bare(a) == bare(b)
+}
+
+fn client_span(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    if !index.is_request(child) {
+        return None;
+    }
+    let (key, parent) = span_parent(index, child)?;
+    Some(edge(child, parent, "execution", Grade::Matched, "client-span").by(&key))
+}
+
+fn parent_span(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let record = &index.records[child];
+    if !is_span(record) {
+        return None;
+    }
+    let (key, parent) = span_parent(index, child)?;
+    let carried = index
+        .key(child, KeyKind::ParentSpan)
+        .is_some_and(|key| index.bearers(key).iter().any(|at| index.records[*at].direction.is_some()));
+    let grade = if carried { Grade::Matched } else { Grade::Claimed };
+    let relation = match record.kind {
+        Kind::Downstream => "downstream",
+        _ if record.source_kind != index.records[parent].source_kind => "downstream",
+        _ => "observation",
+    };
+    Some(edge(child, parent, relation, grade, "parent-span").by(&key))
+}
+
+fn log_span(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let record = &index.records[child];
+    let key = index.key(child, KeyKind::Span).filter(|_| !is_span(record))?;
+    let span = *index.bearers(key).iter().find(|at| is_span(&index.records[**at]))?;
+    Some(edge(child, span, "observation", Grade::Claimed, "log-span").by(key))
+}
+
+fn progress(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let record = &index.records[child];
+    if record.kind != Kind::Notification {
+        return None;
+    }
+    let key = index.key(child, KeyKind::Progress).or_else(|| index.key(child, KeyKind::Rpc))?;
+    let asked = |at: &&usize| index.is_request(**at) && order(&index.records[**at]) <= order(record);
+    let request = *index.bearers(key).iter().rfind(asked)?;
+    Some(edge(child, request, "observation", seen(record), "progress").by(key))
+}
+
+fn http_exchange(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let record = &index.records[child];
+    let key = index.key(child, KeyKind::Rpc).filter(|_| record.kind == Kind::Log)?;
+    let asked = |at: &&usize| index.is_request(**at) && order(&index.records[**at]) <= order(record);
+    let request = *index.bearers(key).iter().rfind(asked)?;
+    Some(edge(child, request, "observation", seen(record), "http-exchange").by(key))
+}
+
+fn only_open_call(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let record = &index.records[child];
+    let asks = record.direction == Some(Direction::ServerToClient) && index.is_request(child);
+    if !asks || !matches!(record.kind, Kind::Sampling | Kind::Elicitation | Kind::Request) {
+        return None;
+    }
+    let connection = record.connection_id.as_deref()?;
+    let open: Vec<usize> =
+        index.calls(connection).iter().copied().filter(|call| is_open(index, *call, record)).collect();
+    let mut made = edge(child, *open.first()?, "observation", Grade::Inferred, "only-open-call");
+    made.score = 0.9;
+    made = made.compared("connection_id", connection, connection);
+    if open.len() > 1 {
+        made.grade = Grade::Ambiguous;
+        made.score = 1.0 / open.len() as f64;
+        made.candidates = open;
+    }
+    Some(made)
+}
+
+fn is_open(index: &Index<'_>, call: usize, at: &Record) -> bool {
+    let answered = index.exchange(call).and_then(|exchange| exchange.responses.first().copied());
+    order(&index.records[call]) < order(at) && answered.is_none_or(|answer| order(&index.records[answer]) > order(at))
+}
+
+fn turn(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let key = index.key(child, KeyKind::Turn).filter(|_| index.records[child].kind != Kind::Prompt)?;
+    let prompt = index.prompt(key)?;
+    Some(edge(child, prompt, "prompt", Grade::Claimed, "turn").by(key))
+}
+
+fn turn_trace(index: &Index<'_>, contest: &Contest, child: usize) -> Option<Edge> {
+    let key = index.key(child, KeyKind::Trace)?;
+    let has_turn = index.key(child, KeyKind::Turn).is_some() || index.records[child].kind == Kind::Prompt;
+    if has_turn || contest.keys.contains_key(key) {
+        return None;
+    }
+    let prompt = match index.turns_of_trace(key) {
+        0 => index.prompt(key)?,
+        _ => index.prompt(index.turn_of_trace(key)?)?,
+    };
+    Some(edge(child, prompt, "prompt", Grade::Claimed, "turn-trace").by(key))
+}
+
+fn message_chain(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let first = index.key(child, KeyKind::ParentMessage)?;
+    let mut at = child;
+    for _ in 0..MESSAGES_MAX {
+        let above = index.key(at, KeyKind::ParentMessage)?;
+        let message = format!("message:{}", above.split_once(':')?.1);
+        at = index.bearers(&message).iter().copied().find(|other| *other != at)?;
+        if index.records[at].kind == Kind::Prompt {
+            return Some(edge(child, at, "prompt", Grade::Claimed, "message-chain").by(first));
+        }
+    }
+    None
+}
+
+fn same_line(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let line = index.line(child)?;
+    let record = &index.records[child];
+    let number = |record: &Record| record.origin_line.map_or_else(String::new, |line| line.to_string());
+    let made = edge(child, line, "observation", seen(record), "same-line");
+    Some(made.compared("origin_line", &number(record), &number(&index.records[line])))
+}
+
+fn same_turn(index: &Index<'_>, contest: &Contest, child: usize) -> Option<Edge> {
+    if index.records[child].kind != Kind::Prompt {
+        return None;
+    }
+    let trace = || index.key(child, KeyKind::Trace).filter(|trace| !contest.keys.contains_key(*trace));
+    let key = index.key(child, KeyKind::Turn).or_else(|| trace())?;
+    let turn = index.turn_of_trace(key).unwrap_or(key);
+    let first = index.prompt(turn).filter(|first| *first != child)?;
+    Some(edge(child, first, "observation", Grade::Claimed, "same-turn").by(key))
+}
+
+fn result_digest(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let record = &index.records[child];
+    let is_answer = record.kind == Kind::Result && record.source_kind == SourceKind::Host;
+    let key = index.key(child, KeyKind::ToolCall).filter(|_| is_answer)?;
+    let digest = record.result_digest.as_deref()?;
+    let same = |at: &&usize| {
+        let other = &index.records[**at];
+        other.kind == Kind::Result && other.direction.is_some() && other.result_digest.as_deref() == Some(digest)
+    };
+    let frame = *index.bearers(key).iter().find(same)?;
+    Some(edge(child, frame, "observation", Grade::Matched, "result-digest").by(key).compared(
+        "result_digest",
+        digest,
+        digest,
+    ))
+}
+
+fn request_id(index: &Index<'_>, contest: &Contest, child: usize) -> Option<Edge> {
+    let record = &index.records[child];
+    let is_model = matches!(record.kind, Kind::ModelRequest | Kind::Completion) && is_telemetry(record);
+    let key = index.key(child, KeyKind::Request).filter(|_| is_model)?;
+    let said = |at: &&usize| {
+        let other = &index.records[**at];
+        !is_telemetry(other) && matches!(other.kind, Kind::Completion | Kind::Selection)
+    };
+    let line = *index.bearers(key).iter().find(said)?;
+    // Inside one conversation a contested id still says what the host says; it only joins no two.
+    let score = if contest.keys.contains_key(key) { 0.9 } else { 1.0 };
+    let grade = if score < 1.0 { Grade::Inferred } else { Grade::Claimed };
+    Some(Edge { score, ..edge(child, line, "observation", grade, "request-id").by(key) })
+}

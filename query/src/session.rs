@@ -1,0 +1,151 @@
+//! Session reconstruction: records and links become turns, calls and named gaps.
+//!
+//! `assemble` decides which turn and call a record belongs to; `calls` merges the observations of one
+//! call; `gaps` names what is missing or contradictory.
+//!
+//! Invariants
+//! - every record of the session stands in exactly one turn, and in at most one call
+//! - turns and calls are in order of time; clocks are shown raw, never corrected
+//! - two calls are never told apart, or taken for one, by what they say: ids only
+//!
+//! Not here: which records belong to the session (`closure`), who belongs to whom (`links`).
+
+mod assemble;
+mod calls;
+mod gaps;
+mod tally;
+
+use threadline_schemas::Record;
+
+use crate::line::{event_line, time_text};
+use crate::links::{Contest, Links, links};
+use crate::model::{Gap, Grade, Session, SessionSummary, Turn};
+pub(crate) use assemble::{Assembly, assemble};
+pub(crate) use tally::{Tally, TallyRow, is_tool_use};
+
+/// A session with the places of its records.
+#[derive(Debug)]
+pub struct Reconstruction {
+    /// What the API answers.
+    pub session: Session,
+    /// Links that were judged rather than read.
+    pub links_inferred: u64,
+    /// MCP servers that a host called and no capture point saw.
+    pub silent: Vec<String>,
+}
+
+/// Which way a session is put together.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Weakest grade of link that is followed.
+    pub grade_floor: Grade,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { grade_floor: Grade::Inferred }
+    }
+}
+
+/// Sorts the records of a session as everything here expects them.
+pub fn sort(records: &mut [Record]) {
+    records.sort_by_key(crate::links::order);
+}
+
+/// Reconstructs session `id` from its records, which are sorted ([`sort`]).
+pub fn reconstruct(id: &str, records: &[Record], contest: &Contest, options: &Options) -> Reconstruction {
+    let mut found = links(records, contest);
+    drop_weak(&mut found, options.grade_floor);
+    let assembly = assemble(records, &found);
+    let calls = calls::calls(records, &found, &assembly);
+    let gaps = gaps::gaps(records, &assembly, &calls, contest);
+    let summary = summary(id, records, &assembly, &calls);
+    let links_inferred = found.edges.iter().filter(|edge| edge.grade >= Grade::Inferred).count() + found.outside.len();
+    let turns = turns(records, &found, &assembly, calls);
+    Reconstruction {
+        session: Session { summary, turns, gaps: gaps.named, grade_floor: options.grade_floor },
+        links_inferred: links_inferred as u64,
+        silent: gaps.silent,
+    }
+}
+
+/// Totals only, for lists.
+pub fn summarize(id: &str, records: &[Record], contest: &Contest) -> SessionSummary {
+    let found = links(records, contest);
+    let assembly = assemble(records, &found);
+    let calls = calls::calls(records, &found, &assembly);
+    summary(id, records, &assembly, &calls)
+}
+
+/// Takes away links weaker than `floor`.
+pub(crate) fn drop_weak(links: &mut Links, floor: Grade) {
+    let edges = std::mem::take(&mut links.edges);
+    let mut moved = vec![None; edges.len()];
+    for (at, edge) in edges.into_iter().enumerate() {
+        if edge.grade <= floor {
+            moved[at] = Some(links.edges.len());
+            links.edges.push(edge);
+        }
+    }
+    for parent in &mut links.parent {
+        *parent = parent.and_then(|at| moved[at]);
+    }
+}
+
+fn summary(id: &str, records: &[Record], assembly: &Assembly, calls: &[calls::Observed]) -> SessionSummary {
+    let mut tally = Tally::default();
+    records.iter().for_each(|record| tally.add(&TallyRow::from(record)));
+    let mut summary = tally.summary(id);
+    summary.prompts = assembly.turns.iter().filter(|turn| turn.prompt.is_some()).count() as u64;
+    summary.calls = calls.len() as u64;
+    let with = |outcome: &str| calls.iter().filter(|call| call.call.outcome.as_deref() == Some(outcome)).count() as u64;
+    summary.errors = with("error");
+    let denied = |call: &&calls::Observed| {
+        call.call.outcome.as_deref() == Some("denied") || call.call.decision.as_deref() == Some("deny")
+    };
+    summary.denials = calls.iter().filter(denied).count() as u64;
+    let first = assembly.turns.iter().find_map(|turn| records[turn.prompt?].text.as_deref());
+    summary.title = threadline_schemas::display::cut(first.unwrap_or_default(), crate::line::EXCERPT_CHARS).0;
+    summary
+}
+
+fn turns(records: &[Record], links: &Links, assembly: &Assembly, calls: Vec<calls::Observed>) -> Vec<Turn> {
+    let mut calls_of: Vec<Vec<calls::Observed>> = assembly.turns.iter().map(|_| Vec::new()).collect();
+    for call in calls {
+        calls_of[call.turn].push(call);
+    }
+    let line = |at: usize| event_line(&records[at], links.parent_of(at).map(|edge| edge.link(records)));
+    let turns = assembly.turns.iter().zip(calls_of).map(|(turn, calls)| {
+        let times = turn.records.iter().map(|at| records[*at].time_unix_nano);
+        let (from, to) = times.fold((i64::MAX, i64::MIN), |(min, max), time| (min.min(time), max.max(time)));
+        let events = turn.records.iter().filter(|at| assembly.call_of[**at].is_none() && Some(**at) != turn.prompt);
+        Turn {
+            id: turn.id.clone(),
+            prompt: turn.prompt.map(line),
+            prompt_text: turn.prompt.and_then(|at| records[at].text.clone()),
+            start: time_text(from),
+            end: time_text(to),
+            calls: calls.into_iter().map(|observed| observed.call).collect(),
+            events: events.map(|at| line(*at)).collect(),
+        }
+    });
+    turns.collect()
+}
+
+/// Gaps with the one about a limit in front.
+pub(crate) fn cut_gap(left_out: u64) -> Gap {
+    Gap {
+        kind: "recorder_gap".into(),
+        description: format!(
+            "{left_out} records of this session were not read: the session is larger than the limit of one answer"
+        ),
+        event_ids: Vec::new(),
+        call_id: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod captures;

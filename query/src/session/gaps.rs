@@ -1,0 +1,348 @@
+//! What is missing or contradictory in a session, in words that name event, source and time.
+//!
+//! | kind | when |
+//! | --- | --- |
+//! | `selection_not_executed` | a choice that the host answered itself, or that no capture point saw carried out |
+//! | `no_result` | a request without response, a choice without answer |
+//! | `no_request` | a response whose request was not recorded |
+//! | `no_host_record` | a call on the wire that the session's host says nothing about |
+//! | `source_disagreement` | sources that tell different outcomes or arguments |
+//! | `recorder_gap`, `rejected_records` | what our side could not record or read |
+//! | `contested_key` | an id that was not believed |
+//!
+//! Not here: what was never expected (a source that is not part of this session at all).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use threadline_schemas::{Kind, Outcome, Record, SourceKind, display};
+
+use super::assemble::Assembly;
+use super::calls::Observed;
+use crate::closure::Why;
+use crate::line::{content, time_text};
+use crate::links::Contest;
+use crate::model::Gap;
+
+/// Gaps of one kind that are listed one by one; further ones are counted.
+const LISTED_MAX: usize = 50;
+/// Ids or events that one gap names.
+const NAMED_MAX: usize = 8;
+
+/// The gaps, and the servers that no capture point saw.
+#[derive(Debug, Default)]
+pub(crate) struct Gaps {
+    pub(crate) named: Vec<Gap>,
+    pub(crate) silent: Vec<String>,
+}
+
+/// Names the gaps of a session.
+pub(crate) fn gaps(records: &[Record], assembly: &Assembly, calls: &[Observed], contest: &Contest) -> Gaps {
+    let seen = Seen::of(records);
+    let mut gaps = Gaps::default();
+    for (call, group) in calls.iter().zip(&assembly.calls) {
+        let found = [
+            not_executed(records, call, &seen),
+            no_result(records, call),
+            no_request(records, call),
+            no_host(records, call, &seen, group.records.iter().map(|at| &records[*at])),
+            disagreement(records, call, &group.records),
+        ];
+        gaps.named.extend(found.into_iter().flatten());
+    }
+    gaps.named.extend(answered_nothing(records, calls));
+    gaps.named.extend(recorder(records));
+    gaps.named.extend(rejected(records));
+    gaps.named.extend(contested(records, contest));
+    gaps.silent = seen.silent(records, calls);
+    gaps
+}
+
+/// Which sources this session has.
+struct Seen<'a> {
+    host: bool,
+    wire_servers: BTreeSet<&'a str>,
+}
+
+impl<'a> Seen<'a> {
+    fn of(records: &'a [Record]) -> Self {
+        let wire = records.iter().filter(|record| record.source_kind == SourceKind::Wire);
+        Seen {
+            host: records.iter().any(|record| record.source_kind == SourceKind::Host),
+            wire_servers: wire.filter_map(|record| record.server_name.as_deref()).collect(),
+        }
+    }
+
+    /// Servers that the host says it called and whose connection was not recorded.
+    fn silent(&self, records: &[Record], calls: &[Observed]) -> Vec<String> {
+        let called = calls.iter().filter(|call| call.executed_by == Some(SourceKind::Host));
+        let servers: BTreeSet<&str> =
+            called.filter_map(|call| records[call.selection?].server_name.as_deref()).collect();
+        let unseen = servers.into_iter().filter(|server| !self.wire_servers.contains(server));
+        unseen
+            .map(|server| {
+                format!("wire: no connection to server {} was recorded", display::visible(server, display::Lines::Show))
+            })
+            .collect()
+    }
+}
+
+fn gap(kind: &str, call: &Observed, description: String, events: &[&Record]) -> Gap {
+    Gap {
+        kind: kind.into(),
+        description,
+        event_ids: events.iter().map(|record| record.event_id.to_string()).collect(),
+        call_id: Some(call.call.id.clone()),
+    }
+}
+
+fn not_executed(records: &[Record], call: &Observed, seen: &Seen<'_>) -> Option<Gap> {
+    let selection = &records[call.selection?];
+    let tool = tool_of(selection);
+    let chosen = format!("{tool} was selected at {} ({})", time_text(selection.time_unix_nano), place(selection));
+    let server_recorded = selection.server_name.as_deref().is_some_and(|server| seen.wire_servers.contains(server));
+    match (call.executed_by, call.host_result.map(|at| &records[at])) {
+        (None, Some(answer)) => {
+            let said = content(answer).map_or_else(|| "nothing".into(), |(_, text)| quote(text));
+            let description = format!(
+                "{chosen}; the host answered {said} at {}; no frame and no server record of it was seen",
+                time_text(answer.time_unix_nano)
+            );
+            Some(gap("selection_not_executed", call, description, &[selection, answer]))
+        }
+        (Some(SourceKind::Host), Some(answer)) if server_recorded => {
+            let description = format!(
+                "{chosen} and the host reports a result at {}, but the recorded connections to its server show no such call",
+                time_text(answer.time_unix_nano)
+            );
+            Some(gap("selection_not_executed", call, description, &[selection, answer]))
+        }
+        _ => None,
+    }
+}
+
+fn no_result(records: &[Record], call: &Observed) -> Option<Gap> {
+    let cancelled = call.call.outcome.as_deref() == Some("cancelled");
+    if let (Some(request), None, false) = (call.request, call.response, cancelled) {
+        let request = &records[request];
+        let description = format!(
+            "request {} ({}) sent at {} on connection {} got no response",
+            request.rpc_id.as_deref().unwrap_or("without id"),
+            tool_of(request),
+            time_text(request.time_unix_nano),
+            request.connection_id.as_deref().unwrap_or("unknown"),
+        );
+        return Some(gap("no_result", call, description, &[request]));
+    }
+    let selection = &records[call.selection?];
+    if call.host_result.is_some() || call.response.is_some() {
+        return None;
+    }
+    let description = format!(
+        "{} was selected at {}; no answer of any source was recorded",
+        tool_of(selection),
+        time_text(selection.time_unix_nano)
+    );
+    Some(gap("no_result", call, description, &[selection]))
+}
+
+fn no_request(records: &[Record], call: &Observed) -> Option<Gap> {
+    let response = call.response.filter(|_| call.request.is_none())?;
+    let response = &records[response];
+    let description = format!(
+        "response {} at {} on connection {} answers a request that was not recorded",
+        response.rpc_id.as_deref().unwrap_or("without id"),
+        time_text(response.time_unix_nano),
+        response.connection_id.as_deref().unwrap_or("unknown"),
+    );
+    Some(gap("no_request", call, description, &[response]))
+}
+
+fn no_host<'a>(
+    records: &[Record],
+    call: &Observed,
+    seen: &Seen<'_>,
+    mut members: impl Iterator<Item = &'a Record>,
+) -> Option<Gap> {
+    let request = &records[call.request?];
+    if !seen.host || members.any(|record| record.source_kind == SourceKind::Host) {
+        return None;
+    }
+    let description = format!(
+        "call of {} at {} ({}) is on the wire, but no record of this session's host mentions it",
+        tool_of(request),
+        time_text(request.time_unix_nano),
+        place(request)
+    );
+    Some(gap("no_host_record", call, description, &[request]))
+}
+
+fn disagreement(records: &[Record], call: &Observed, members: &[usize]) -> Option<Gap> {
+    let mut told: BTreeMap<&str, &Record> = BTreeMap::new();
+    let mut by_source: BTreeMap<SourceKind, &str> = BTreeMap::new();
+    for record in members.iter().map(|at| &records[*at]) {
+        let ends = matches!(record.kind, Kind::Result | Kind::Call);
+        let outcome = match record.outcome.filter(|_| ends) {
+            Some(Outcome::Ok) => "ok",
+            Some(Outcome::Error) => "error",
+            Some(Outcome::Denied) => "denied",
+            _ => continue,
+        };
+        told.entry(outcome).or_insert(record);
+        by_source.insert(record.source_kind, outcome);
+    }
+    // A host may word an error as a denial; only success against failure is a contradiction.
+    if told.contains_key("ok") && told.len() > 1 && by_source.values().collect::<BTreeSet<_>>().len() > 1 {
+        let said: Vec<String> = by_source.iter().map(|(source, outcome)| format!("{source} says {outcome}")).collect();
+        let events: Vec<&Record> = told.values().copied().collect();
+        return Some(gap(
+            "source_disagreement",
+            call,
+            format!("outcome of {}: {}", name(call), said.join(", ")),
+            &events,
+        ));
+    }
+    let (selection, request) = (&records[call.selection?], &records[call.request?]);
+    match (&selection.arguments_digest, &request.arguments_digest) {
+        (Some(a), Some(b)) if a != b => Some(gap(
+            "source_disagreement",
+            call,
+            format!("arguments of {}: what the model chose differs from what was sent to the server", name(call)),
+            &[selection, request],
+        )),
+        _ => None,
+    }
+}
+
+/// Requests other than tool calls that got no response.
+fn answered_nothing(records: &[Record], calls: &[Observed]) -> Vec<Gap> {
+    let index = crate::links::Index::of(records);
+    let of_calls: BTreeSet<usize> = calls.iter().filter_map(|call| call.request).collect();
+    let open = (0..records.len()).filter(|at| {
+        let alone =
+            index.exchange(*at).is_some_and(|exchange| exchange.request == Some(*at) && exchange.responses.is_empty());
+        alone && records[*at].kind != Kind::Call && !of_calls.contains(at)
+    });
+    let all: Vec<&Record> = open.map(|at| &records[at]).collect();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let named: Vec<String> = all
+        .iter()
+        .take(NAMED_MAX)
+        .map(|record| {
+            format!("{} at {}", quote(record.name.as_deref().unwrap_or("request")), time_text(record.time_unix_nano))
+        })
+        .collect();
+    vec![Gap {
+        kind: "no_result".into(),
+        description: format!(
+            "{} requests other than tool calls got no response: {}{}",
+            all.len(),
+            named.join(", "),
+            more(all.len())
+        ),
+        event_ids: ids(&all),
+        call_id: None,
+    }]
+}
+
+fn recorder(records: &[Record]) -> Vec<Gap> {
+    let gaps = records.iter().filter(|record| record.kind == Kind::Gap);
+    gaps.take(LISTED_MAX)
+        .map(|record| Gap {
+            kind: "recorder_gap".into(),
+            description: format!(
+                "the recorder {} could not record everything around {}: {}",
+                quote(&record.source_name),
+                time_text(record.time_unix_nano),
+                record.text.as_deref().map_or_else(|| "no reason given".into(), quote)
+            ),
+            event_ids: vec![record.event_id.to_string()],
+            call_id: None,
+        })
+        .collect()
+}
+
+fn rejected(records: &[Record]) -> Option<Gap> {
+    let all: Vec<&Record> = records.iter().filter(|record| record.kind == Kind::Rejected).collect();
+    if all.is_empty() {
+        return None;
+    }
+    let named: Vec<String> = all
+        .iter()
+        .take(NAMED_MAX)
+        .map(|record| {
+            format!("{}: {}", place(record), record.text.as_deref().map_or_else(|| "no reason given".into(), quote))
+        })
+        .collect();
+    Some(Gap {
+        kind: "rejected_records".into(),
+        description: format!("{} lines could not be understood: {}{}", all.len(), named.join("; "), more(all.len())),
+        event_ids: ids(&all),
+        call_id: None,
+    })
+}
+
+fn contested(records: &[Record], contest: &Contest) -> Vec<Gap> {
+    let mut kinds: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for (key, why) in &contest.keys {
+        let why = match why {
+            Why::SeveralConversations => "occur under several conversations",
+            Why::DoesNotFit => "also occur at other times or with other content than here",
+            Why::SeveralConnections => "run through connections that followed one another",
+            Why::OpenedTwice => "were opened twice",
+        };
+        kinds.entry((key.split_once(':').map_or("key", |(kind, _)| kind), why)).or_default().push(key);
+    }
+    let describe = |((kind, why), keys): ((&str, &str), Vec<&str>)| {
+        let wanted: BTreeSet<&str> = keys.iter().copied().collect();
+        let bears = |record: &&Record| record.keys.iter().any(|key| wanted.contains(key.as_str()));
+        let all: Vec<&Record> = records.iter().filter(bears).collect();
+        let named: Vec<String> = keys.iter().take(NAMED_MAX).map(|key| quote(key)).collect();
+        Gap {
+            kind: "contested_key".into(),
+            description: format!(
+                "{} {kind} ids {why}; they were not used to join records by themselves: {}{}",
+                keys.len(),
+                named.join(", "),
+                more(keys.len())
+            ),
+            event_ids: ids(&all),
+            call_id: None,
+        }
+    };
+    kinds.into_iter().map(describe).collect()
+}
+
+fn ids(records: &[&Record]) -> Vec<String> {
+    records.iter().take(LISTED_MAX).map(|record| record.event_id.to_string()).collect()
+}
+
+fn more(count: usize) -> String {
+    if count > NAMED_MAX { format!(" and {} more", count - NAMED_MAX) } else { String::new() }
+}
+
+fn tool_of(record: &Record) -> String {
+    let tool = record.tool_name.as_deref().unwrap_or("a tool");
+    match record.server_name.as_deref() {
+        Some(server) => quote(&format!("{server}/{tool}")),
+        None => quote(tool),
+    }
+}
+
+fn name(call: &Observed) -> String {
+    quote(call.call.tool.as_deref().unwrap_or("the call"))
+}
+
+fn place(record: &Record) -> String {
+    match (&record.origin_file, record.origin_line) {
+        (Some(file), Some(line)) => quote(&format!("{file}:{line}")),
+        _ => format!("event {}", record.event_id),
+    }
+}
+
+/// Foreign words inside our sentence: visible, short, and marked as foreign.
+fn quote(text: &str) -> String {
+    let (short, cut) = display::cut(text, 120);
+    format!("'{}{}'", display::visible(&short, display::Lines::Show), if cut > 0 { "…" } else { "" })
+}

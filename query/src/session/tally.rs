@@ -1,0 +1,135 @@
+//! Totals of a session, from records or from facts alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use threadline_schemas::{Kind, Record, SourceKind};
+
+use crate::fact::{Fact, Facts};
+use crate::line::time_text;
+use crate::model::SessionSummary;
+
+/// What is counted of one record.
+#[derive(Debug)]
+pub(crate) struct TallyRow<'a> {
+    pub(crate) time: i64,
+    pub(crate) kind: Kind,
+    pub(crate) source_kind: SourceKind,
+    pub(crate) source_name: &'a str,
+    pub(crate) conversation: &'a str,
+    pub(crate) agent: &'a str,
+    pub(crate) authenticated: &'a str,
+    pub(crate) claimed: &'a str,
+    pub(crate) server: &'a str,
+    pub(crate) tool: &'a str,
+}
+
+impl<'a> From<&'a Record> for TallyRow<'a> {
+    fn from(record: &'a Record) -> Self {
+        fn text(value: &Option<String>) -> &str {
+            value.as_deref().unwrap_or_default()
+        }
+        TallyRow {
+            time: record.time_unix_nano,
+            kind: record.kind,
+            source_kind: record.source_kind,
+            source_name: &record.source_name,
+            conversation: text(&record.conversation_id),
+            agent: text(&record.agent_name),
+            authenticated: text(&record.user_authenticated),
+            claimed: text(&record.user_claimed),
+            server: text(&record.server_name),
+            tool: text(&record.tool_name),
+        }
+    }
+}
+
+impl<'a> TallyRow<'a> {
+    pub(crate) fn of(facts: &'a Facts, fact: &Fact) -> Self {
+        TallyRow {
+            time: fact.time,
+            kind: fact.kind,
+            source_kind: fact.source_kind,
+            source_name: facts.name(fact.source_name),
+            conversation: facts.name(fact.conversation),
+            agent: facts.name(fact.agent),
+            authenticated: facts.name(fact.user_authenticated),
+            claimed: facts.name(fact.user_claimed),
+            server: facts.name(fact.server),
+            tool: facts.name(fact.tool),
+        }
+    }
+}
+
+/// Sums over the records of one session.
+#[derive(Debug, Default)]
+pub(crate) struct Tally<'a> {
+    from: Option<i64>,
+    to: i64,
+    records: u64,
+    rejected: u64,
+    prompts: u64,
+    calls: u64,
+    coverage: BTreeMap<SourceKind, u64>,
+    sources: BTreeMap<&'a str, u64>,
+    conversations: BTreeSet<&'a str>,
+    agents: BTreeSet<&'a str>,
+    authenticated: BTreeSet<&'a str>,
+    claimed: BTreeSet<&'a str>,
+    servers: BTreeSet<&'a str>,
+    tools: BTreeSet<&'a str>,
+}
+
+impl<'a> Tally<'a> {
+    pub(crate) fn add(&mut self, row: &TallyRow<'a>) {
+        self.from = Some(self.from.map_or(row.time, |from| from.min(row.time)));
+        self.to = if self.records == 0 { row.time } else { self.to.max(row.time) };
+        self.records += 1;
+        self.rejected += u64::from(row.kind == Kind::Rejected);
+        self.prompts += u64::from(row.kind == Kind::Prompt);
+        self.calls += u64::from(row.kind == Kind::Selection);
+        *self.coverage.entry(row.source_kind).or_default() += 1;
+        *self.sources.entry(row.source_name).or_default() += 1;
+        self.conversations.insert(row.conversation);
+        self.agents.insert(row.agent);
+        self.authenticated.insert(row.authenticated);
+        self.claimed.insert(row.claimed);
+        self.servers.insert(row.server);
+        if is_tool_use(row.kind) {
+            self.tools.insert(row.tool);
+        }
+    }
+
+    /// The summary. Prompts and calls are counted by kind here; a reconstruction knows better.
+    pub(crate) fn summary(&self, id: &str) -> SessionSummary {
+        let list = |names: &BTreeSet<&str>| -> Vec<String> {
+            names.iter().filter(|name| !name.is_empty()).map(|name| name.to_string()).collect()
+        };
+        let from = self.from.unwrap_or(0);
+        let mut users = list(&self.authenticated);
+        let claimed = list(&self.claimed).into_iter().filter(|user| !self.authenticated.contains(user.as_str()));
+        users.extend(claimed);
+        SessionSummary {
+            id: id.into(),
+            start: time_text(from),
+            end: time_text(self.to),
+            duration_nano: self.to.saturating_sub(from),
+            conversation_ids: list(&self.conversations),
+            agents: list(&self.agents),
+            users,
+            servers: list(&self.servers),
+            tools: list(&self.tools),
+            prompts: self.prompts,
+            calls: self.calls,
+            records: self.records,
+            rejected: self.rejected,
+            coverage: self.coverage.iter().map(|(kind, count)| (kind.to_string(), *count)).collect(),
+            sources: self.sources.iter().map(|(name, count)| (name.to_string(), *count)).collect(),
+            ..SessionSummary::default()
+        }
+    }
+}
+
+/// Tools count when somebody chose, called or answered them, not when they were merely listed.
+pub(crate) fn is_tool_use(kind: Kind) -> bool {
+    matches!(kind, Kind::Selection | Kind::Call | Kind::Result | Kind::Decision | Kind::Approval)
+}
