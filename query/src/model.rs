@@ -43,6 +43,9 @@ pub struct Completeness {
     pub sources_silent: Vec<String>,
     /// Links in the answer that were judged rather than read (grade inferred or ambiguous).
     pub links_inferred: u64,
+    /// Remarks on how the answer was made that leave nothing out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One state of the store.
@@ -345,6 +348,23 @@ pub struct Placement {
     pub score: Option<f64>,
 }
 
+/// One emitter.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SourceSummary {
+    /// Its name.
+    pub source_name: String,
+    /// host, wire, gateway, server, downstream, threadline, unknown.
+    pub source_kind: String,
+    /// Records.
+    pub records: u64,
+    /// Of them, ones that could not be understood.
+    pub rejected: u64,
+    /// Oldest event time.
+    pub first: String,
+    /// Newest event time.
+    pub last: String,
+}
+
 /// Rows of a SQL query.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Table {
@@ -373,8 +393,50 @@ pub struct SessionFilter {
     pub from: Option<String>,
     /// Sessions with an event before, RFC 3339.
     pub to: Option<String>,
+    /// Also connections and traces without prompt, choice or call; default false.
+    pub all: Option<bool>,
     /// Sessions per page, at most 1000; default 100.
     pub limit: Option<usize>,
     /// Cursor of the page.
     pub cursor: Option<String>,
+}
+
+/// A text question.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(default)]
+pub struct SearchQuestion {
+    /// Words and "quoted phrases"; all must occur. `*` at the end of a word matches its continuations.
+    pub q: String,
+    /// Events at or after, RFC 3339.
+    pub from: Option<String>,
+    /// Events before, RFC 3339.
+    pub to: Option<String>,
+    /// Hits per page, at most 1000; default 50.
+    pub limit: Option<usize>,
+    /// Cursor of the page.
+    pub cursor: Option<String>,
+}
+
+/// Which placements to list.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(default)]
+pub struct LinksQuestion {
+    /// Only this session, by any id; default everything.
+    pub session: Option<String>,
+    /// Placements per page, at most 10000; default 1000.
+    pub limit: Option<usize>,
+    /// Cursor of the page.
+    pub cursor: Option<String>,
+}
+
+/// A SQL query.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(default)]
+pub struct SqlQuestion {
+    /// One SELECT over the tables `records` and `links`.
+    pub query: String,
+    /// Rows to return, at most the configured limit.
+    pub limit: Option<usize>,
+    /// Time to spend, at most the configured limit.
+    pub timeout_ms: Option<u64>,
 }

@@ -1,0 +1,322 @@
+//! The engine: every question the API, the CLI and the pages ask, over one snapshot each.
+//!
+//! Invariants
+//! - every answer says which snapshot it read, what it left out, and why
+//! - nothing here writes; memory per question is bounded by [`EngineConfig`]
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine as _;
+use threadline_schemas::{Record, leaf, record::event_id};
+use threadline_store::{KeyQuery, Reader, RowId, Snapshot};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use crate::error::QueryError;
+use crate::gather::{Bounds, Gathered, session_of};
+use crate::index::{Indexed, SessionIndex};
+use crate::line::{event_line, time_text};
+use crate::links::{Contest, links};
+use crate::metrics::Metrics;
+use crate::model::{Answer, Completeness, Event, Link, Session, SessionSummary, SnapshotInfo, SourceSummary};
+use crate::session::{Options, cut_gap, reconstruct, summarize};
+
+/// Limits of one engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Rows that are followed for one session.
+    pub gather_rows_max: usize,
+    /// Payload bytes held while a session is put together.
+    pub gather_bytes_max: usize,
+    /// Records of one session in an answer.
+    pub session_records_max: usize,
+    /// Memory of the session index.
+    pub index_bytes_max: usize,
+    /// Sessions up to this many records are reconstructed for their line in the list; larger ones are
+    /// counted by kind of record.
+    pub summary_records_max: usize,
+    /// SQL queries that run at once; further ones are refused.
+    pub sql_at_once_max: usize,
+    /// Memory of one SQL query.
+    pub sql_bytes_max: usize,
+    /// Rows of one SQL answer.
+    pub sql_rows_max: usize,
+    /// Time of one SQL query.
+    pub sql_timeout_ms: u64,
+    /// Rows up to which SQL offers the table `links`.
+    pub sql_links_rows_max: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            gather_rows_max: 100_000,
+            gather_bytes_max: 256 << 20,
+            session_records_max: 20_000,
+            index_bytes_max: 512 << 20,
+            summary_records_max: 5_000,
+            sql_at_once_max: 4,
+            sql_bytes_max: 256 << 20,
+            sql_rows_max: 10_000,
+            sql_timeout_ms: 30_000,
+            sql_links_rows_max: 200_000,
+        }
+    }
+}
+
+/// What may be left out of a session.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// How it is put together.
+    pub options: Options,
+    /// Fewer records than the configured bound.
+    pub records_max: Option<usize>,
+}
+
+/// Answers questions over one store.
+#[derive(Debug)]
+pub struct Engine {
+    reader: Reader,
+    config: EngineConfig,
+    index: SessionIndex,
+    summaries: Mutex<HashMap<SummaryKey, SessionSummary>>,
+    sql_permits: Semaphore,
+    metrics: Metrics,
+}
+
+/// A session and how many records it had; records never change or go away, so more means another key.
+type SummaryKey = (String, usize);
+
+const SUMMARIES_MAX: usize = 20_000;
+
+impl Engine {
+    /// An engine over a store.
+    pub fn new(reader: Reader, config: EngineConfig) -> Self {
+        Engine {
+            index: SessionIndex::new(config.index_bytes_max),
+            sql_permits: Semaphore::new(config.sql_at_once_max),
+            reader,
+            config,
+            summaries: Mutex::default(),
+            metrics: Metrics::new(),
+        }
+    }
+
+    /// Its limits.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// Counters of this process; others add theirs ([`Metrics::register`]).
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The present state of the store.
+    pub async fn snapshot(&self) -> Result<Arc<Snapshot>, QueryError> {
+        Ok(self.reader.snapshot().await?)
+    }
+
+    pub(crate) fn sql_permits(&self) -> &Semaphore {
+        &self.sql_permits
+    }
+
+    pub(crate) async fn indexed(&self) -> Result<Arc<Indexed>, QueryError> {
+        self.index.of(self.snapshot().await?).await
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds { rows_max: self.config.gather_rows_max, bytes_max: self.config.gather_bytes_max }
+    }
+
+    pub(crate) async fn gathered(&self, snapshot: &Snapshot, id: &str) -> Result<Gathered, QueryError> {
+        session_of(snapshot, id, self.bounds()).await
+    }
+
+    /// The session that any id leads to.
+    pub async fn session(&self, id: &str, options: &SessionOptions) -> Result<Answer<Session>, QueryError> {
+        let snapshot = self.snapshot().await?;
+        let mut gathered = self.gathered(&snapshot, id).await?;
+        let max = options.records_max.unwrap_or(usize::MAX).min(self.config.session_records_max);
+        let left_out = gathered.records.len().saturating_sub(max);
+        gathered.records.truncate(max);
+        let options = options.options.clone();
+        let work = move || {
+            let built = reconstruct(&gathered.id, &gathered.records, &gathered.contest, &options);
+            (built, gathered.rows_seen, gathered.cut)
+        };
+        let (mut built, rows_seen, cut) =
+            tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?;
+        let mut completeness = completeness(&snapshot);
+        completeness.rows_searched = rows_seen;
+        completeness.links_inferred = built.links_inferred;
+        completeness.rows_cut = left_out as u64;
+        if left_out > 0 {
+            completeness.reasons.push(format!("the session has {left_out} more records than the {max} shown"));
+            built.session.gaps.insert(0, cut_gap(left_out as u64));
+        }
+        if cut {
+            completeness.reasons.push(format!(
+                "the search for its records was ended at {} rows or {} MiB; there may be more",
+                self.config.gather_rows_max,
+                self.config.gather_bytes_max >> 20
+            ));
+        }
+        completeness.sources_silent = built.silent;
+        Ok(answer(built.session, None, completeness))
+    }
+
+    /// One record in full, with its session and its links.
+    pub async fn event(&self, id: &str) -> Result<Answer<Event>, QueryError> {
+        let snapshot = self.snapshot().await?;
+        let record = self.record(&snapshot, id).await?;
+        let completeness_of = completeness(&snapshot);
+        let event = record.event_id.to_string();
+        let (session_id, links) = match self.gathered(&snapshot, &event).await {
+            Ok(gathered) if !gathered.records.iter().all(|one| one.event_id == record.event_id) => {
+                let touching = links_of(&gathered.records, &gathered.contest, &event);
+                (Some(gathered.id), touching)
+            }
+            Ok(_) | Err(QueryError::SeveralSessions { .. } | QueryError::NotFound { .. }) => (None, Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let parent = links.iter().find(|link| link.from == event && link.grade < crate::model::Grade::Ambiguous);
+        let event = Event {
+            line: event_line(&record, parent.cloned()),
+            session_id,
+            links,
+            leaf_hash: hex::encode(leaf::hash(&record)),
+            raw_bytes: record.raw.as_ref().map_or(0, Vec::len) as u64,
+            record: record.to_json(),
+        };
+        Ok(answer(event, None, Completeness { rows_searched: 1, ..completeness_of }))
+    }
+
+    /// The exact bytes received for a record, after redaction. A part of a line has its line's bytes.
+    pub async fn event_raw(&self, id: &str) -> Result<Vec<u8>, QueryError> {
+        let snapshot = self.snapshot().await?;
+        let record = self.record(&snapshot, id).await?;
+        if let Some(raw) = record.raw {
+            return Ok(raw);
+        }
+        let line = record.delivery_key.rsplit_once('#').map(|(line, _)| event_id(&record.tenant, line));
+        let missing = QueryError::NoRaw { id: record.event_id.to_string() };
+        match line {
+            Some(line) => self.record(&snapshot, &line.to_string()).await?.raw.ok_or(missing),
+            None => Err(missing),
+        }
+    }
+
+    async fn record(&self, snapshot: &Snapshot, id: &str) -> Result<Record, QueryError> {
+        let event = Uuid::parse_str(id.trim()).map_err(|_| QueryError::not_found(id, &["event id (a UUID)"]))?;
+        let rows = snapshot.rows_with_keys(&[KeyQuery::Any(event.to_string())]).await?;
+        let records = snapshot.records(&rows).await?;
+        records
+            .into_iter()
+            .find(|record| record.event_id == event)
+            .ok_or_else(|| QueryError::not_found(id, &["event id"]))
+    }
+
+    /// Who sent what, and when last.
+    pub async fn sources(&self) -> Result<Answer<Vec<SourceSummary>>, QueryError> {
+        let index = self.indexed().await?;
+        let mut completeness = completeness(&index.snapshot);
+        note_left_out(&index, &mut completeness);
+        let work = move || {
+            let view = index.view();
+            let mut sources: BTreeMap<(&str, String), (u64, u64, i64, i64)> = BTreeMap::new();
+            for at in 0..view.len() {
+                let (facts, fact) = view.at(at);
+                let key = (facts.name(fact.source_name), fact.source_kind.to_string());
+                let seen = sources.entry(key).or_insert((0, 0, i64::MAX, i64::MIN));
+                seen.0 += 1;
+                seen.1 += u64::from(fact.kind == threadline_schemas::Kind::Rejected);
+                seen.2 = seen.2.min(fact.time);
+                seen.3 = seen.3.max(fact.time);
+            }
+            let summary = |((name, kind), (records, rejected, first, last)): ((&str, String), (u64, u64, i64, i64))| {
+                SourceSummary {
+                    source_name: name.to_string(),
+                    source_kind: kind,
+                    records,
+                    rejected,
+                    first: time_text(first),
+                    last: time_text(last),
+                }
+            };
+            sources.into_iter().map(summary).collect::<Vec<_>>()
+        };
+        let sources = tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?;
+        Ok(answer(sources, None, completeness))
+    }
+
+    /// The line of a session in a list: reconstructed when it is small enough, and kept.
+    pub(crate) async fn summary(&self, index: &Indexed, session: u32) -> Result<SessionSummary, QueryError> {
+        let closed = &index.closure.sessions[session as usize];
+        if closed.rows.len() > self.config.summary_records_max {
+            return Ok(crate::sessions::counted(index, session));
+        }
+        let key = (closed.id.clone(), closed.rows.len());
+        let known = self.summaries.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(summary) = known {
+            return Ok(summary);
+        }
+        let rows: Vec<RowId> = index.rows(&closed.rows);
+        let mut records = index.snapshot.records(&rows).await?;
+        crate::session::sort(&mut records);
+        let summary = summarize(&closed.id, &records, &Contest::default());
+        let mut summaries = self.summaries.lock().unwrap_or_else(PoisonError::into_inner);
+        if summaries.len() >= SUMMARIES_MAX {
+            summaries.clear();
+        }
+        summaries.insert(key, summary.clone());
+        Ok(summary)
+    }
+}
+
+/// Links from and to one record.
+fn links_of(records: &[Record], contest: &Contest, event: &str) -> Vec<Link> {
+    let found = links(records, contest);
+    let all = found.edges.iter().map(|edge| edge.link(records)).chain(found.outside.iter().cloned());
+    all.filter(|link| link.from == event || link.to == event || link.candidates.iter().any(|id| id == event)).collect()
+}
+
+/// The completeness statement of a snapshot, before anything was left out.
+pub(crate) fn completeness(snapshot: &Snapshot) -> Completeness {
+    Completeness {
+        state: "complete".into(),
+        snapshot: SnapshotInfo {
+            table_version: snapshot.table_version(),
+            read_at: snapshot.read_at().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+            sealed_rows: snapshot.sealed_rows(),
+            tail_rows: snapshot.tail_rows(),
+            files_without_text_index: snapshot.files_without_text_index(),
+        },
+        ..Completeness::default()
+    }
+}
+
+pub(crate) fn note_left_out(index: &Indexed, completeness: &mut Completeness) {
+    completeness.rows_searched = index.rows_indexed();
+    if index.rows_left_out > 0 {
+        completeness.rows_cut += index.rows_left_out;
+        completeness.reasons.push(format!(
+            "the session index is full: {} rows of the oldest files are not in it (any id still finds them)",
+            index.rows_left_out
+        ));
+    }
+}
+
+/// An answer; what was left out makes it partial.
+pub(crate) fn answer<T>(data: T, next_cursor: Option<String>, mut completeness: Completeness) -> Answer<T> {
+    if !completeness.reasons.is_empty() {
+        completeness.state = "partial".into();
+    }
+    Answer { data, next_cursor, completeness }
+}
+
+/// Raw bytes in base64, for JSON.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    base64::prelude::BASE64_STANDARD.encode(bytes)
+}

@@ -1,0 +1,88 @@
+//! Why a question has no answer. Messages carry ids, limits and next steps, never content.
+
+use threadline_schemas::display;
+use threadline_store::StoreError;
+
+/// A question that could not be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// Nothing bears this id.
+    #[error("nothing is stored under {id}; tried as {}", tried.join(", "))]
+    NotFound {
+        /// What was asked for, made visible and cut.
+        id: String,
+        /// Ways in which it was looked up.
+        tried: Vec<String>,
+    },
+    /// The id occurs in several sessions.
+    #[error("{id} occurs in {} sessions: {}{}", sessions.len(), sessions.iter().take(8).cloned().collect::<Vec<_>>().join(", "), if sessions.len() > 8 { ", ..." } else { "" })]
+    SeveralSessions {
+        /// What was asked for, made visible and cut.
+        id: String,
+        /// Their ids.
+        sessions: Vec<String>,
+    },
+    /// A parameter cannot be understood.
+    #[error("parameter {name}: {reason}")]
+    Parameter {
+        /// Which.
+        name: &'static str,
+        /// What is expected.
+        reason: String,
+    },
+    /// A record has no raw bytes.
+    #[error("record {id} has no raw bytes: its payload was not kept or was erased")]
+    NoRaw {
+        /// Event id.
+        id: String,
+    },
+    /// SQL that is not run.
+    #[error("{reason}; {next_step}")]
+    SqlRefused {
+        /// Why.
+        reason: String,
+        /// What to do.
+        next_step: String,
+    },
+    /// SQL that failed.
+    #[error("the query failed: {reason}")]
+    SqlFailed {
+        /// What the engine says, made visible and cut.
+        reason: String,
+    },
+    /// It took too long.
+    #[error("the query did not finish within {limit_ms} ms; narrow it by time, kind or key, or ask for fewer columns")]
+    Timeout {
+        /// The limit.
+        limit_ms: u64,
+    },
+    /// Too much at once.
+    #[error("too many heavy queries at once; try again in a moment")]
+    Busy,
+    /// The store could not be read.
+    #[error("the store could not be read")]
+    Store(#[from] StoreError),
+    /// Columns of a sealed file could not be read.
+    #[error("a sealed file could not be read")]
+    Columns(#[from] arrow::error::ArrowError),
+    /// Work that was handed to another thread did not come back.
+    #[error("the query was interrupted")]
+    Interrupted,
+}
+
+impl QueryError {
+    /// A parameter that cannot be understood.
+    pub(crate) fn parameter(name: &'static str, reason: impl Into<String>) -> Self {
+        QueryError::Parameter { name, reason: reason.into() }
+    }
+
+    pub(crate) fn not_found(id: &str, tried: &[&str]) -> Self {
+        QueryError::NotFound { id: shown(id), tried: tried.iter().map(|way| way.to_string()).collect() }
+    }
+}
+
+/// An id that somebody typed, fit for a message.
+pub(crate) fn shown(id: &str) -> String {
+    let (short, cut) = display::cut(id, 120);
+    format!("'{}{}'", display::visible(&short, display::Lines::Show), if cut > 0 { "…" } else { "" })
+}

@@ -1,0 +1,271 @@
+//! Gathering: from any id to all records of its session, by following keys through the id sidecars.
+//!
+//! Records of other conversations are the border: they are read, because whether a key is contested
+//! depends on them, and not followed. So the closure over what was gathered gives this session what
+//! the closure over everything would.
+//!
+//! Invariants
+//! - at most [`Bounds::rows_max`] rows and [`Bounds::bytes_max`] bytes of payload are held; beyond that the
+//!   answer says that it was cut
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use threadline_schemas::{Key, KeyKind, Record};
+use threadline_store::{KeyQuery, RowId, Snapshot};
+use uuid::Uuid;
+
+use crate::closure::{Closure, Verdict, close};
+use crate::error::{QueryError, shown};
+use crate::fact::{FactKey, FactView, Facts};
+use crate::links::Contest;
+
+/// How much may be held while gathering.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Rows.
+    pub(crate) rows_max: usize,
+    /// Payload bytes.
+    pub(crate) bytes_max: usize,
+}
+
+/// What belongs to the session of an id.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    /// Session id.
+    pub(crate) id: String,
+    /// Its records, sorted.
+    pub(crate) records: Vec<Record>,
+    pub(crate) contest: Contest,
+    /// Rows that were looked at.
+    pub(crate) rows_seen: u64,
+    /// Whether a bound ended the search.
+    pub(crate) cut: bool,
+}
+
+/// Rows that bear `id` in any of its readings, and the readings.
+pub(crate) async fn resolve(snapshot: &Snapshot, id: &str) -> Result<Vec<RowId>, QueryError> {
+    let id = id.trim();
+    let mut queries = Vec::new();
+    let mut tried = Vec::new();
+    if let Some(key) = Key::parse(id) {
+        queries.push(KeyQuery::Typed(key.to_string()));
+        tried.push("typed key");
+    }
+    queries.push(KeyQuery::Any(id.into()));
+    tried.push("event id, stamp or bare value of any key");
+    let lower = id.to_ascii_lowercase();
+    if lower != id {
+        queries.push(KeyQuery::Any(lower.clone()));
+    }
+    let fields: Vec<&str> = lower.split('-').collect();
+    if let [_, trace, span, _] = fields[..]
+        && trace.len() == 32
+        && span.len() == 16
+    {
+        queries.push(KeyQuery::Typed(Key::scoped(KeyKind::Span, trace, span).to_string()));
+        queries.push(KeyQuery::Typed(Key::scoped(KeyKind::ParentSpan, trace, span).to_string()));
+        tried.push("traceparent");
+    }
+    if id.is_empty() {
+        return Err(QueryError::not_found(id, &["nothing: the id is empty"]));
+    }
+    let rows = snapshot.rows_with_keys(&queries).await?;
+    if rows.is_empty() { Err(QueryError::not_found(id, &tried)) } else { Ok(rows) }
+}
+
+/// The session of `id`.
+pub(crate) async fn session_of(snapshot: &Snapshot, id: &str, bounds: Bounds) -> Result<Gathered, QueryError> {
+    let seed = resolve(snapshot, id).await?;
+    let mut heap = Heap { bounds, ..Heap::default() };
+    heap.read(snapshot, &seed).await?;
+    let conversations = heap.conversations();
+    if conversations.len() > 1 && !id.starts_with("s-") {
+        let sessions: BTreeSet<String> = conversations.into_values().collect();
+        return Err(QueryError::SeveralSessions { id: shown(id), sessions: sessions.into_iter().collect() });
+    }
+    heap.home.extend(conversations.into_keys());
+    loop {
+        heap.follow(snapshot).await?;
+        let closure = heap.close();
+        let found: BTreeSet<u32> = (0..seed.len().min(heap.records.len()))
+            .map(|at| closure.session_of[at])
+            .filter(|at| *at != crate::closure::NONE)
+            .collect();
+        let named = found.iter().copied().find(|at| closure.sessions[*at as usize].id == id);
+        let session = match (named, found.len()) {
+            (Some(session), _) => session,
+            (None, 1) => found.first().copied().unwrap_or_default(),
+            (None, 0) => return heap.alone(id, seed.len()),
+            (None, _) => {
+                let sessions = found.iter().map(|at| closure.sessions[*at as usize].id.clone()).collect();
+                return Err(QueryError::SeveralSessions { id: shown(id), sessions });
+            }
+        };
+        let members: Vec<usize> = closure.sessions[session as usize].rows.iter().map(|at| *at as usize).collect();
+        if heap.cut || !heap.widen(&members) {
+            return Ok(heap.take(closure, session as usize));
+        }
+    }
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Heap {
+    records: Vec<Record>,
+    rows: HashSet<RowId>,
+    /// Conversations whose records are followed, as key texts.
+    home: BTreeSet<String>,
+    followed: Vec<bool>,
+    asked: HashSet<String>,
+    bytes: usize,
+    bounds: Bounds,
+    cut: bool,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds { rows_max: 100_000, bytes_max: 256 << 20 }
+    }
+}
+
+impl Heap {
+    /// Reads rows that are not here yet, in parts, up to the bounds.
+    async fn read(&mut self, snapshot: &Snapshot, rows: &[RowId]) -> Result<(), QueryError> {
+        const PART: usize = 2000;
+        let fresh: Vec<RowId> = rows.iter().copied().filter(|row| !self.rows.contains(row)).collect();
+        for part in fresh.chunks(PART) {
+            let room = self.bounds.rows_max.saturating_sub(self.records.len());
+            if room == 0 || self.bytes > self.bounds.bytes_max {
+                self.cut = true;
+                return Ok(());
+            }
+            let part = &part[..part.len().min(room)];
+            for record in snapshot.records(part).await? {
+                self.bytes += payload_bytes(&record);
+                self.records.push(record);
+                self.followed.push(false);
+            }
+            self.rows.extend(part);
+            self.cut |= room < PART && fresh.len() > room;
+        }
+        Ok(())
+    }
+
+    /// Conversations of what is here: key text and session stamp.
+    fn conversations(&self) -> HashMap<String, String> {
+        let mut found = HashMap::new();
+        for record in &self.records {
+            if let Some(key) = keys(record, KeyKind::Conversation).next() {
+                found.insert(key.to_string(), record.session_key.clone());
+            }
+        }
+        found
+    }
+
+    /// Follows the keys of every record that is at home or has no conversation, until nothing new comes.
+    async fn follow(&mut self, snapshot: &Snapshot) -> Result<(), QueryError> {
+        loop {
+            let mut wanted = Vec::new();
+            for at in 0..self.records.len() {
+                if self.followed[at] || !self.is_home(at) {
+                    continue;
+                }
+                self.followed[at] = true;
+                let record = &self.records[at];
+                self.home.extend(keys(record, KeyKind::Conversation).map(str::to_string));
+                for text in record.keys.iter().filter(|text| Key::parse(text).is_some_and(|key| key.kind.joins())) {
+                    if self.asked.insert(text.clone()) {
+                        wanted.push(KeyQuery::Typed(text.clone()));
+                    }
+                }
+            }
+            if wanted.is_empty() || self.cut {
+                return Ok(());
+            }
+            let rows = snapshot.rows_with_keys(&wanted).await?;
+            self.read(snapshot, &rows).await?;
+        }
+    }
+
+    fn is_home(&self, at: usize) -> bool {
+        let mut conversations = keys(&self.records[at], KeyKind::Conversation).peekable();
+        conversations.peek().is_none() || conversations.any(|key| self.home.contains(key))
+    }
+
+    fn close(&self) -> Closure {
+        let facts = Facts::of(&self.records);
+        close(&FactView::new(vec![&facts]))
+    }
+
+    /// Takes conversations of the session home that were border before; whether there were any.
+    fn widen(&mut self, members: &[usize]) -> bool {
+        let before = self.home.len();
+        for at in members {
+            let conversations: Vec<String> =
+                keys(&self.records[*at], KeyKind::Conversation).map(str::to_string).collect();
+            self.home.extend(conversations);
+        }
+        self.home.len() > before
+    }
+
+    fn take(self, closure: Closure, session: usize) -> Gathered {
+        let contest = contest(&closure, session as u32, &|at| &self.records[at as usize]);
+        let id = closure.sessions[session].id.clone();
+        let rows_seen = self.records.len() as u64;
+        let mut records: Vec<Option<Record>> = self.records.into_iter().map(Some).collect();
+        let mut members: Vec<Record> =
+            closure.sessions[session].rows.iter().filter_map(|at| records[*at as usize].take()).collect();
+        crate::session::sort(&mut members);
+        Gathered { id, records: members, contest, rows_seen, cut: self.cut }
+    }
+
+    /// Records that share no session-like key with anything are shown by themselves.
+    fn alone(self, id: &str, seeds: usize) -> Result<Gathered, QueryError> {
+        let rows_seen = self.records.len() as u64;
+        let mut records: Vec<Record> = self.records.into_iter().take(seeds).collect();
+        let parsed = Uuid::parse_str(id.trim()).ok();
+        if let Some(event) = parsed.filter(|event| records.iter().any(|record| record.event_id == *event)) {
+            records.retain(|record| record.event_id == event);
+        }
+        crate::session::sort(&mut records);
+        let Some(first) = records.first() else {
+            return Err(QueryError::not_found(id, &["event id, stamp or bare value of any key"]));
+        };
+        Ok(Gathered { id: first.session_key.clone(), records, contest: Contest::default(), rows_seen, cut: self.cut })
+    }
+}
+
+/// What the closure found about keys that records of one session bear.
+pub(crate) fn contest<'a>(closure: &Closure, session: u32, record: &dyn Fn(u32) -> &'a Record) -> Contest {
+    let mut contest = Contest::default();
+    let own = |at: &u32| closure.session_of[*at as usize] == session;
+    for contested in &closure.contested {
+        let text = contested
+            .at
+            .iter()
+            .copied()
+            .find(own)
+            .and_then(|at| record(at).keys.iter().find(|text| FactKey::of(text) == Some(contested.key)).cloned());
+        if let Some(text) = text {
+            contest.keys.insert(text, contested.why);
+        }
+    }
+    for judged in closure.judged.iter().filter(|judged| own(&judged.at)) {
+        if let Verdict::Several(rivals) = &judged.verdict {
+            let rivals = rivals.iter().map(|at| record(*at).event_id).collect();
+            contest.rivals.insert(record(judged.at).event_id, rivals);
+        }
+    }
+    contest
+}
+
+fn keys(record: &Record, kind: KeyKind) -> impl Iterator<Item = &str> {
+    let is_kind = move |key: &&str| key.strip_prefix(kind.as_str()).is_some_and(|rest| rest.starts_with(':'));
+    record.keys.iter().map(String::as_str).filter(is_kind)
+}
+
+fn payload_bytes(record: &Record) -> usize {
+    let texts = [&record.text, &record.arguments, &record.result, &record.attributes];
+    let texts: usize = texts.iter().filter_map(|text| text.as_ref()).map(String::len).sum();
+    texts + record.raw.as_ref().map_or(0, Vec::len)
+}

@@ -1,0 +1,185 @@
+//! The session index: the closure over every stored record, for lists and for `links`.
+//!
+//! Facts of a sealed file are read once and kept by file id; the tail comes on top. The closure is
+//! made anew for each state of the store, at most once per state.
+//!
+//! Invariants
+//! - facts take at most [`SessionIndex::bytes_max`]; when they would not fit, the newest files are kept and the
+//!   index says how many rows it leaves out
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use threadline_schemas::columns::from_batch;
+use threadline_schemas::{Kind, Record};
+use threadline_store::{RowId, Snapshot};
+use uuid::Uuid;
+
+use crate::closure::{Closure, close};
+use crate::error::QueryError;
+use crate::fact::{COLUMNS, Fact, FactView, Facts};
+
+/// Keeps facts by file, and the last index.
+#[derive(Debug)]
+pub(crate) struct SessionIndex {
+    bytes_max: usize,
+    files: Mutex<HashMap<Uuid, Arc<Facts>>>,
+    last: Mutex<Option<(State, Arc<Indexed>)>>,
+    building: tokio::sync::Mutex<()>,
+}
+
+/// What tells two states of the store apart.
+type State = (i64, u64, u64, Option<Uuid>);
+
+/// Every session of one snapshot.
+#[derive(Debug)]
+pub(crate) struct Indexed {
+    pub(crate) snapshot: Arc<Snapshot>,
+    blocks: Vec<Arc<Facts>>,
+    /// File of each block.
+    files: Vec<u32>,
+    pub(crate) closure: Closure,
+    /// Sessions, newest start first, then by id.
+    pub(crate) order: Vec<Listed>,
+    /// Rows of files that did not fit.
+    pub(crate) rows_left_out: u64,
+}
+
+/// A session's place in the list.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listed {
+    pub(crate) session: u32,
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    /// Whether anything was asked, chosen or called in it.
+    pub(crate) active: bool,
+}
+
+impl SessionIndex {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        SessionIndex {
+            bytes_max,
+            files: Mutex::default(),
+            last: Mutex::default(),
+            building: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// The index of a snapshot.
+    pub(crate) async fn of(&self, snapshot: Arc<Snapshot>) -> Result<Arc<Indexed>, QueryError> {
+        let state = state(&snapshot);
+        if let Some(index) = self.known(&state) {
+            return Ok(index);
+        }
+        let _one_at_a_time = self.building.lock().await;
+        if let Some(index) = self.known(&state) {
+            return Ok(index);
+        }
+        let index = Arc::new(self.build(snapshot).await?);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, index.clone()));
+        Ok(index)
+    }
+
+    fn known(&self, state: &State) -> Option<Arc<Indexed>> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(known, _)| known == state).map(|(_, index)| index.clone())
+    }
+
+    async fn build(&self, snapshot: Arc<Snapshot>) -> Result<Indexed, QueryError> {
+        let (mut blocks, mut files) = (Vec::new(), Vec::new());
+        let (mut bytes, mut rows_left_out) = (0usize, 0u64);
+        let mut kept = HashMap::new();
+        for (place, file) in snapshot.files().iter().enumerate().rev() {
+            if bytes >= self.bytes_max {
+                rows_left_out += u64::from(file.rows);
+                continue;
+            }
+            let known = self.files.lock().unwrap_or_else(PoisonError::into_inner).get(&file.id).cloned();
+            let facts = match known {
+                Some(facts) => facts,
+                None => Arc::new(read(&snapshot, place as u32).await?),
+            };
+            bytes += facts.bytes();
+            kept.insert(file.id, facts.clone());
+            blocks.push(facts);
+            files.push(place as u32);
+        }
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        blocks.reverse();
+        files.reverse();
+        blocks.push(Arc::new(Facts::of(snapshot.tail().iter().map(AsRef::as_ref)).finish()));
+        files.push(RowId::TAIL);
+        let work = move || {
+            let view = FactView::new(blocks.iter().map(AsRef::as_ref).collect());
+            let closure = close(&view);
+            let order = order(&closure, &view);
+            (blocks, closure, order)
+        };
+        let (blocks, closure, order) = tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?;
+        Ok(Indexed { snapshot, blocks, files, closure, order, rows_left_out })
+    }
+}
+
+fn state(snapshot: &Snapshot) -> State {
+    let last = snapshot.tail().last().map(|record| record.event_id);
+    (snapshot.table_version(), snapshot.sealed_rows(), snapshot.tail_rows(), last)
+}
+
+async fn read(snapshot: &Snapshot, file: u32) -> Result<Facts, QueryError> {
+    let batches = snapshot.file_columns(file, COLUMNS).await?;
+    let work = move || {
+        let mut facts = Facts::default();
+        for batch in batches {
+            from_batch(&batch)?.iter().for_each(|record: &Record| facts.push(record));
+        }
+        Ok(facts.finish())
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?
+}
+
+fn order(closure: &Closure, view: &FactView<'_>) -> Vec<Listed> {
+    let mut order: Vec<Listed> = closure
+        .sessions
+        .iter()
+        .enumerate()
+        .map(|(session, closed)| {
+            let mut listed = Listed { session: session as u32, start: i64::MAX, end: i64::MIN, active: false };
+            for fact in closed.rows.iter().map(|at| view.at(*at).1) {
+                listed.start = listed.start.min(fact.time);
+                listed.end = listed.end.max(fact.time);
+                listed.active |= is_activity(fact);
+            }
+            listed
+        })
+        .collect();
+    order.sort_by(|a, b| {
+        let id = |listed: &Listed| &closure.sessions[listed.session as usize].id;
+        b.start.cmp(&a.start).then_with(|| id(a).cmp(id(b)))
+    });
+    order
+}
+
+fn is_activity(fact: &Fact) -> bool {
+    matches!(fact.kind, Kind::Prompt | Kind::Selection | Kind::Call | Kind::Result | Kind::Completion)
+}
+
+impl Indexed {
+    pub(crate) fn view(&self) -> FactView<'_> {
+        FactView::new(self.blocks.iter().map(AsRef::as_ref).collect())
+    }
+
+    /// Rows of positions.
+    pub(crate) fn rows(&self, at: &[u32]) -> Vec<RowId> {
+        let view = self.view();
+        at.iter()
+            .map(|at| {
+                let (block, row) = view.locate(*at);
+                RowId { file: self.files[block], row }
+            })
+            .collect()
+    }
+
+    pub(crate) fn rows_indexed(&self) -> u64 {
+        self.blocks.iter().map(|facts| facts.len() as u64).sum()
+    }
+}

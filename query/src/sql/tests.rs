@@ -1,0 +1,93 @@
+use threadline_store::{Store, StoreConfig};
+
+use super::*;
+use crate::testing::call;
+
+async fn engine(dir: &std::path::Path) -> (Store, Engine) {
+    let store = Store::open(dir, StoreConfig::default()).await.unwrap();
+    store.appender().append(call("a", "conv", "run", "toolu_1", 0)).await.unwrap();
+    let engine = Engine::new(store.reader(), EngineConfig::default());
+    (store, engine)
+}
+
+fn ask(query: &str) -> SqlQuestion {
+    SqlQuestion { query: query.into(), ..SqlQuestion::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_over_tail_and_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, engine) = engine(dir.path()).await;
+    let query = ask("SELECT kind, count(*) AS n FROM records GROUP BY kind ORDER BY kind");
+    let before = engine.sql(&query).await.unwrap();
+    store.seal_now().await.unwrap();
+    let after = engine.sql(&query).await.unwrap();
+    assert_eq!(before.data.rows, after.data.rows);
+    assert_eq!(serde_json::to_string(&after.data.rows).unwrap(), r#"[["call",1],["result",2],["selection",1]]"#);
+    assert_eq!((before.completeness.snapshot.tail_rows, after.completeness.snapshot.tail_rows), (4, 0));
+
+    let links = engine.sql(&ask("SELECT l.rule, l.grade, r.kind FROM links l JOIN records r USING (event_id) WHERE l.parent_event_id IS NOT NULL ORDER BY l.rule, r.kind")).await.unwrap();
+    assert_eq!(
+        serde_json::to_string(&links.data.rows).unwrap(),
+        r#"[["response","proven","result"],["tool-call-id","matched","call"],["tool-call-id","claimed","result"]]"#
+    );
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_but_bounded_queries_is_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, engine) = engine(dir.path()).await;
+    for statement in [
+        "CREATE TABLE x AS SELECT 1",
+        "CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'",
+        "INSERT INTO records SELECT * FROM records",
+        "DELETE FROM records",
+        "DROP TABLE records",
+        "COPY records TO '/tmp/x'",
+        "SET datafusion.execution.batch_size = 1",
+        "SELECT 1; SELECT 2",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM nothing",
+        "WITH x AS (SELECT 1) INSERT INTO records SELECT * FROM x",
+        "EXPLAIN ANALYZE DELETE FROM records",
+        "SELEC 1",
+        "",
+    ] {
+        let error = engine.sql(&ask(statement)).await.unwrap_err();
+        assert!(
+            matches!(error, QueryError::SqlRefused { .. } | QueryError::SqlFailed { .. }),
+            "{statement}: {error:?}"
+        );
+    }
+    let sum = format!("SELECT {}1", "1+".repeat(20_000 - 1));
+    assert!(matches!(engine.sql(&ask(&sum)).await, Err(QueryError::SqlRefused { .. })));
+    // Just inside every limit at once, it is answered or refused, and the process lives.
+    let deep = format!("SELECT {}1{}", "(1+".repeat(guard::DEPTH_MAX), ")".repeat(guard::DEPTH_MAX));
+    drop(engine.sql(&ask(&deep)).await);
+    let wide = format!("SELECT {}1", "1+".repeat(guard::OPERATORS_MAX));
+    drop(engine.sql(&ask(&wide)).await);
+    let not = format!("SELECT {} true", "not ".repeat(guard::OPERATORS_MAX - 2));
+    drop(engine.sql(&ask(&not)).await);
+    let unions = format!("SELECT 1 {}", "union all select 1 ".repeat(600));
+    drop(engine.sql(&ask(&unions)).await);
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_beyond_the_limit_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, engine) = engine(dir.path()).await;
+    let question = SqlQuestion { limit: Some(3), ..ask("SELECT value FROM generate_series(1, 1000)") };
+    let answer = engine.sql(&question).await.unwrap();
+    assert_eq!(
+        (answer.data.rows.len(), answer.completeness.rows_cut, answer.completeness.state.as_str()),
+        (3, 997, "partial")
+    );
+    let endless = ask(
+        "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b, generate_series(1, 1000000) c",
+    );
+    let question = SqlQuestion { timeout_ms: Some(300), ..endless };
+    assert!(matches!(engine.sql(&question).await, Err(QueryError::Timeout { limit_ms: 300 })));
+    store.close().await.unwrap();
+}
