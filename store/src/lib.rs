@@ -48,6 +48,7 @@ mod hash;
 pub mod inbox;
 mod layout;
 pub mod log;
+mod lookup;
 mod provider;
 mod reader;
 mod recovery;
@@ -70,8 +71,9 @@ pub use self::{
     error::{AppendError, StoreError},
     files::SealedFile,
     layout::{FORMAT_VERSION, match_key},
+    lookup::KeyQuery,
     reader::Reader,
     search::{TextHits, TextQuery},
-    snapshot::{KeyQuery, RowId, Snapshot},
+    snapshot::{RowId, Snapshot},
     store::Store,
 };

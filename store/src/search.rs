@@ -18,10 +18,10 @@ use crate::{
 
 /// What to search for.
 ///
-/// A row is a hit when every term occurs in one of its texts: content, names, ids, keys, and the raw bytes where nothing
-/// else holds the content. Case and the kind of white space do not matter; JSON escapes are undone. A term matches whole
+/// A row is a hit when every term occurs in one of its texts: content, names, ids, keys, and the raw bytes where little
+/// else holds the content, as with rejected lines. Case and the kind of white space do not matter; JSON escapes are undone. A term matches whole
 /// words (runs of letters and digits; one CJK character is a word): `err` is not in `error`, `git` is in
-/// `mcp__git__log`. `*` at an end of a term lifts the boundary there. Terms with punctuation or spaces match exactly so.
+/// `mcp__git__log`. Event ids and stamps are found when they are given whole. `*` at an end of a term lifts the boundary there. Terms with punctuation or spaces match exactly so.
 /// Without terms every row in the range is a hit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TextQuery {
@@ -141,7 +141,11 @@ impl Search<'_> {
             }
         };
         let Some(text) = text else { return self.scan(index, file) };
-        let rows = match text.candidates(&self.patterns)? {
+        let by_id = |pattern: &Pattern| match pattern.id() {
+            Some(wanted) => self.view.rows_in_file(file, wanted),
+            None => Ok(Vec::new()),
+        };
+        let rows = match text.candidates(&self.patterns, by_id)? {
             Some(candidates) => candidates.rows(),
             None if self.patterns.is_empty() => (0..file.rows).collect(),
             None => return self.scan(index, file),
@@ -150,7 +154,7 @@ impl Search<'_> {
         let mut candidates: Vec<(i64, u32)> = timed.filter(|(time, _)| self.in_range(*time)).collect();
         candidates.sort_unstable_by_key(|(time, row)| (Reverse(*time), Reverse(*row)));
         if self.patterns.iter().all(Pattern::is_one_word) {
-            // The index says exactly which rows have a word.
+            // The indexes say exactly which rows have a word or an id.
             let wanted = candidates.into_iter().take(self.newest.keep);
             wanted.for_each(|(time, row)| {
                 if self.newest.wants(time) {

@@ -7,24 +7,19 @@
 //!
 //! Not here: how a moment is caught (`reader`), full text (`search`), SQL (`provider`).
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
-use threadline_schemas::{Key, KeyKind, Record};
-use uuid::Uuid;
+use threadline_schemas::Record;
 
 use crate::{
     StoreError, columnar,
     files::{Files, SealedFile, by_file, places},
-    hash::{Domain, hash},
+    lookup::{KeyQuery, Wanted},
     provider::RecordsProvider,
     search::{TextHits, TextQuery, search},
-    sidecar::{Probe, probes_for_any},
     store::blocking,
     tail::Chunk,
 };
@@ -41,15 +36,6 @@ pub struct RowId {
 impl RowId {
     /// The `file` of rows in the tail.
     pub const TAIL: u32 = u32::MAX;
-}
-
-/// What rows are looked up by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum KeyQuery {
-    /// A key in its text form, `kind:value` or `kind:scope/value`.
-    Typed(String),
-    /// The bare value of any key, or an event id, or a stamp.
-    Any(String),
 }
 
 /// See the head of this file. Clones are the same snapshot.
@@ -177,17 +163,12 @@ impl View {
     fn rows_with_keys(&self, wanted: &Wanted) -> Result<Vec<RowId>, StoreError> {
         let mut found = Vec::new();
         for (index, file) in (0..).zip(self.files.iter()) {
-            let rows = self.access.candidates(file, &wanted.probes)?;
-            if rows.is_empty() {
-                continue;
-            }
-            let records = self.access.records(file, Some(&rows), Some(VERIFIED_COLUMNS))?;
-            let matching = rows.iter().zip(&records).filter(|(_, record)| wanted.matches(record));
-            found.extend(matching.map(|(row, _)| RowId { file: index, row: *row }));
+            found.extend(self.rows_in_file(file, wanted)?.into_iter().map(|row| RowId { file: index, row }));
         }
         let mut first = 0;
         for chunk in &self.chunks {
-            let mut rows: Vec<u32> = wanted.probes.iter().flat_map(|probe| chunk.candidates(*probe)).copied().collect();
+            let mut rows: Vec<u32> =
+                wanted.probes().iter().flat_map(|probe| chunk.candidates(*probe)).copied().collect();
             rows.sort_unstable();
             rows.dedup();
             rows.retain(|row| wanted.matches(&chunk.rows[*row as usize].record));
@@ -195,6 +176,18 @@ impl View {
             first += chunk.rows.len() as u32;
         }
         Ok(found)
+    }
+
+    /// Rows of one file that bear any of the keys.
+    pub(crate) fn rows_in_file(&self, file: &SealedFile, wanted: &Wanted) -> Result<Vec<u32>, StoreError> {
+        let mut rows = self.access.candidates(file, wanted.probes())?;
+        if rows.is_empty() {
+            return Ok(rows);
+        }
+        let records = self.access.records(file, Some(&rows), Some(Wanted::COLUMNS))?;
+        let mut records = records.iter();
+        rows.retain(|_| records.next().is_some_and(|record| wanted.matches(record)));
+        Ok(rows)
     }
 
     fn records(&self, rows: &[RowId]) -> Result<Vec<Record>, StoreError> {
@@ -217,52 +210,5 @@ impl View {
         }
         let whole = rows.iter().zip(records);
         whole.map(|(id, record)| record.ok_or(StoreError::NoSuchRow { file: id.file, row: id.row })).collect()
-    }
-}
-
-/// What a row says about the keys it bears.
-const VERIFIED_COLUMNS: &[&str] = &["event_id", "keys", "session_key", "turn_key", "call_key"];
-
-/// Keys to look for, and the hashes under which they are filed.
-#[derive(Debug)]
-struct Wanted {
-    probes: Vec<Probe>,
-    events: HashSet<Uuid>,
-    typed: HashSet<String>,
-    values: HashSet<String>,
-}
-
-impl Wanted {
-    fn new(keys: &[KeyQuery]) -> Wanted {
-        let mut wanted =
-            Wanted { probes: Vec::new(), events: HashSet::new(), typed: HashSet::new(), values: HashSet::new() };
-        for key in keys {
-            match key {
-                KeyQuery::Typed(text) => {
-                    wanted.probes.push(Probe::Key(hash(Domain::Typed, text)));
-                    wanted.typed.insert(text.clone());
-                }
-                KeyQuery::Any(value) => {
-                    wanted.probes.extend(probes_for_any(value));
-                    wanted.events.extend(Uuid::parse_str(value).ok());
-                    // As keys keep it, which is by digest where it is very long.
-                    wanted.values.insert(Key::new(KeyKind::Request, value).value);
-                    wanted.values.insert(value.clone());
-                }
-            }
-        }
-        wanted
-    }
-
-    fn matches(&self, record: &Record) -> bool {
-        self.events.contains(&record.event_id)
-            || record.keys.iter().any(|key| self.typed.contains(key))
-            || (!self.values.is_empty() && self.matches_value(record))
-    }
-
-    fn matches_value(&self, record: &Record) -> bool {
-        let stamps = [Some(&record.session_key), record.turn_key.as_ref(), record.call_key.as_ref()];
-        stamps.into_iter().flatten().any(|stamp| self.values.contains(stamp))
-            || record.keys.iter().any(|key| Key::parse(key).is_some_and(|key| self.values.contains(&key.value)))
     }
 }

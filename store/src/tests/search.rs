@@ -28,7 +28,12 @@ async fn hits(snapshot: &Snapshot, query: &TextQuery) -> (Vec<String>, TextHits)
 }
 
 async fn check_all(snapshot: &Snapshot) {
-    let expected: [(&[&str], &[&str]); 18] = [
+    let id = call(8).event_id.to_string();
+    let stamp = call(9).call_key.unwrap();
+    let expected: [(&[&str], &[&str]); 21] = [
+        (&[&id], &["api:8"]),
+        (&[&stamp, "orders"], &["api:9"]),
+        (&["toolcall:toolu_9"], &["api:9"]),
         (&["drop table users;"], &["api:0"]),
         (&["DROP", "users"], &["api:0"]),
         (&["rop"], &[]),

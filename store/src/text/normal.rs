@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-use threadline_schemas::Record;
+use threadline_schemas::{Key, Kind, Record};
 
 /// What verification has to read of a row, besides the bodies.
 pub(crate) const SEARCHED_COLUMNS: &[&str] = &[
     "event_id",
+    "kind",
     "time_unix_nano",
     "text",
     "arguments",
@@ -26,7 +27,6 @@ pub(crate) const SEARCHED_COLUMNS: &[&str] = &[
     "user_authenticated",
     "origin_file",
     "keys",
-    "rpc_id",
     "delivery_key",
     "session_key",
     "turn_key",
@@ -45,9 +45,7 @@ const ESCAPE_LEVELS_MAX: usize = 3;
 
 /// Calls `each` with every searched text of `record`, normalised; stops when it returns `false`.
 pub(crate) fn record_texts(record: &Record, mut each: impl FnMut(&str) -> bool) -> bool {
-    let id = record.event_id.to_string();
-    let required = [&id, &record.source_name, &record.delivery_key, &record.session_key];
-    let optional = [
+    let named = [
         &record.text,
         &record.name,
         &record.server_name,
@@ -59,20 +57,14 @@ pub(crate) fn record_texts(record: &Record, mut each: impl FnMut(&str) -> bool) 
         &record.user_claimed,
         &record.user_authenticated,
         &record.origin_file,
-        &record.rpc_id,
-        &record.turn_key,
-        &record.call_key,
-        &record.conversation_id,
-        &record.turn_id,
-        &record.tool_call_id,
-        &record.trace_id,
-        &record.span_id,
-        &record.parent_span_id,
-        &record.connection_id,
     ];
-    let plain = required.into_iter().chain(optional.into_iter().flatten()).chain(&record.keys);
-    for text in plain {
+    for text in named.into_iter().flatten().chain([&record.source_name]) {
         if !each(&normalise(text)) {
+            return false;
+        }
+    }
+    for id in ids(record) {
+        if !each(&normalise(&id)) {
             return false;
         }
     }
@@ -81,11 +73,47 @@ pub(crate) fn record_texts(record: &Record, mut each: impl FnMut(&str) -> bool) 
             return false;
         }
     }
-    let held = record.text.is_some() || record.arguments.is_some() || record.result.is_some();
     match &record.raw {
-        Some(raw) if !held => unescaped(&String::from_utf8_lossy(raw), &mut each),
+        Some(raw) if raw_is_searched(record, raw) => unescaped(&String::from_utf8_lossy(raw), &mut each),
         _ => true,
     }
+}
+
+/// Whether the raw bytes may say what no other searched column says: a line that was not understood, or one of which the
+/// payload columns hold less than half.
+fn raw_is_searched(record: &Record, raw: &[u8]) -> bool {
+    let payloads = [&record.text, &record.arguments, &record.result, &record.attributes];
+    let held: usize = payloads.into_iter().flatten().map(String::len).sum();
+    record.kind == Kind::Rejected || held < raw.len() / 2
+}
+
+/// The ids that a source gave, each once: values and scopes of keys, and what has no key.
+fn ids(record: &Record) -> Vec<Cow<'_, str>> {
+    let mut ids: Vec<Cow<'_, str>> = Vec::with_capacity(record.keys.len() + 2);
+    let mut add = |id: Cow<'_, str>| {
+        if !ids.contains(&id) {
+            ids.push(Cow::Owned(id.into_owned()));
+        }
+    };
+    for key in &record.keys {
+        match Key::parse(key) {
+            Some(Key { scope, value, .. }) => scope.into_iter().chain([value]).for_each(|id| add(Cow::Owned(id))),
+            None => add(Cow::Borrowed(key)),
+        }
+    }
+    let native = [
+        &record.conversation_id,
+        &record.turn_id,
+        &record.tool_call_id,
+        &record.trace_id,
+        &record.span_id,
+        &record.parent_span_id,
+        &record.connection_id,
+    ];
+    native.into_iter().flatten().for_each(|id| add(Cow::Borrowed(id)));
+    // The id under which a client delivered it.
+    record.delivery_key.strip_prefix("api:").into_iter().for_each(|id| add(Cow::Borrowed(id)));
+    ids
 }
 
 /// A JSON text as it is, and with its escapes undone level by level.

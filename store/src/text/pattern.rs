@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use memchr::memmem;
 use threadline_schemas::Record;
 
+use crate::lookup::{KeyQuery, Wanted};
+
 use super::{
     normal::{normalise, record_texts, unescape},
     words::{Class, class, cut, words},
@@ -22,6 +24,8 @@ pub(crate) struct PatternWord<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {
     forms: Vec<String>,
+    /// The term as an id, exactly as typed.
+    id: Option<Wanted>,
     open_left: bool,
     open_right: bool,
 }
@@ -43,7 +47,9 @@ impl Pattern {
             }
             text = Cow::Owned(next);
         }
-        Some(Pattern { forms, open_left: term.starts_with('*'), open_right: term.ends_with('*') })
+        let is_id = !bare.contains(char::is_whitespace) && bare.len() == term.len();
+        let id = is_id.then(|| Wanted::new(&[KeyQuery::Any(bare.into()), KeyQuery::Typed(bare.into())]));
+        Some(Pattern { forms, id, open_left: term.starts_with('*'), open_right: term.ends_with('*') })
     }
 
     /// The words that a row must have, for each form of the term; a form without words matches in any row.
@@ -63,7 +69,12 @@ impl Pattern {
         })
     }
 
-    /// Whether the index alone decides: one whole word, as it is in the index.
+    /// The id that the term may be.
+    pub(crate) fn id(&self) -> Option<&Wanted> {
+        self.id.as_ref()
+    }
+
+    /// Whether the index of words alone decides: one whole word, as it is in the index.
     pub(crate) fn is_one_word(&self) -> bool {
         let [form] = &self.forms[..] else { return false };
         !self.open_left && words(form).eq([form.as_str()]) && cut(form) == form
@@ -71,7 +82,7 @@ impl Pattern {
 
     /// Whether a row is a hit of this term.
     pub(crate) fn is_in(&self, record: &Record) -> bool {
-        !record_texts(record, |text| !self.is_in_text(text))
+        self.id.as_ref().is_some_and(|id| id.matches(record)) || !record_texts(record, |text| !self.is_in_text(text))
     }
 
     /// Whether it occurs in a normalised text.
