@@ -1,6 +1,7 @@
 //! Collectors, redaction, stamps, pipeline
 
 pub mod decompress;
+pub mod follow;
 pub mod http;
 pub mod import;
 pub mod pipeline;

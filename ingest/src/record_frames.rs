@@ -114,10 +114,10 @@ impl tap::Record for FrameRecorder {
             }
             Err(error) => return Err(RecordError::Unavailable(Box::new(error))),
         }
-        if let Some(outbox) = recording.outbox.as_ref().filter(|_| is_end) {
-            if !outbox.flush(FLUSH_MAX).await {
-                tracing::warn!("the server is away; what it does not have yet stays in the outbox for the next run");
-            }
+        if let Some(outbox) = recording.outbox.as_ref().filter(|_| is_end)
+            && !outbox.flush(FLUSH_MAX).await
+        {
+            tracing::warn!("the server is away; what it does not have yet stays in the outbox for the next run");
         }
         Ok(())
     }

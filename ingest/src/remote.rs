@@ -210,10 +210,11 @@ impl Sender {
             }
         };
         let (done, _sent) = watch::channel(0);
-        if self.drain(&log, &done).await && log.close().await.is_ok() {
-            if let Err(error) = std::fs::remove_dir_all(dir) {
-                tracing::warn!(dir = %dir.display(), %error, "an outbox that was sent cannot be removed");
-            }
+        if self.drain(&log, &done).await
+            && log.close().await.is_ok()
+            && let Err(error) = std::fs::remove_dir_all(dir)
+        {
+            tracing::warn!(dir = %dir.display(), %error, "an outbox that was sent cannot be removed");
         }
     }
 

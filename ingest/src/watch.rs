@@ -30,6 +30,7 @@ use tokio::task::JoinHandle;
 use tracing::error;
 
 use self::rounds::Rounds;
+pub use crate::follow::follow;
 
 /// Settings.
 #[derive(Clone, Debug)]

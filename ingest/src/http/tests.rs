@@ -183,7 +183,7 @@ async fn events_in_three_shapes() {
         (JSON, one.clone()),
         (JSON, format!(" [{one}, {}\n]", event("3"))),
         (JSON, "[]".into()),
-        (JSON, format!("{{\n  \"kind\": \"log\",\n  \"text\": \"no id\"\n}}")),
+        (JSON, "{\n  \"kind\": \"log\",\n  \"text\": \"no id\"\n}".into()),
         (NDJSON, format!("{}\nnot json\n{{\"kind\":\"nope\"}}\n[1]\n\0\n", event("4"))),
         (JSON, format!("[{},,\"x\"]", event("5"))),
         (NDJSON, format!("{}{}", "[".repeat(1000), "]".repeat(1000))),

@@ -82,7 +82,7 @@ async fn recorded_sessions_are_imported_whole_and_once() {
     assert!(records.iter().all(|record| record.leaf_salt.is_some() && !record.session_key.is_empty()));
 
     // The secret is nowhere, and the same fingerprint stands where it was read and where it was written.
-    let all: String = records.iter().map(|record| threadline_schemas::wire::write_event(record)).collect();
+    let all: String = records.iter().map(threadline_schemas::wire::write_event).collect();
     assert!(!all.contains("dummy-demo-key-123"));
     let reads = of("mcp/fs.stdio.jsonl").into_iter().filter_map(|record| record.result.as_deref());
     let token = reads.filter_map(|result| Some(result.split_once("DEMO_KEY=")?.1.split_once(']')?.0)).next().unwrap();

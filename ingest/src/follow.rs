@@ -1,0 +1,318 @@
+//! `threadline watch`: lines of growing files into records, as they are written.
+//!
+//! Invariants
+//! - a line gets the key that `import` gives it (see [`LineKeys`]), so importing a file that was watched, or watching it again
+//!   after a restart, stores nothing twice; positions are not kept, files are read from the beginning and deduplicated
+//! - while the store cannot take records (full disk, overload) reading stands still and goes on by itself
+//! - bytes that were gone before they could be read become a `gap` record with their count
+//!
+//! After a line over the limit the keys of its file differ from those of `import`, because they cover its length only.
+//!
+//! Not here: finding files and lines (`watch`), what lines mean (`schemas::decode`).
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use threadline_schemas::decode::recognise::{self, Format, HEAD_BYTES};
+use threadline_schemas::decode::{Line, LineDecoder};
+use threadline_schemas::{Collector, Kind, Record, SourceKind};
+use threadline_store::AppendError;
+use uuid::Uuid;
+
+use crate::import::LineKeys;
+use crate::pipeline::Pipeline;
+use crate::watch::{Batch, Interruption, InterruptionKind, Oversized, Position, Watch, WatchOptions};
+
+const WAIT_FIRST: Duration = Duration::from_millis(100);
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Why following ended.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The files could not be looked at any more; the log says why.
+    #[error("following the files has failed")]
+    Watch,
+    /// The store was closed.
+    #[error("cannot store what the files say")]
+    Append(#[source] AppendError),
+}
+
+/// Follows files and folders until dropped; with `once`, reads what is there and returns.
+///
+/// # Errors
+/// See [`FollowError`]. Dropping it loses nothing: the next run reads the files again.
+pub async fn follow(paths: &[PathBuf], pipeline: Arc<Pipeline>, once: bool) -> Result<(), FollowError> {
+    let mut watch = Watch::new(paths.to_vec(), WatchOptions::default());
+    let mut following = Following { pipeline, roots: paths.to_vec(), files: HashMap::new() };
+    if once {
+        loop {
+            let batches = watch.poll_once().await;
+            if batches.is_empty() {
+                return Ok(());
+            }
+            for batch in batches {
+                following.take(batch).await?;
+            }
+        }
+    }
+    loop {
+        let batch = watch.next().await.ok_or(FollowError::Watch)?;
+        following.take(batch).await?;
+    }
+}
+
+/// A file, whatever it is called.
+type Identity = (u64, u64, i64);
+
+struct Following {
+    pipeline: Arc<Pipeline>,
+    roots: Vec<PathBuf>,
+    files: HashMap<Identity, File>,
+}
+
+struct File {
+    name: String,
+    keys: LineKeys,
+    reading: Reading,
+}
+
+enum Reading {
+    /// Lines so far do not say what they are.
+    Unrecognised {
+        held: Vec<(i64, String, Bytes)>,
+        bytes: usize,
+    },
+    Lines(Format, Box<dyn LineDecoder>),
+    Skipped,
+}
+
+impl Following {
+    async fn take(&mut self, batch: Batch) -> Result<(), FollowError> {
+        let identity = identity(&batch.position);
+        let name = relative(&batch.path, &self.roots);
+        let mut records: Vec<Record> =
+            batch.interruption.iter().filter_map(|interruption| self.gap(&name, interruption)).collect();
+        if batch.interruption.is_some() {
+            // Cut, written anew or gone: what was known of it is over.
+            self.files.remove(&identity);
+        }
+        if batch.start_offset == 0 || !self.files.contains_key(&identity) {
+            self.files.insert(identity, File::new(name));
+        }
+        if let Some(file) = self.files.get_mut(&identity) {
+            let mut number = i64::try_from(batch.start_line).unwrap_or(i64::MAX);
+            if let Some(oversized) = &batch.oversized {
+                records.extend(file.oversized(&self.pipeline, oversized));
+                number = i64::try_from(oversized.line).unwrap_or(i64::MAX).saturating_add(1);
+            }
+            for line in batch.lines {
+                records.extend(file.line(&self.pipeline, number, line));
+                number = number.saturating_add(1);
+            }
+        }
+        self.store(records).await
+    }
+
+    async fn store(&self, records: Vec<Record>) -> Result<(), FollowError> {
+        let mut wait = WAIT_FIRST;
+        loop {
+            match self.pipeline.submit(records.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(error @ (AppendError::Closed | AppendError::TooLarge { .. })) => {
+                    return Err(FollowError::Append(error));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "watched lines cannot be stored now; trying again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(WAIT_MAX);
+                }
+            }
+        }
+    }
+
+    /// What was never read, if anything.
+    fn gap(&self, name: &str, interruption: &Interruption) -> Option<Record> {
+        let what = match interruption.kind {
+            InterruptionKind::Truncated => "truncated",
+            InterruptionKind::Replaced => "replaced",
+            InterruptionKind::Removed => "removed",
+        };
+        if interruption.unread_bytes == 0 {
+            tracing::debug!(file = name, what, "a watched file is not what it was");
+            return None;
+        }
+        let context = self.pipeline.context(Collector::Watch);
+        let mut record = Record::new(context.tenant, &format!("own:{}", Uuid::new_v4()), Kind::Gap);
+        record.set_time(None, context.observed_time_unix_us);
+        record.collector = Collector::Watch;
+        record.source_kind = SourceKind::Threadline;
+        record.source_name = "threadline".into();
+        record.decoder = "watch".into();
+        record.name = Some("gap".into());
+        record.origin_file = Some(name.into());
+        record.error_type = Some(what.into());
+        let attributes = serde_json::json!({ "unread_bytes": interruption.unread_bytes });
+        record.attributes = Some(attributes.to_string());
+        Some(record)
+    }
+}
+
+impl File {
+    fn new(name: String) -> Self {
+        let keys = LineKeys::new(name.rsplit('/').next().unwrap_or(&name));
+        File { name, keys, reading: Reading::Unrecognised { held: Vec::new(), bytes: 0 } }
+    }
+
+    fn line(&mut self, pipeline: &Pipeline, number: i64, line: Bytes) -> Vec<Record> {
+        let key = self.keys.next(&line);
+        if line.trim_ascii().is_empty() {
+            return Vec::new();
+        }
+        match &mut self.reading {
+            Reading::Skipped => Vec::new(),
+            Reading::Lines(_, decoder) => decode(&self.name, &mut **decoder, pipeline, number, &key, &line),
+            Reading::Unrecognised { held, bytes } => {
+                *bytes += line.len();
+                held.push((number, key, line));
+                self.recognise(pipeline)
+            }
+        }
+    }
+
+    /// Reads what is held as soon as it says what it is; gives up once it should have.
+    fn recognise(&mut self, pipeline: &Pipeline) -> Vec<Record> {
+        let Reading::Unrecognised { held, bytes } = &mut self.reading else { return Vec::new() };
+        let mut head: Vec<u8> = Vec::new();
+        for (_, _, line) in held.iter() {
+            head.extend_from_slice(line);
+            head.push(b'\n');
+        }
+        let found = recognise::recognise(&self.name, &head);
+        let decoder = |format| recognise::decoder(format, &self.name, self.keys.first_line_digest());
+        match found.as_ref().map(|format| (*format, decoder(*format))) {
+            Ok((format, Some(mut decoder))) => {
+                let held = std::mem::take(held);
+                let lines = held.iter();
+                let records = lines
+                    .flat_map(|(number, key, line)| decode(&self.name, &mut *decoder, pipeline, *number, key, line))
+                    .collect();
+                self.reading = Reading::Lines(format, decoder);
+                records
+            }
+            other => {
+                if *bytes > HEAD_BYTES || other.is_ok() {
+                    let reason = found.err().map_or("not a file of lines", |skipped| skipped.reason);
+                    tracing::info!(file = self.name, reason, "a file is not followed");
+                    self.reading = Reading::Skipped;
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// A line that was passed over.
+    fn oversized(&mut self, pipeline: &Pipeline, oversized: &Oversized) -> Option<Record> {
+        let key = self.keys.next(format!("oversized {} {}", oversized.offset, oversized.length).as_bytes());
+        let Reading::Lines(format, _) = &self.reading else { return None };
+        let context = pipeline.context(Collector::Watch);
+        let number = i64::try_from(oversized.line).unwrap_or(i64::MAX);
+        let line = Line { bytes: b"", file: Some(&self.name), number, delivery_key: &key };
+        let reason = format!("line of {} bytes is above the limit and was passed over", oversized.length);
+        Some(context.rejected(&line, format.as_str(), &reason))
+    }
+}
+
+fn decode(
+    name: &str,
+    decoder: &mut dyn LineDecoder,
+    pipeline: &Pipeline,
+    number: i64,
+    delivery_key: &str,
+    line: &Bytes,
+) -> Vec<Record> {
+    let context = pipeline.context(Collector::Watch);
+    decoder.line(&context, Line { bytes: line, file: Some(name), number, delivery_key })
+}
+
+fn identity(position: &Position) -> Identity {
+    (position.device, position.inode, position.born_unix_nano)
+}
+
+/// Relative to the folder that is watched; for a file that was named its base name.
+fn relative(path: &Path, roots: &[PathBuf]) -> String {
+    let below =
+        roots.iter().filter_map(|root| path.strip_prefix(root).ok()).find(|below| !below.as_os_str().is_empty());
+    let shown = below.map(Path::to_path_buf).or_else(|| path.file_name().map(PathBuf::from)).unwrap_or_default();
+    shown.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use super::*;
+    use crate::import::{Import, Options, Unseen};
+    use crate::testing::Bench;
+
+    fn event(id: usize) -> String {
+        format!("{{\"id\":\"{id}\",\"kind\":\"log\"}}\n")
+    }
+
+    #[tokio::test]
+    async fn watched_and_imported_is_stored_once() {
+        let bench = Bench::new().await;
+        let folder = bench.path("in");
+        fs::create_dir_all(folder.join("p")).unwrap();
+        let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/captures");
+        let transcript = "claude-code/cc-1/transcripts/72fd3ede-2e28-465b-8515-c1ec8157a893.jsonl";
+        let text = fs::read(captures.join(transcript)).unwrap();
+        let file = folder.join("p/72fd3ede-2e28-465b-8515-c1ec8157a893.jsonl");
+        fs::write(&file, &text[..text.len() / 2]).unwrap();
+        fs::write(folder.join("other.jsonl"), "{\"odd\":1}\n").unwrap();
+        follow(std::slice::from_ref(&folder), bench.pipeline.clone(), true).await.unwrap();
+        let half = bench.records().await.len();
+        assert!(half > 0);
+        fs::write(&file, &text).unwrap();
+        follow(std::slice::from_ref(&folder), bench.pipeline.clone(), true).await.unwrap();
+        let all = bench.records().await;
+        assert!(all.len() > half);
+        assert!(all.iter().all(|record| record.collector == Collector::Watch));
+        let imported =
+            Import::new(bench.pipeline.clone()).run(&[folder], &Options::default(), &mut Unseen).await.unwrap();
+        assert_eq!(imported.total().duplicates, all.len() as u64);
+        assert_eq!(bench.records().await.len(), all.len());
+    }
+
+    #[tokio::test]
+    async fn a_file_is_followed_while_it_grows() {
+        let bench = Bench::new().await;
+        let folder = bench.path("in");
+        fs::create_dir_all(&folder).unwrap();
+        let mut file = fs::File::create(folder.join("a.jsonl")).unwrap();
+        let following = follow(std::slice::from_ref(&folder), bench.pipeline.clone(), false);
+        let writing = async {
+            for id in 0..3 {
+                // Two events, the second one cut in the middle of its line.
+                let (whole, cut) = (event(2 * id), event(2 * id + 1));
+                write!(file, "{whole}{}", &cut[..5]).unwrap();
+                while bench.records().await.len() < 2 * id + 1 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                write!(file, "{}", &cut[5..]).unwrap();
+                while bench.records().await.len() < 2 * id + 2 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        };
+        tokio::select! {
+            ended = following => panic!("following ended: {ended:?}"),
+            () = writing => {}
+        }
+        let keys: Vec<String> = bench.records().await.into_iter().map(|record| record.delivery_key).collect();
+        assert_eq!(keys, (0..6).map(|id| format!("api:{id}")).collect::<Vec<_>>());
+    }
+}
