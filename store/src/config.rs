@@ -7,7 +7,8 @@ use crate::log::LogConfig;
 pub struct StoreConfig {
     /// The write-ahead log and the spools.
     pub log: LogConfig,
-    /// Tenant whose spools are drained here and whose files are named first. Records carry their own. Default `default`.
+    /// Tenant of records whose collector was given no other. The store itself goes by the tenant of each record. Default
+    /// `default`.
     pub tenant: String,
     /// Seal once the tail holds this many encoded bytes. Default 64 MiB.
     pub seal_bytes_max: u64,
@@ -17,7 +18,8 @@ pub struct StoreConfig {
     pub seal_age_max_ms: u64,
     /// Least time between two commits while the tail has room. Default 1,000.
     pub commit_interval_min_ms: u64,
-    /// Most encoded bytes that may be acknowledged and not sealed; appends wait beyond it. Default 256 MiB.
+    /// Most encoded bytes that may be acknowledged and not sealed; appends wait beyond it, and from the half of it on
+    /// sealing does not wait for anything else. Default 256 MiB.
     pub tail_bytes_max: u64,
     /// How long an append waits for room in the tail before it is refused as overloaded. Default 2,000.
     pub append_wait_max_ms: u64,

@@ -40,14 +40,31 @@ impl Step {
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     #[cfg(test)]
-    set: std::sync::Mutex<Option<(Step, bool)>>,
+    set: std::sync::Mutex<Option<Fault>>,
+}
+
+#[cfg(test)]
+#[derive(Debug, Clone, Copy)]
+struct Fault {
+    step: Step,
+    persisted: bool,
+    stays: bool,
 }
 
 #[cfg(test)]
 impl Faults {
     /// The next time `step` is reached it fails: after its work when `persisted`, else before.
     pub(crate) fn set(&self, step: Step, persisted: bool) {
-        *self.set.lock().unwrap() = Some((step, persisted));
+        *self.set.lock().unwrap() = Some(Fault { step, persisted, stays: false });
+    }
+
+    /// Every time `step` is reached it fails, until [`Faults::clear`].
+    pub(crate) fn stick(&self, step: Step) {
+        *self.set.lock().unwrap() = Some(Fault { step, persisted: false, stays: true });
+    }
+
+    pub(crate) fn clear(&self) {
+        *self.set.lock().unwrap() = None;
     }
 
     /// Whether a fault still waits to happen.
@@ -56,10 +73,12 @@ impl Faults {
     }
 
     fn check(&self, step: Step, persisted: bool) -> Result<(), StoreError> {
-        match self.set.lock().unwrap().take_if(|set| *set == (step, persisted)) {
-            Some(_) => Err(StoreError::Fault(format!("{step:?}, persisted {persisted}"))),
-            None => Ok(()),
+        let mut set = self.set.lock().unwrap();
+        if set.is_none_or(|fault| (fault.step, fault.persisted) != (step, persisted)) {
+            return Ok(());
         }
+        *set = set.filter(|fault| fault.stays);
+        Err(StoreError::Fault(format!("{step:?}, persisted {persisted}")))
     }
 
     pub(crate) fn before(&self, step: Step) -> Result<(), StoreError> {

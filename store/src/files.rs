@@ -5,10 +5,10 @@
 //! - reading is blocking; callers on an async task go through `spawn_blocking`
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Range,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use arrow::array::RecordBatch;
@@ -58,6 +58,8 @@ pub(crate) struct Files {
     tables: Cache<IdTable>,
     bodies: Cache<BodyDirectory>,
     texts: Cache<TextIndex>,
+    /// Files that were seen with a text index, which stays.
+    indexed: Mutex<HashSet<Uuid>>,
 }
 
 /// Open text indexes, whose memory maps cost address space and descriptors more than memory.
@@ -72,6 +74,7 @@ impl Files {
             tables: Cache::new(cache_bytes_max * 7 / 16),
             bodies: Cache::new(cache_bytes_max / 16),
             texts: Cache::new(TEXT_INDEXES_MAX),
+            indexed: Mutex::default(),
         }
     }
 
@@ -177,15 +180,16 @@ impl Files {
 
     /// The text index of a file, if it has one.
     pub(crate) fn text(&self, file: &SealedFile) -> Result<Option<Arc<TextIndex>>, StoreError> {
-        let path = self.layout.text(file.id);
-        if !path.is_dir() {
+        if !self.has_text(file) {
             return Ok(None);
         }
+        let path = self.layout.text(file.id);
         self.texts.get(file.id, || TextIndex::open(&path, file.rows).map(|index| (index, 1))).map(Some)
     }
 
     pub(crate) fn has_text(&self, file: &SealedFile) -> bool {
-        self.layout.text(file.id).is_dir()
+        let mut indexed = self.indexed.lock().unwrap_or_else(PoisonError::into_inner);
+        indexed.contains(&file.id) || (self.layout.text(file.id).is_dir() && indexed.insert(file.id))
     }
 }
 

@@ -161,8 +161,8 @@ fn data_files(layout: &Layout) -> Result<Vec<PathBuf>, StoreError> {
     Ok(found)
 }
 
-/// Removes what no live file has, and returns the live files without a text index.
-pub(crate) fn remove_orphans(layout: &Layout, files: &[Arc<SealedFile>]) -> Result<Vec<Arc<SealedFile>>, StoreError> {
+/// Removes what no live file has, and refuses when a live file lacks what it must have.
+pub(crate) fn remove_orphans(layout: &Layout, files: &[Arc<SealedFile>]) -> Result<(), StoreError> {
     let paths: HashSet<&Path> = files.iter().map(|file| file.path.as_path()).collect();
     let ids: HashSet<Uuid> = files.iter().map(|file| file.id).collect();
     let mut orphans = data_files(layout)?;
@@ -193,7 +193,7 @@ pub(crate) fn remove_orphans(layout: &Layout, files: &[Arc<SealedFile>]) -> Resu
             return Err(StoreError::Damaged { path: file.path.clone(), what: "a sealed file is gone" });
         }
     }
-    Ok(files.iter().filter(|file| !layout.text(file.id).is_dir()).cloned().collect())
+    Ok(())
 }
 
 /// Puts the frames that are not sealed into the tail. Blocking.

@@ -23,7 +23,12 @@
 //!
 //! Not here: when to seal (`sealer`), what a crash left behind (`recovery`).
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs, io,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use chrono::{NaiveDate, Utc};
 use threadline_schemas::Record;
@@ -41,11 +46,14 @@ use crate::{
     tail::TailRow,
 };
 
-/// A file that was just sealed, with its rows in file order, for the text index.
-#[derive(Debug, Clone)]
-pub(crate) struct Sealed {
-    pub(crate) file: Arc<SealedFile>,
-    pub(crate) rows: Arc<Vec<Arc<Record>>>,
+/// Rows of a file in file order.
+pub(crate) type Rows = Arc<Vec<Arc<Record>>>;
+
+/// A file that was just written.
+#[derive(Debug)]
+struct Sealed {
+    file: Arc<SealedFile>,
+    rows: Rows,
 }
 
 /// Holds the one committing handle of the table.
@@ -53,16 +61,29 @@ pub(crate) struct Sealed {
 pub(crate) struct Seal {
     core: Arc<Core>,
     table: RecordsTable,
+    /// Files whose rows are at hand.
+    fresh: Vec<Sealed>,
+    /// Files that the indexer knows of.
+    handed_over: HashSet<Uuid>,
 }
 
 impl Seal {
     pub(crate) fn new(core: Arc<Core>, table: RecordsTable) -> Seal {
-        Seal { core, table }
+        Seal { core, table, fresh: Vec::new(), handed_over: HashSet::new() }
+    }
+
+    /// The live files that were not returned by this before, with their rows where they are at hand. What a failed attempt
+    /// committed after all is among them.
+    pub(crate) fn unindexed(&mut self) -> Vec<(Arc<SealedFile>, Option<Rows>)> {
+        let mut fresh: HashMap<Uuid, Rows> = self.fresh.drain(..).map(|sealed| (sealed.file.id, sealed.rows)).collect();
+        let files = Arc::clone(&self.core.shared.lock().files);
+        let new = files.iter().filter(|file| self.handed_over.insert(file.id));
+        new.map(|file| (Arc::clone(file), fresh.remove(&file.id))).collect()
     }
 
     /// Seals everything that is acknowledged now. After an error the records are still in the log and in the tail, and
     /// the next call tries again.
-    pub(crate) async fn seal(&mut self) -> Result<Vec<Sealed>, StoreError> {
+    pub(crate) async fn seal(&mut self) -> Result<(), StoreError> {
         let core = Arc::clone(&self.core);
         let (below, rows) = {
             let state = core.shared.lock();
@@ -70,7 +91,7 @@ impl Seal {
             (below, state.tail.below(below))
         };
         if rows.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
 
         // A crash anywhere up to the commit leaves files that no Add names. Opening the store removes them, and the rows
@@ -92,6 +113,7 @@ impl Seal {
             // An earlier attempt had gone through although it came back as an error: its files are the true ones.
             self.remove_uncommitted(&added).await;
         }
+        self.fresh = if committed { sealed } else { Vec::new() };
         // A crash here, before the sync, may leave the commit, a torn commit or none. The log still has the frames:
         // opening the store removes a torn entry and seals them again, or finds the position and skips them.
         core.faults.before(Step::SyncCommit)?;
@@ -116,7 +138,7 @@ impl Seal {
         core.faults.before(Step::Trim)?;
         core.log.trim(self.table.sealed_below()).await?;
         core.faults.after(Step::Trim)?;
-        Ok(if committed { sealed } else { Vec::new() })
+        Ok(())
     }
 
     async fn commit(&mut self, added: &[SealedFile], below: u64) -> Result<bool, StoreError> {

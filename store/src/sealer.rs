@@ -7,7 +7,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use threadline_schemas::Record;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::Instant,
@@ -17,7 +16,7 @@ use crate::{
     StoreError,
     faults::Step,
     files::SealedFile,
-    seal::{Seal, Sealed},
+    seal::{Rows, Seal},
     store::Core,
     text,
 };
@@ -37,7 +36,7 @@ pub(crate) enum Request {
 }
 
 /// Rows of a file in memory, and the permit to keep them.
-type KeptRows = (Arc<Vec<Arc<Record>>>, OwnedSemaphorePermit);
+type KeptRows = (Rows, OwnedSemaphorePermit);
 
 /// What the indexer is told.
 #[derive(Debug)]
@@ -50,12 +49,14 @@ pub(crate) enum IndexRequest {
 
 /// The sealer's loop; ends when the requests end.
 pub(crate) async fn run(core: Arc<Core>, mut seal: Seal, mut requests: mpsc::Receiver<Request>, index: IndexQueue) {
+    // Files of earlier runs that lack an index.
+    hand_over(&index, seal.unindexed());
     // What replay put into the tail is as old as can be told.
     let mut oldest = Some(Instant::now());
     let mut not_before = Instant::now();
     let mut retry = RETRY_MIN;
     loop {
-        let due = due(&core, oldest, not_before);
+        let due = due(&core, oldest, not_before, retry > RETRY_MIN);
         let mut asked = Vec::new();
         tokio::select! {
             request = requests.recv() => match request {
@@ -87,7 +88,8 @@ pub(crate) async fn run(core: Arc<Core>, mut seal: Seal, mut requests: mpsc::Rec
         };
         not_before = now + pause;
         oldest = (core.shared.lock().tail.len() > 0).then_some(now);
-        let result = result.map(|sealed| send_to_index(&index, sealed)).map_err(Arc::new);
+        hand_over(&index, seal.unindexed());
+        let result = result.map_err(Arc::new);
         for reply in asked {
             match &result {
                 // The answer comes from behind the indexer's queue.
@@ -99,7 +101,7 @@ pub(crate) async fn run(core: Arc<Core>, mut seal: Seal, mut requests: mpsc::Rec
 }
 
 /// When the next seal is due; `None` while there is nothing to seal.
-fn due(core: &Core, oldest: Option<Instant>, not_before: Instant) -> Option<Instant> {
+fn due(core: &Core, oldest: Option<Instant>, not_before: Instant, retrying: bool) -> Option<Instant> {
     let state = core.shared.lock();
     let (rows, bytes) = (state.tail.len(), state.tail.bytes());
     drop(state);
@@ -107,10 +109,13 @@ fn due(core: &Core, oldest: Option<Instant>, not_before: Instant) -> Option<Inst
         return None;
     }
     let now = Instant::now();
+    if core.shared.room() < ROOM_LOW {
+        // Only a failure is waited out now.
+        return Some(if retrying { not_before } else { now });
+    }
     let full = rows >= core.config.seal_rows_max || bytes >= core.config.seal_bytes_max;
     let age = Duration::from_millis(core.config.seal_age_max_ms);
-    let due = if full { now } else { oldest.unwrap_or(now) + age };
-    Some(if core.shared.room() < ROOM_LOW && full { due } else { due.max(not_before) })
+    Some(if full { now } else { oldest.unwrap_or(now) + age }.max(not_before))
 }
 
 async fn sleep_until(due: Option<Instant>) {
@@ -120,11 +125,11 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-/// Hands sealed files to the indexer, the rows of a few of them in memory.
-fn send_to_index(index: &IndexQueue, sealed: Vec<Sealed>) {
-    for sealed in sealed {
-        let kept = Arc::clone(&index.rows_kept).try_acquire_owned().ok();
-        index.send(IndexRequest::File(sealed.file, kept.map(|permit| (sealed.rows, permit))));
+/// Hands new files to the indexer, the rows of a few of them in memory.
+fn hand_over(index: &IndexQueue, files: Vec<(Arc<SealedFile>, Option<Rows>)>) {
+    for (file, rows) in files {
+        let kept = rows.zip(Arc::clone(&index.rows_kept).try_acquire_owned().ok());
+        index.send(IndexRequest::File(file, kept));
     }
 }
 

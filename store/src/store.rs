@@ -19,7 +19,7 @@ use crate::{
     reader::Reader,
     recovery,
     seal::Seal,
-    sealer::{self, IndexQueue, IndexRequest, Request},
+    sealer::{self, IndexQueue, Request},
     state::Shared,
 };
 
@@ -85,7 +85,7 @@ impl Store {
         core.shared.lock().publish(table.files(), table.version(), table.sealed_below());
         let recovering = Arc::clone(&core);
         let files = table.files().to_vec();
-        let unindexed = blocking(move || {
+        blocking(move || {
             recovery::replay(&recovering, &recovered)?;
             recovery::remove_orphans(&recovering.layout, &files)
         })
@@ -93,7 +93,6 @@ impl Store {
 
         let (requests, seal_requests) = mpsc::channel(16);
         let (index, index_requests) = IndexQueue::new();
-        unindexed.into_iter().for_each(|file| index.send(IndexRequest::File(file, None)));
         let inbox = Inbox::open(core.layout.root())?;
         if let Err(error) = inbox.sweep() {
             tracing::warn!(error = &error as &dyn std::error::Error, "what interrupted spools left stays");

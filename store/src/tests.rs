@@ -1,5 +1,6 @@
 //! The store through its public entrances: what is acknowledged is found, once, whatever happened.
 
+mod beside;
 mod faults;
 mod recovery;
 mod search;

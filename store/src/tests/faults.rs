@@ -45,6 +45,9 @@ async fn fails_at(step: Step, persisted: bool, then: Then) {
     store.seal_now().await.unwrap();
     let snapshot = store.reader().snapshot().await.unwrap();
     assert_eq!((snapshot.tail_rows(), snapshot.sealed_rows()), (0, count as u64), "{step:?} {persisted} {then:?}");
+    if (step, then) != (Step::Text, Then::GoesOn) {
+        assert_eq!(snapshot.files_without_text_index(), 0, "{step:?} {persisted} {then:?}");
+    }
     assert_exactly(dir.path(), &snapshot, count).await;
     let rows = snapshot.rows_with_keys(&[KeyQuery::Typed("toolcall:toolu_6".into())]).await.unwrap();
     assert_eq!(snapshot.records(&rows).await.unwrap()[0].result, large.result);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::{AppendError, StoreError, log::LogConfig};
+use crate::{AppendError, StoreError, faults::Step, log::LogConfig};
 
 async fn sealed_twice(dir: &Path) {
     let store = Store::open(dir, by_hand()).await.unwrap();
@@ -127,6 +127,7 @@ async fn a_full_tail_refuses_and_recovers_when_it_is_sealed() {
     let dir = tempfile::tempdir().unwrap();
     let config = StoreConfig { tail_bytes_max: 64 << 10, append_wait_max_ms: 1, ..by_hand() };
     let store = Store::open(dir.path(), config.clone()).await.unwrap();
+    store.core().faults.stick(Step::Rows);
     let mut stored = 0;
     let refused = loop {
         match store.appender().append(calls(stored..stored + 10)).await {
@@ -136,9 +137,16 @@ async fn a_full_tail_refuses_and_recovers_when_it_is_sealed() {
         assert!(stored < 1000);
     };
     assert!(matches!(refused, AppendError::Overloaded));
+    // Sealing works again: there is room by itself.
+    store.core().faults.clear();
+    store.seal_now().await.unwrap();
+    store.appender().append(calls(stored..stored + 10)).await.unwrap();
+    stored += 10;
     // Replay takes of the budget too, however little it is.
     store.crash().await;
-    let store = Store::open(dir.path(), config).await.unwrap();
+    let store =
+        Store::open(dir.path(), StoreConfig { tail_bytes_max: 1, append_wait_max_ms: 60_000, ..config }).await.unwrap();
+    assert_exactly(dir.path(), &store.reader().snapshot().await.unwrap(), stored).await;
     store.seal_now().await.unwrap();
     store.appender().append(calls(stored..stored + 10)).await.unwrap();
     assert_exactly(dir.path(), &store.reader().snapshot().await.unwrap(), stored + 10).await;

@@ -1,0 +1,64 @@
+//! Readers and collectors beside a store that appends, seals and trims.
+
+use std::collections::HashSet;
+
+use super::*;
+use crate::{inbox::Spool, log::LogConfig};
+
+/// Small segments, so that nearly every seal trims.
+fn restless() -> StoreConfig {
+    let log = LogConfig { segment_bytes_max: 64 << 10, frame_bytes_max: 16 << 10, ..LogConfig::default() };
+    StoreConfig { log, seal_age_max_ms: 1, commit_interval_min_ms: 1, ..by_hand() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_without_a_lock_see_what_is_acknowledged_and_nothing_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), restless()).await.unwrap();
+    let (outside, within) = (Reader::open(dir.path()).unwrap(), store.reader());
+    let spool = Appender::spool(dir.path(), "tap", restless()).unwrap();
+    for part in 0..30 {
+        // Two doors; the second one opens on records that the first has stored already.
+        store.appender().append(calls(part * 20..part * 20 + 15)).await.unwrap();
+        spool.append(calls(part * 20 + 10..part * 20 + 20)).await.unwrap();
+        for reader in [&outside, &within] {
+            let snapshot = reader.snapshot().await.unwrap();
+            let keys = delivery_keys(&snapshot).await;
+            let distinct: HashSet<&String> = keys.iter().collect();
+            assert_eq!((keys.len(), distinct.len()), (part * 20 + 20, part * 20 + 20));
+        }
+    }
+    assert!(within.snapshot().await.unwrap().files().len() > 1);
+    spool.close().await.unwrap();
+    store.close().await.unwrap();
+    assert_exactly(dir.path(), &outside.snapshot().await.unwrap(), 600).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_holds_no_records_does_not_hold_up_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), by_hand()).await.unwrap();
+    let strange = Spool::create(dir.path(), "newer", LogConfig::default()).unwrap();
+    strange.append(vec![bytes::Bytes::from_static(b"\xFF from a newer version")]).await.unwrap();
+    let spool = Appender::spool(dir.path(), "tap", by_hand()).unwrap();
+    spool.append(calls(0..5)).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(delivery_keys(&store.reader().snapshot().await.unwrap()).await.len(), 5);
+    }
+    spool.close().await.unwrap();
+    strange.close().await.unwrap();
+    store.close().await.unwrap();
+    // What is not understood stays where it is.
+    assert_eq!(crate::inbox::Inbox::open(dir.path()).unwrap().spools().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_store_leaves_readers_with_what_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), by_hand()).await.unwrap();
+    store.appender().append(calls(0..10)).await.unwrap();
+    let (reader, appender) = (store.reader(), store.appender());
+    store.crash().await;
+    assert!(matches!(appender.append(calls(10..11)).await, Err(crate::AppendError::Closed)));
+    assert_exactly(dir.path(), &reader.snapshot().await.unwrap(), 10).await;
+}
