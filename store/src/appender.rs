@@ -18,6 +18,7 @@ use crate::{
     files::sealed_among,
     inbox::{InboxError, Spool},
     layout::Layout,
+    state::cost,
     store::Core,
     table::PARTITION,
     tail::TailRow,
@@ -153,7 +154,7 @@ pub(crate) async fn append_all(
     for length in lengths {
         let batch: Vec<Frame> = frames.by_ref().take(length).collect();
         let total = batch.len();
-        let bytes = batch.iter().map(|frame| frame.bytes.len() as u64).sum();
+        let bytes = batch.iter().map(|frame| cost(frame.bytes.len())).sum();
         let room = core.shared.reserve(bytes);
         let permits = match wait {
             Some(wait) => tokio::time::timeout(wait, room).await.map_err(|_| AppendError::Overloaded)?,

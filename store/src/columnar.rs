@@ -30,8 +30,9 @@ use parquet::{
 };
 use threadline_schemas::{
     RECORD_VERSION, Record,
-    columns::{COLUMNS, Role, schema},
+    columns::{COLUMNS, Role, schema, to_batch},
 };
+use uuid::Uuid;
 
 use crate::StoreError;
 
@@ -54,9 +55,10 @@ pub(crate) fn sort(records: &mut [Arc<Record>]) {
 }
 
 /// Writes a new file; syncing is the caller's part. Returns its size.
-pub(crate) fn write(path: &Path, records: &[Record]) -> Result<u64, StoreError> {
-    let batch = threadline_schemas::columns::to_batch(records)
-        .map_err(|source| StoreError::Arrow { file: uuid::Uuid::nil(), source })?;
+pub(crate) fn write(path: &Path, records: Vec<Record>) -> Result<u64, StoreError> {
+    let batch = to_batch(&records).map_err(|source| StoreError::Arrow { file: Uuid::nil(), source })?;
+    // Twice in memory is enough: in the tail and in the batch.
+    drop(records);
     let file = File::options().write(true).create_new(true).mode(0o600).open(path);
     let file = file.map_err(StoreError::io("create", path))?;
     let write = || -> Result<u64, ParquetError> {

@@ -18,8 +18,8 @@ pub struct StoreConfig {
     pub seal_age_max_ms: u64,
     /// Least time between two commits while the tail has room. Default 1,000.
     pub commit_interval_min_ms: u64,
-    /// Most encoded bytes that may be acknowledged and not sealed; appends wait beyond it, and from the half of it on
-    /// sealing does not wait for anything else. Default 256 MiB.
+    /// Most memory for what is acknowledged and not sealed, the records' own size included; appends wait beyond it, and
+    /// from the half of it on sealing does not wait for anything else. Default 256 MiB.
     pub tail_bytes_max: u64,
     /// How long an append waits for room in the tail before it is refused as overloaded. Default 2,000.
     pub append_wait_max_ms: u64,

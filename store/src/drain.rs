@@ -103,10 +103,10 @@ impl Drainer {
         tracing::error!(spool = %spool.id(), error = error as &dyn std::error::Error, "a spool cannot be drained");
         self.open.remove(&spool.id());
         let aside = spool.clone();
-        if matches!(error, StoreError::Log(LogError::Corrupt { .. })) {
-            if let Err(error) = blocking(move || Ok(aside.set_aside()?)).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "a spool cannot be set aside");
-            }
+        if matches!(error, StoreError::Log(LogError::Corrupt { .. }))
+            && let Err(error) = blocking(move || Ok(aside.set_aside()?)).await
+        {
+            tracing::error!(error = &error as &dyn std::error::Error, "a spool cannot be set aside");
         }
         self.bad.insert(spool.id(), ());
     }

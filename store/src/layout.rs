@@ -151,7 +151,7 @@ fn refuse_foreign(root: &Path) -> Result<(), StoreError> {
         let name = entry.map_err(StoreError::io("list", root))?.file_name();
         // What a creation that was cut off, or a collector that came first, may have left.
         let name = name.to_string_lossy();
-        if !name.starts_with("format.json") && !["inbox", "keys", "lost+found"].contains(&&*name) {
+        if !name.starts_with("format.json") && !["inbox", "keys", "lost+found", "threadline.toml"].contains(&&*name) {
             return Err(StoreError::NotADataDirectory { path: root.to_path_buf() });
         }
     }

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::{
     catalog::{Session, TableProvider},
-    common::{DFSchema, DataFusionError, Result},
+    common::{DFSchema, Result},
     datasource::{
         TableType,
         listing::PartitionedFile,
@@ -104,8 +104,7 @@ impl TableProvider for RecordsProvider {
         let limit = limit.filter(|_| filters.is_empty());
         let scan = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
             .with_file_groups(self.groups(state.config().target_partitions()))
-            .with_projection_indices(projection.cloned())
-            .map_err(DataFusionError::from)?
+            .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
         UnionExec::try_new(vec![DataSourceExec::from_data_source(scan), tail])

@@ -266,8 +266,7 @@ fn write_file(
     core.faults.before(Step::Rows)?;
     durable::create_dirs(path.parent().unwrap_or(layout.root()))?;
     paths.push(path.clone());
-    let bytes = columnar::write(&path, &stored)?;
-    drop(stored);
+    let bytes = columnar::write(&path, stored)?;
     core.faults.after(Step::Rows)?;
 
     core.faults.before(Step::Ids)?;

@@ -22,7 +22,6 @@
 mod filter;
 
 use std::{
-    collections::HashMap,
     fs::File,
     io::{self, Write},
     ops::Range,
@@ -95,26 +94,25 @@ pub(crate) fn write<'a>(path: &Path, records: impl IntoIterator<Item = &'a Recor
 /// The bytes of a sidecar for rows in file order.
 fn encode<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<u8> {
     let mut events: Vec<(u128, u32)> = Vec::new();
-    let mut rows_by_key: HashMap<u64, Vec<u32>> = HashMap::new();
+    let mut rows_by_key: Vec<(u64, u32)> = Vec::new();
     for (row, record) in (0..).zip(records) {
         events.push((record.event_id.as_u128(), row));
-        for hash in key_hashes(record) {
-            rows_by_key.entry(hash).or_default().push(row);
-        }
+        rows_by_key.extend(key_hashes(record).into_iter().map(|hash| (hash, row)));
     }
     events.sort_unstable();
-    let mut keys: Vec<(u64, Vec<u32>)> = rows_by_key.into_iter().collect();
-    keys.sort_unstable();
+    rows_by_key.sort_unstable();
+    let keys: Vec<&[(u64, u32)]> = rows_by_key.chunk_by(|a, b| a.0 == b.0).collect();
 
     let mut event_heads: Vec<u64> = events.iter().map(|(id, _)| (id >> 64) as u64).collect();
     event_heads.dedup();
-    let key_hashes: Vec<u64> = keys.iter().map(|(hash, _)| *hash).collect();
+    let key_hashes: Vec<u64> = keys.iter().map(|rows| rows[0].0).collect();
     let event_section = events.iter().flat_map(|(id, row)| id.to_be_bytes().into_iter().chain(row.to_le_bytes()));
     let mut key_section = Vec::with_capacity(keys.len() * KEY_BYTES);
     let mut postings = Vec::new();
-    for (hash, rows) in &keys {
-        let place = match rows[..] {
-            [row] => row | INLINE,
+    for rows in &keys {
+        let hash = rows[0].0;
+        let place = match rows {
+            [(_, row)] => row | INLINE,
             _ => {
                 let place = postings.len() as u32;
                 push_runs(rows, &mut postings);
@@ -147,14 +145,15 @@ fn assemble(rows: u32, sections: &[Vec<u8>; SECTIONS]) -> Vec<u8> {
     out
 }
 
-fn push_runs(rows: &[u32], out: &mut Vec<u8>) {
-    let runs: Vec<&[u32]> = rows.chunk_by(|a, b| a + 1 == *b).collect();
+fn push_runs(rows: &[(u64, u32)], out: &mut Vec<u8>) {
+    let runs: Vec<&[(u64, u32)]> = rows.chunk_by(|a, b| a.1 + 1 == b.1).collect();
     push_varint(runs.len() as u32, out);
     let mut next = 0;
     for run in runs {
-        push_varint(run[0] - next, out);
+        let first = run[0].1;
+        push_varint(first - next, out);
         push_varint(run.len() as u32 - 1, out);
-        next = run[0] + run.len() as u32;
+        next = first + run.len() as u32;
     }
 }
 
@@ -259,7 +258,7 @@ impl IdTable {
             keys: sections.read(3)?,
             postings: sections.read(4)?,
         };
-        if table.events.len() != table.rows as usize * EVENT_BYTES || table.keys.len() % KEY_BYTES != 0 {
+        if table.events.len() != table.rows as usize * EVENT_BYTES || !table.keys.len().is_multiple_of(KEY_BYTES) {
             return Err(sections.damaged("a table has a wrong length"));
         }
         Ok(table)
@@ -385,7 +384,7 @@ mod tests {
             (0..40).map(|n| record(n, &[format!("toolcall:{n}"), "conversation:a".into()])).collect();
         let (_dir, path) = write(&records);
         let good = std::fs::read(&path).unwrap();
-        for at in 0..good.len() {
+        for at in (0..HEADER_BYTES).chain((HEADER_BYTES..good.len()).step_by(7)) {
             let mut bad = good.clone();
             bad[at] ^= 0x10;
             std::fs::write(&path, &bad).unwrap();

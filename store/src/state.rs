@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use threadline_schemas::Record;
 use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
@@ -22,12 +23,22 @@ use crate::{
 
 /// Bytes that one permit of the budget stands for.
 const PERMIT_BYTES: u64 = 1024;
+/// Allocations, reference counts and index entries of a row in memory.
+const ROW_OVERHEAD_BYTES: usize = 512;
+
+/// The sealed files of one moment.
+pub(crate) type LiveFiles = Arc<Vec<Arc<SealedFile>>>;
+
+/// What a row takes of the budget: its encoded size stands for its texts, the rest is the record and its places.
+pub(crate) fn cost(encoded_bytes: usize) -> u64 {
+    (encoded_bytes + size_of::<Record>() + ROW_OVERHEAD_BYTES) as u64
+}
 
 /// The part under the lock.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) table_version: i64,
-    pub(crate) files: Arc<Vec<Arc<SealedFile>>>,
+    pub(crate) files: LiveFiles,
     pub(crate) tail: Tail,
     /// Frames below this offset are sealed.
     pub(crate) sealed_below: u64,
@@ -76,7 +87,7 @@ pub(crate) enum Claim {
         /// Indexes of the events that are new.
         new: Vec<usize>,
         /// The sealed files at the moment of the claim.
-        files: Arc<Vec<Arc<SealedFile>>>,
+        files: LiveFiles,
     },
     /// Some are on their way by another append; ask again when it is settled.
     Wait,
@@ -132,7 +143,7 @@ impl Shared {
     }
 
     /// Claims as soon as nobody else does.
-    pub(crate) async fn claim_settled(&self, ids: &[Uuid]) -> (Vec<usize>, Arc<Vec<Arc<SealedFile>>>) {
+    pub(crate) async fn claim_settled(&self, ids: &[Uuid]) -> (Vec<usize>, LiveFiles) {
         loop {
             let settled = self.settled.notified();
             tokio::pin!(settled);
@@ -183,7 +194,7 @@ impl Shared {
 
     /// A row that the log had when the store was opened. It takes of the budget what there is.
     pub(crate) fn restore(&self, row: TailRow) {
-        let permits = self.budget.forget_permits(u64::from(row.bytes).div_ceil(PERMIT_BYTES) as usize);
+        let permits = self.budget.forget_permits(cost(row.bytes as usize).div_ceil(PERMIT_BYTES) as usize);
         let mut state = self.lock();
         if let Some(first) = row.offset {
             *state.charged.entry(first).or_default() += permits as u32;
@@ -199,7 +210,7 @@ impl Shared {
     }
 
     /// A consistent view: version, files and tail of one moment.
-    pub(crate) fn view(&self) -> (i64, Arc<Vec<Arc<SealedFile>>>, Vec<Arc<Chunk>>) {
+    pub(crate) fn view(&self) -> (i64, LiveFiles, Vec<Arc<Chunk>>) {
         let state = self.lock();
         (state.table_version, Arc::clone(&state.files), state.tail.chunks())
     }
