@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
-use threadline_schemas::{Record, leaf, record::event_id};
+use threadline_schemas::{Kind, Record, leaf, record::event_id};
 use threadline_store::{KeyQuery, Reader, RowId, Snapshot};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -29,6 +29,8 @@ pub struct EngineConfig {
     pub gather_rows_max: usize,
     /// Payload bytes held while a session is put together.
     pub gather_bytes_max: usize,
+    /// Sessions that are put together at once; further ones wait.
+    pub gather_at_once_max: usize,
     /// Records of one session in an answer.
     pub session_records_max: usize,
     /// Memory of the session index.
@@ -52,12 +54,13 @@ impl Default for EngineConfig {
     fn default() -> Self {
         EngineConfig {
             gather_rows_max: 100_000,
-            gather_bytes_max: 256 << 20,
+            gather_bytes_max: 96 << 20,
+            gather_at_once_max: 3,
             session_records_max: 20_000,
             index_bytes_max: 512 << 20,
             summary_records_max: 5_000,
-            sql_at_once_max: 4,
-            sql_bytes_max: 256 << 20,
+            sql_at_once_max: 2,
+            sql_bytes_max: 128 << 20,
             sql_rows_max: 10_000,
             sql_timeout_ms: 30_000,
             sql_links_rows_max: 200_000,
@@ -81,6 +84,7 @@ pub struct Engine {
     config: EngineConfig,
     index: SessionIndex,
     summaries: Mutex<HashMap<SummaryKey, SessionSummary>>,
+    gather_permits: Semaphore,
     sql_permits: Semaphore,
     metrics: Metrics,
 }
@@ -95,6 +99,7 @@ impl Engine {
     pub fn new(reader: Reader, config: EngineConfig) -> Self {
         Engine {
             index: SessionIndex::new(config.index_bytes_max),
+            gather_permits: Semaphore::new(config.gather_at_once_max.max(1)),
             sql_permits: Semaphore::new(config.sql_at_once_max),
             reader,
             config,
@@ -131,6 +136,7 @@ impl Engine {
     }
 
     pub(crate) async fn gathered(&self, snapshot: &Snapshot, id: &str) -> Result<Gathered, QueryError> {
+        let _permit = self.gather_permits.acquire().await.map_err(|_| QueryError::Interrupted)?;
         session_of(snapshot, id, self.bounds()).await
     }
 
@@ -231,7 +237,7 @@ impl Engine {
                 let key = (facts.name(fact.source_name), fact.source_kind.to_string());
                 let seen = sources.entry(key).or_insert((0, 0, i64::MAX, i64::MIN));
                 seen.0 += 1;
-                seen.1 += u64::from(fact.kind == threadline_schemas::Kind::Rejected);
+                seen.1 += u64::from(fact.kind == Kind::Rejected);
                 seen.2 = seen.2.min(fact.time);
                 seen.3 = seen.3.max(fact.time);
             }
@@ -251,28 +257,75 @@ impl Engine {
         Ok(answer(sources, None, completeness))
     }
 
-    /// The line of a session in a list: reconstructed when it is small enough, and kept.
-    pub(crate) async fn summary(&self, index: &Indexed, session: u32) -> Result<SessionSummary, QueryError> {
+    /// The lines of sessions in a list: reconstructed where they are small enough, and kept.
+    pub(crate) async fn summaries(&self, index: &Indexed, sessions: &[u32]) -> Result<Vec<SessionSummary>, QueryError> {
+        let mut lines: Vec<Option<SessionSummary>> =
+            sessions.iter().map(|session| self.known(index, *session)).collect();
+        let mut open = (0..sessions.len()).filter(|at| lines[*at].is_none()).collect::<Vec<_>>().into_iter().peekable();
+        while open.peek().is_some() {
+            // Several sessions are read at once, as far as the bound for one goes.
+            let (mut batch, mut rows) = (Vec::new(), Vec::new());
+            while let Some(at) = open.peek().copied() {
+                let own = &index.closure.sessions[sessions[at] as usize].rows;
+                if !batch.is_empty() && rows.len() + own.len() > self.config.summary_records_max {
+                    break;
+                }
+                rows.extend(index.rows(own));
+                batch.push(at);
+                open.next();
+            }
+            let mut records = read_light(&index.snapshot, &rows).await?.into_iter();
+            for at in batch {
+                let closed = &index.closure.sessions[sessions[at] as usize];
+                let mut own: Vec<Record> = records.by_ref().take(closed.rows.len()).collect();
+                crate::session::sort(&mut own);
+                let summary = summarize(&closed.id, &own, &Contest::default());
+                self.keep((closed.id.clone(), closed.rows.len()), summary.clone());
+                lines[at] = Some(summary);
+            }
+        }
+        Ok(lines.into_iter().flatten().collect())
+    }
+
+    fn known(&self, index: &Indexed, session: u32) -> Option<SessionSummary> {
         let closed = &index.closure.sessions[session as usize];
         if closed.rows.len() > self.config.summary_records_max {
-            return Ok(crate::sessions::counted(index, session));
+            return Some(crate::sessions::counted(index, session));
         }
-        let key = (closed.id.clone(), closed.rows.len());
-        let known = self.summaries.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(summary) = known {
-            return Ok(summary);
-        }
-        let rows: Vec<RowId> = index.rows(&closed.rows);
-        let mut records = index.snapshot.records(&rows).await?;
-        crate::session::sort(&mut records);
-        let summary = summarize(&closed.id, &records, &Contest::default());
+        let summaries = self.summaries.lock().unwrap_or_else(PoisonError::into_inner);
+        summaries.get(&(closed.id.clone(), closed.rows.len())).cloned()
+    }
+
+    fn keep(&self, key: SummaryKey, summary: SessionSummary) {
         let mut summaries = self.summaries.lock().unwrap_or_else(PoisonError::into_inner);
         if summaries.len() >= SUMMARIES_MAX {
             summaries.clear();
         }
-        summaries.insert(key, summary.clone());
-        Ok(summary)
+        summaries.insert(key, summary);
     }
+}
+
+/// Records without their payloads, but for the text of prompts; read in parts, so that large payloads do
+/// not add up.
+pub(crate) async fn read_light(snapshot: &Snapshot, rows: &[RowId]) -> Result<Vec<Record>, QueryError> {
+    const PART: usize = 256;
+    let mut records = Vec::with_capacity(rows.len());
+    for part in rows.chunks(PART) {
+        let mut read = snapshot.records(part).await?;
+        read.iter_mut().for_each(strip);
+        records.extend(read);
+    }
+    Ok(records)
+}
+
+/// Drops what neither links nor totals look at.
+fn strip(record: &mut Record) {
+    record.raw = None;
+    record.attributes = None;
+    record.arguments = None;
+    // Whether there is a result tells an answer from a question.
+    record.result = record.result.take().map(|_| String::new());
+    record.text = record.text.take().filter(|_| record.kind == Kind::Prompt);
 }
 
 /// Links from and to one record.

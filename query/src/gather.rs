@@ -19,6 +19,9 @@ use crate::error::{QueryError, shown};
 use crate::fact::{FactKey, FactView, Facts};
 use crate::links::Contest;
 
+/// An id that occurs in more conversations than this is not followed into each of them.
+const CONVERSATIONS_MAX: usize = 16;
+
 /// How much may be held while gathering.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
@@ -33,7 +36,7 @@ pub(crate) struct Bounds {
 pub(crate) struct Gathered {
     /// Session id.
     pub(crate) id: String,
-    /// Its records, sorted.
+    /// Its records, sorted, without their raw bytes.
     pub(crate) records: Vec<Record>,
     pub(crate) contest: Contest,
     /// Rows that were looked at.
@@ -79,7 +82,7 @@ pub(crate) async fn session_of(snapshot: &Snapshot, id: &str, bounds: Bounds) ->
     let mut heap = Heap { bounds, ..Heap::default() };
     heap.read(snapshot, &seed).await?;
     let conversations = heap.conversations();
-    if conversations.len() > 1 && !id.starts_with("s-") {
+    if conversations.len() > CONVERSATIONS_MAX {
         let sessions: BTreeSet<String> = conversations.into_values().collect();
         return Err(QueryError::SeveralSessions { id: shown(id), sessions: sessions.into_iter().collect() });
     }
@@ -124,14 +127,14 @@ struct Heap {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { rows_max: 100_000, bytes_max: 256 << 20 }
+        Bounds { rows_max: 100_000, bytes_max: 96 << 20 }
     }
 }
 
 impl Heap {
     /// Reads rows that are not here yet, in parts, up to the bounds.
     async fn read(&mut self, snapshot: &Snapshot, rows: &[RowId]) -> Result<(), QueryError> {
-        const PART: usize = 2000;
+        const PART: usize = 500;
         let fresh: Vec<RowId> = rows.iter().copied().filter(|row| !self.rows.contains(row)).collect();
         for part in fresh.chunks(PART) {
             let room = self.bounds.rows_max.saturating_sub(self.records.len());
@@ -140,7 +143,8 @@ impl Heap {
                 return Ok(());
             }
             let part = &part[..part.len().min(room)];
-            for record in snapshot.records(part).await? {
+            for mut record in snapshot.records(part).await? {
+                record.raw = None;
                 self.bytes += payload_bytes(&record);
                 self.records.push(record);
                 self.followed.push(false);
@@ -266,6 +270,71 @@ fn keys(record: &Record, kind: KeyKind) -> impl Iterator<Item = &str> {
 
 fn payload_bytes(record: &Record) -> usize {
     let texts = [&record.text, &record.arguments, &record.result, &record.attributes];
-    let texts: usize = texts.iter().filter_map(|text| text.as_ref()).map(String::len).sum();
-    texts + record.raw.as_ref().map_or(0, Vec::len)
+    texts.iter().filter_map(|text| text.as_ref()).map(String::len).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use threadline_store::{Store, StoreConfig};
+
+    use super::*;
+    use crate::engine::{Engine, EngineConfig};
+    use crate::testing::{call, captures, make};
+
+    /// Every recording in one store, half sealed: what is gathered from an id is what the closure over
+    /// everything says.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn gathering_agrees_with_the_closure_over_everything() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreConfig::default()).await.unwrap();
+        let mut records = captures::records(&[""]);
+        records.sort_by_key(|record| record.event_id);
+        let tail = records.split_off(records.len() / 2);
+        store.appender().append(records).await.unwrap();
+        store.seal_now().await.unwrap();
+        store.appender().append(tail).await.unwrap();
+        let engine = Arc::new(Engine::new(store.reader(), EngineConfig::default()));
+        let index = engine.indexed().await.unwrap();
+        for closed in &index.closure.sessions {
+            let mut expected: Vec<Uuid> =
+                index.snapshot.records(&index.rows(&closed.rows)).await.unwrap().iter().map(|r| r.event_id).collect();
+            expected.sort_unstable();
+            let events = [expected[0].to_string(), expected[expected.len() / 2].to_string()];
+            for id in events.iter().chain([&closed.id]) {
+                let gathered = session_of(&index.snapshot, id, Bounds::default()).await.unwrap();
+                let mut found: Vec<Uuid> = gathered.records.iter().map(|record| record.event_id).collect();
+                found.sort_unstable();
+                assert_eq!((&gathered.id, found == expected, gathered.cut), (&closed.id, true, false), "from {id}");
+            }
+        }
+        store.close().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_id_of_several_sessions_names_them_and_nothing_is_found_without_saying_how() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreConfig::default()).await.unwrap();
+        let mut records = call("a", "conv-a", "run-a", "toolu_1", 0);
+        records.extend(call("b", "conv-b", "run-b", "toolu_1", 600_000));
+        records.push(make("lonely", threadline_schemas::Kind::Log, 0).done());
+        let lonely = records[8].event_id.to_string();
+        store.appender().append(records).await.unwrap();
+        let snapshot = store.reader().snapshot().await.unwrap();
+        let of =
+            async |id: &str, rows_max: usize| session_of(&snapshot, id, Bounds { rows_max, ..Bounds::default() }).await;
+        match of("toolu_1", 1000).await {
+            Err(QueryError::SeveralSessions { sessions, .. }) => assert_eq!(sessions.len(), 2),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(of("run-b", 1000).await.unwrap().records.len(), 4);
+        assert_eq!(of(&lonely, 1000).await.unwrap().records.len(), 1);
+        assert!(of("run-b", 2).await.unwrap().cut);
+        match of("nobody", 1000).await {
+            Err(QueryError::NotFound { tried, .. }) => assert_eq!(tried, ["event id, stamp or bare value of any key"]),
+            other => panic!("{other:?}"),
+        }
+        store.close().await.unwrap();
+    }
 }

@@ -258,12 +258,22 @@ pub struct Call {
     pub execution: String,
     /// Arguments as JSON text (the strongest observation's).
     pub arguments: Option<String>,
+    /// Bytes of the arguments that were left out; the record has them all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub arguments_cut: u64,
     /// Result as JSON text (the strongest observation's).
     pub result: Option<String>,
+    /// Bytes of the result that were left out; the record has them all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub result_cut: u64,
     /// Weakest link that holds the call's records together.
     pub grade: Grade,
     /// Every record, in order: selection, decision, approval, request, result, spans, downstream.
     pub records: Vec<EventLine>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Something missing or contradictory.

@@ -8,13 +8,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use threadline_schemas::{Key, Record};
-use threadline_store::RowId;
+use threadline_schemas::Record;
 use uuid::Uuid;
 
 use crate::closure::{Closure, NONE, Verdict};
 use crate::cursor;
-use crate::engine::{Engine, answer, completeness, note_left_out};
+use crate::engine::{Engine, answer, completeness, note_left_out, read_light};
 use crate::error::QueryError;
 use crate::fact::FactKey;
 use crate::index::Indexed;
@@ -101,10 +100,7 @@ impl Walk {
     }
 
     async fn read(&self, at: &[u32]) -> Result<Vec<Record>, QueryError> {
-        let rows: Vec<RowId> = self.index.rows(at);
-        let mut records = self.index.snapshot.records(&rows).await?;
-        records.iter_mut().for_each(strip);
-        Ok(records)
+        read_light(&self.index.snapshot, &self.index.rows(at)).await
     }
 
     /// `records` stand in the order of `rows`.
@@ -138,8 +134,7 @@ impl Engine {
             question.cursor.as_deref().map(|cursor| cursor::read(&text, cursor)).transpose()?;
         if let Some(id) = &question.session {
             let snapshot = self.snapshot().await?;
-            let mut gathered = self.gathered(&snapshot, id).await?;
-            gathered.records.iter_mut().for_each(strip);
+            let gathered = self.gathered(&snapshot, id).await?;
             let all = place(&gathered.id, &gathered.records, &gathered.contest);
             let from = after.map_or(0, |(_, from)| from);
             let next = (all.len() > from + limit).then(|| cursor::write(&text, &(gathered.id.clone(), from + limit)));
@@ -279,15 +274,4 @@ fn unplaced(record: &Record, session: Option<&str>) -> Placement {
 
 fn file_line(record: &Record) -> Option<String> {
     Some(format!("{}:{}", record.origin_file.as_deref()?, record.origin_line?))
-}
-
-/// Drops what links do not look at.
-fn strip(record: &mut Record) {
-    record.raw = None;
-    record.text = None;
-    record.attributes = None;
-    record.arguments = None;
-    // Whether there is a result tells an answer from a question.
-    record.result = record.result.take().map(|_| String::new());
-    record.keys.retain(|key| Key::parse(key).is_some());
 }

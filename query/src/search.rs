@@ -25,6 +25,8 @@ const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 1000;
 /// Closures made to name the session of hits without a conversation.
 const CLOSURES_MAX: usize = 16;
+/// Hits whose payloads are in memory at once.
+const PART: usize = 32;
 
 impl Engine {
     /// A page of hits, newest first.
@@ -44,21 +46,33 @@ impl Engine {
         };
         let snapshot = self.snapshot().await?;
         let found = snapshot.search(&query).await?;
-        let mut records = snapshot.records(&found.rows).await?;
-        records.retain(|record| Some(record.time_unix_nano) != before || !seen.contains(&record.event_id.to_string()));
-        let more = records.len() > limit || found.more;
-        records.truncate(limit);
-        let next = records.last().filter(|_| more).map(|last| {
-            let at_that_time = records.iter().filter(|record| record.time_unix_nano == last.time_unix_nano);
-            let mut ids: Vec<String> = at_that_time.map(|record| record.event_id.to_string()).collect();
-            if Some(last.time_unix_nano) == before {
-                ids.extend(seen.iter().cloned());
-            }
-            cursor::write(&text, &(last.time_unix_nano, ids))
-        });
-        let sessions = self.sessions_of(&snapshot, &records).await?;
         let patterns = patterns(&terms);
-        let hits = records.iter().zip(sessions).map(|(record, session)| hit(record, session, &patterns)).collect();
+        let (mut hits, mut last): (Vec<Hit>, Option<i64>) = (Vec::new(), None);
+        let mut at_that_time: Vec<String> = Vec::new();
+        let mut sessions = Sessions::default();
+        // Payloads of one part at a time, so that large ones do not add up.
+        for part in found.rows.chunks(PART) {
+            for record in snapshot.records(part).await? {
+                let id = record.event_id.to_string();
+                if hits.len() == limit || (Some(record.time_unix_nano) == before && seen.contains(&id)) {
+                    continue;
+                }
+                if last != Some(record.time_unix_nano) {
+                    at_that_time.clear();
+                }
+                last = Some(record.time_unix_nano);
+                at_that_time.push(id);
+                let session = sessions.of(self, &snapshot, &record).await?;
+                hits.push(hit(&record, session, &patterns));
+            }
+        }
+        let more = found.more || found.rows.len() > hits.len() + seen.len();
+        let next = last.filter(|_| more).map(|time| {
+            if Some(time) == before {
+                at_that_time.extend(seen.iter().cloned());
+            }
+            cursor::write(&text, &(time, at_that_time))
+        });
         let mut completeness = completeness(&snapshot);
         completeness.rows_searched = found.rows_searched;
         completeness.searched_from = question.from.clone();
@@ -68,32 +82,37 @@ impl Engine {
         }
         Ok(answer(hits, next, completeness))
     }
+}
 
-    /// The session of each record: by its conversation, else by closing over its keys, a bounded number of times.
-    async fn sessions_of(&self, snapshot: &Snapshot, records: &[Record]) -> Result<Vec<Option<String>>, QueryError> {
-        let mut known: HashMap<&str, Option<String>> = HashMap::new();
-        let mut sessions = Vec::with_capacity(records.len());
-        for record in records {
-            if record.keys.iter().any(|key| key.starts_with(KeyKind::Conversation.as_str())) {
-                sessions.push(Some(record.session_key.clone()));
-                continue;
-            }
-            if let Some(session) = known.get(record.session_key.as_str()) {
-                sessions.push(session.clone());
-                continue;
-            }
-            let mut session = None;
-            if known.len() < CLOSURES_MAX {
-                session = match self.gathered(snapshot, &record.event_id.to_string()).await {
-                    Ok(gathered) => Some(gathered.id),
-                    Err(QueryError::NotFound { .. } | QueryError::SeveralSessions { .. }) => None,
-                    Err(error) => return Err(error),
-                };
-                known.insert(&record.session_key, session.clone());
-            }
-            sessions.push(session);
+/// Sessions of hits: by conversation, else by closing over the record's keys, a bounded number of times.
+#[derive(Default)]
+struct Sessions {
+    known: HashMap<String, Option<String>>,
+}
+
+impl Sessions {
+    async fn of(
+        &mut self,
+        engine: &Engine,
+        snapshot: &Snapshot,
+        record: &Record,
+    ) -> Result<Option<String>, QueryError> {
+        if record.keys.iter().any(|key| key.starts_with(KeyKind::Conversation.as_str())) {
+            return Ok(Some(record.session_key.clone()));
         }
-        Ok(sessions)
+        if let Some(session) = self.known.get(&record.session_key) {
+            return Ok(session.clone());
+        }
+        if self.known.len() == CLOSURES_MAX {
+            return Ok(None);
+        }
+        let session = match engine.gathered(snapshot, &record.event_id.to_string()).await {
+            Ok(gathered) => Some(gathered.id),
+            Err(QueryError::NotFound { .. } | QueryError::SeveralSessions { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        self.known.insert(record.session_key.clone(), session.clone());
+        Ok(session)
     }
 }
 

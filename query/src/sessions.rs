@@ -30,10 +30,8 @@ impl Engine {
             move || wanted.page(&index, after, limit)
         };
         let page = tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?;
-        let mut summaries = Vec::with_capacity(page.sessions.len());
-        for listed in &page.sessions {
-            summaries.push(self.summary(&index, listed.session).await?);
-        }
+        let wanted: Vec<u32> = page.sessions.iter().map(|listed| listed.session).collect();
+        let summaries = self.summaries(&index, &wanted).await?;
         let mut completeness = completeness(&index.snapshot);
         note_left_out(&index, &mut completeness);
         completeness.searched_from = filter.from.clone();

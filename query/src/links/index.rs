@@ -1,6 +1,6 @@
 //! One session's records by key, so that each rule is a few look-ups.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use threadline_schemas::{Direction, KeyKind, Kind, Record, SourceKind};
 use uuid::Uuid;
@@ -21,6 +21,11 @@ pub(crate) struct Index<'a> {
     exchange_of: HashMap<usize, usize>,
     by_line: HashMap<&'a str, usize>,
     calls: HashMap<&'a str, Vec<usize>>,
+    requests: HashMap<&'a str, Vec<usize>>,
+    choices: HashMap<&'a str, usize>,
+    prompts: HashMap<&'a str, usize>,
+    spans: HashMap<&'a str, usize>,
+    carried: HashSet<&'a str>,
     turns_of_trace: HashMap<&'a str, BTreeSet<&'a str>>,
     ids: HashMap<Uuid, usize>,
 }
@@ -34,6 +39,11 @@ impl<'a> Index<'a> {
             exchange_of: HashMap::new(),
             by_line: HashMap::new(),
             calls: HashMap::new(),
+            requests: HashMap::new(),
+            choices: HashMap::new(),
+            prompts: HashMap::new(),
+            spans: HashMap::new(),
+            carried: HashSet::new(),
             turns_of_trace: HashMap::new(),
             ids: HashMap::new(),
         };
@@ -53,7 +63,55 @@ impl<'a> Index<'a> {
             }
         }
         index.pair();
+        index.name_heads();
         index
+    }
+
+    /// For each key the record that others hang under: choice, prompt, span, requests.
+    fn name_heads(&mut self) {
+        for (key, at) in &self.by_key {
+            let kind = key.split_once(':').and_then(|(kind, _)| KeyKind::parse(kind));
+            match kind {
+                Some(KeyKind::ToolCall) => _ = self.choice_of(at).map(|choice| self.choices.insert(key, choice)),
+                Some(KeyKind::Turn | KeyKind::Trace) => {
+                    _ = self.prompt_of(at).map(|prompt| self.prompts.insert(key, prompt));
+                }
+                Some(KeyKind::Span) => {
+                    let span = at.iter().copied().find(|at| is_span(&self.records[*at]));
+                    _ = span.map(|span| self.spans.insert(key, span));
+                }
+                Some(KeyKind::ParentSpan) if at.iter().any(|at| self.records[*at].direction.is_some()) => {
+                    self.carried.insert(key);
+                }
+                _ => {}
+            }
+            let requests: Vec<usize> = at.iter().copied().filter(|at| self.is_request(*at)).collect();
+            if !requests.is_empty() {
+                self.requests.insert(key, requests);
+            }
+        }
+    }
+
+    /// The model's choice under a tool-call id, or what stands for it best when none was recorded.
+    fn choice_of(&self, bearers: &[usize]) -> Option<usize> {
+        let rank = |at: &usize| {
+            let record = &self.records[*at];
+            match (record.kind, record.source_kind) {
+                (Kind::Selection, _) if !is_telemetry(record) => Some(0),
+                (Kind::Selection, _) => Some(1),
+                (Kind::Call, SourceKind::Host) if record.direction.is_none() => Some(2),
+                (Kind::Call, _) if record.direction == Some(Direction::ClientToServer) => Some(3),
+                _ => None,
+            }
+        };
+        let ranked = bearers.iter().filter_map(|at| Some((rank(at)?, order(&self.records[*at]), *at)));
+        ranked.min().map(|(_, _, at)| at)
+    }
+
+    /// The transcript's prompt before telemetry's, the first of several.
+    fn prompt_of(&self, bearers: &[usize]) -> Option<usize> {
+        let prompts = bearers.iter().filter(|at| self.records[**at].kind == Kind::Prompt);
+        prompts.map(|at| (is_telemetry(&self.records[*at]), order(&self.records[*at]), *at)).min().map(|(.., at)| at)
     }
 
     /// Pairs the frames of each JSON-RPC id. An id that is used again opens a new exchange.
@@ -138,18 +196,29 @@ impl<'a> Index<'a> {
 
     /// The model's choice under a tool-call id, or what stands for it best when none was recorded.
     pub(crate) fn choice(&self, key: &str) -> Option<usize> {
-        let rank = |at: &usize| {
-            let record = &self.records[*at];
-            match (record.kind, record.source_kind) {
-                (Kind::Selection, _) if !is_telemetry(record) => Some(0),
-                (Kind::Selection, _) => Some(1),
-                (Kind::Call, SourceKind::Host) if record.direction.is_none() => Some(2),
-                (Kind::Call, _) if record.direction == Some(Direction::ClientToServer) => Some(3),
-                _ => None,
-            }
-        };
-        let ranked = self.bearers(key).iter().filter_map(|at| Some((rank(at)?, order(&self.records[*at]), *at)));
-        ranked.min().map(|(_, _, at)| at)
+        self.choices.get(key).copied()
+    }
+
+    /// Requests that bear a key, in order.
+    pub(crate) fn requests(&self, key: &str) -> &[usize] {
+        self.requests.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The last request that bears a key and was not sent after `record`.
+    pub(crate) fn request_before(&self, key: &str, record: &Record) -> Option<usize> {
+        let requests = self.requests(key);
+        let before = requests.partition_point(|at| order(&self.records[*at]) <= order(record));
+        before.checked_sub(1).map(|last| requests[last])
+    }
+
+    /// The span of a `span` key; log lines written in it bear the key too.
+    pub(crate) fn span(&self, key: &str) -> Option<usize> {
+        self.spans.get(key).copied()
+    }
+
+    /// Whether a frame carried this `parent-span` key.
+    pub(crate) fn is_carried(&self, key: &str) -> bool {
+        self.carried.contains(key)
     }
 
     /// How many turns a trace is seen in.
@@ -168,11 +237,18 @@ impl<'a> Index<'a> {
         self.by_key.keys().any(|key| key.starts_with("turn:"))
     }
 
-    /// The prompt of a turn: the transcript's before telemetry's, the first of several.
-    pub(crate) fn prompt(&self, turn: &str) -> Option<usize> {
-        let prompts = self.bearers(turn).iter().filter(|at| self.records[**at].kind == Kind::Prompt);
-        prompts.map(|at| (is_telemetry(&self.records[*at]), order(&self.records[*at]), *at)).min().map(|(.., at)| at)
+    /// The prompt of a turn or trace.
+    pub(crate) fn prompt(&self, key: &str) -> Option<usize> {
+        self.prompts.get(key).copied()
     }
+}
+
+/// Spans, not the log lines that were written in them.
+pub(crate) fn is_span(record: &Record) -> bool {
+    let own = matches!(record.kind, Kind::Span | Kind::Downstream)
+        || record.parent_span_id.is_some()
+        || matches!(record.transport_status.as_deref(), Some("ok" | "error" | "unset"));
+    record.span_id.is_some() && record.direction.is_none() && record.kind != Kind::Log && own
 }
 
 /// Order of records: time, the source's own counter, line, and the id so that it is total.
@@ -190,6 +266,9 @@ pub(crate) fn is_telemetry(record: &Record) -> bool {
     record.decoder.starts_with("otlp")
 }
 
+/// Exchanges of one id that may wait for their answer at once.
+const OPEN_MAX: usize = 64;
+
 /// The exchange of one id that a frame belongs to: the oldest unanswered one that it answers, or the last
 /// one when it answers that a second time. `None`: it opens one.
 fn place(exchanges: &[Exchange], records: &[Record], record: &Record) -> Option<usize> {
@@ -197,7 +276,9 @@ fn place(exchanges: &[Exchange], records: &[Record], record: &Record) -> Option<
         Some(request) => records[request].direction != record.direction,
         None => false,
     };
-    let open = exchanges.iter().position(|exchange| answers(exchange) && exchange.responses.is_empty());
+    let from = exchanges.len().saturating_sub(OPEN_MAX);
+    let open = exchanges[from..].iter().position(|exchange| answers(exchange) && exchange.responses.is_empty());
+    let open = open.map(|place| from + place);
     open.or_else(|| exchanges.len().checked_sub(1).filter(|last| is_answer(record) && answers(&exchanges[*last])))
 }
 

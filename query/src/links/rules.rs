@@ -3,7 +3,7 @@
 use threadline_schemas::{Collector, Direction, KeyKind, Kind, Record, SourceKind};
 use uuid::Uuid;
 
-use super::index::{Index, is_telemetry, order};
+use super::index::{Index, is_span, is_telemetry, order};
 use super::{Contest, Edge};
 use crate::model::{Compared, Grade, Link};
 
@@ -34,7 +34,10 @@ pub(super) const RULES: &[Rule] = &[
 /// How many of them give a parent.
 pub(super) const PARENT_RULES: usize = 15;
 
+/// Messages that are followed up a chain.
 const MESSAGES_MAX: usize = 1000;
+/// Rivals that are looked at, so that no rule takes more than a bounded time per record.
+const CANDIDATES_MAX: usize = 64;
 
 fn edge(from: usize, to: usize, relation: &'static str, grade: Grade, rule: &'static str) -> Edge {
     Edge { from, to, relation, grade, rule, score: 1.0, compared: Vec::new(), candidates: Vec::new() }
@@ -154,29 +157,19 @@ fn span_parent(index: &Index<'_>, child: usize) -> Option<(String, usize)> {
     let record = &index.records[child];
     let key = index.key(child, KeyKind::ParentSpan)?;
     let span = format!("span:{}", key.split_once(':')?.1);
-    let is_span = |at: &&usize| **at != child && is_span(&index.records[**at]);
-    let parent = *index.bearers(&span).iter().find(is_span)?;
+    let parent = index.span(&span).filter(|parent| *parent != child)?;
     (record.span_id.is_some() || record.direction.is_some()).then_some((span, parent))
-}
-
-/// Spans, not the log lines that were written in them (both bear the span's key).
-pub(super) fn is_span(record: &Record) -> bool {
-    let own = matches!(record.kind, Kind::Span | Kind::Downstream)
-        || record.parent_span_id.is_some()
-        || matches!(record.transport_status.as_deref(), Some("ok" | "error" | "unset"));
-    record.span_id.is_some() && record.direction.is_none() && record.kind != Kind::Log && own
 }
 
 fn traceparent(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
     let record = &index.records[child];
     let key = index.key(child, KeyKind::ParentSpan).filter(|_| is_span(record))?;
-    let carriers: Vec<usize> = index.bearers(key).iter().copied().filter(|at| index.is_request(*at)).collect();
     let fits = |at: &&usize| {
         let other = &index.records[**at];
         let same_id = record.rpc_id.is_none() || other.rpc_id.is_none() || same_rpc_id(record, other);
         same_id && (record.tool_name.is_none() || other.tool_name.is_none() || record.tool_name == other.tool_name)
     };
-    let fitting: Vec<usize> = carriers.iter().filter(fits).copied().collect();
+    let fitting: Vec<usize> = index.requests(key).iter().filter(fits).copied().take(CANDIDATES_MAX).collect();
     let parent = *fitting.first()?;
     let mut made = edge(child, parent, "execution", Grade::Matched, "traceparent").by(key);
     if let (Some(a), Some(b)) = (&record.rpc_id, &index.records[parent].rpc_id) {
@@ -210,9 +203,7 @@ fn parent_span(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
         return None;
     }
     let (key, parent) = span_parent(index, child)?;
-    let carried = index
-        .key(child, KeyKind::ParentSpan)
-        .is_some_and(|key| index.bearers(key).iter().any(|at| index.records[*at].direction.is_some()));
+    let carried = index.key(child, KeyKind::ParentSpan).is_some_and(|key| index.is_carried(key));
     let grade = if carried { Grade::Matched } else { Grade::Claimed };
     let relation = match record.kind {
         Kind::Downstream => "downstream",
@@ -225,7 +216,7 @@ fn parent_span(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
 fn log_span(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
     let record = &index.records[child];
     let key = index.key(child, KeyKind::Span).filter(|_| !is_span(record))?;
-    let span = *index.bearers(key).iter().find(|at| is_span(&index.records[**at]))?;
+    let span = index.span(key)?;
     Some(edge(child, span, "observation", Grade::Claimed, "log-span").by(key))
 }
 
@@ -235,16 +226,14 @@ fn progress(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
         return None;
     }
     let key = index.key(child, KeyKind::Progress).or_else(|| index.key(child, KeyKind::Rpc))?;
-    let asked = |at: &&usize| index.is_request(**at) && order(&index.records[**at]) <= order(record);
-    let request = *index.bearers(key).iter().rfind(asked)?;
+    let request = index.request_before(key, record)?;
     Some(edge(child, request, "observation", seen(record), "progress").by(key))
 }
 
 fn http_exchange(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
     let record = &index.records[child];
     let key = index.key(child, KeyKind::Rpc).filter(|_| record.kind == Kind::Log)?;
-    let asked = |at: &&usize| index.is_request(**at) && order(&index.records[**at]) <= order(record);
-    let request = *index.bearers(key).iter().rfind(asked)?;
+    let request = index.request_before(key, record)?;
     Some(edge(child, request, "observation", seen(record), "http-exchange").by(key))
 }
 
@@ -255,8 +244,10 @@ fn only_open_call(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> 
         return None;
     }
     let connection = record.connection_id.as_deref()?;
-    let open: Vec<usize> =
-        index.calls(connection).iter().copied().filter(|call| is_open(index, *call, record)).collect();
+    let calls = index.calls(connection);
+    let before = calls.partition_point(|call| order(&index.records[*call]) < order(record));
+    let recent = calls[before.saturating_sub(CANDIDATES_MAX)..before].iter().copied();
+    let open: Vec<usize> = recent.filter(|call| is_open(index, *call, record)).collect();
     let mut made = edge(child, *open.first()?, "observation", Grade::Inferred, "only-open-call");
     made.score = 0.9;
     made = made.compared("connection_id", connection, connection);
@@ -270,7 +261,7 @@ fn only_open_call(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> 
 
 fn is_open(index: &Index<'_>, call: usize, at: &Record) -> bool {
     let answered = index.exchange(call).and_then(|exchange| exchange.responses.first().copied());
-    order(&index.records[call]) < order(at) && answered.is_none_or(|answer| order(&index.records[answer]) > order(at))
+    answered.is_none_or(|answer| order(&index.records[answer]) > order(at))
 }
 
 fn turn(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {

@@ -151,7 +151,7 @@ fn calls(index: &Index<'_>, links: &Links, assembly: &mut Assembly) {
     let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (at, root) in roots.iter().enumerate() {
         if let Some(root) = root {
-            groups.entry(find(&same, *root)).or_default().push(at);
+            groups.entry(find(&mut same, *root)).or_default().push(at);
         }
     }
     let mut turn_of = vec![0; index.records.len()];
@@ -176,8 +176,9 @@ fn calls(index: &Index<'_>, links: &Links, assembly: &mut Assembly) {
     }
 }
 
-fn find(same: &[usize], mut at: usize) -> usize {
+fn find(same: &mut [usize], mut at: usize) -> usize {
     while same[at] != at {
+        same[at] = same[same[at]];
         at = same[at];
     }
     at

@@ -64,6 +64,9 @@ fn observe(records: &[Record], links: &Links, group: &CallGroup) -> Observed {
     let start = group.records.iter().map(|at| records[*at].time_unix_nano).min().unwrap_or(0);
     let end = answers.iter().map(|at| records[*at].time_unix_nano).max();
     let line = |at: &usize| event_line(&records[*at], links.parent_of(*at).map(|edge| edge.link(records)));
+    let (arguments_shown, arguments_cut) = shown(arguments.and_then(|at| records[at].arguments.as_deref()));
+    let said = result.and_then(|at| records[at].result.as_deref().or(records[at].text.as_deref()));
+    let (result_shown, result_cut) = shown(said);
     let call = Call {
         id: group.id.clone(),
         tool: named(|record| record.tool_name.as_ref()),
@@ -76,8 +79,10 @@ fn observe(records: &[Record], links: &Links, group: &CallGroup) -> Observed {
         tool_is_error: result.and_then(|at| records[at].tool_is_error),
         decision: verdict.map(|verdict| verdict.to_string()),
         execution: execution(records, executed_by, outcome, verdict, host_result).into(),
-        arguments: arguments.and_then(|at| records[at].arguments.clone()),
-        result: result.and_then(|at| records[at].result.clone().or_else(|| records[at].text.clone())),
+        arguments: arguments_shown,
+        arguments_cut,
+        result: result_shown,
+        result_cut,
         grade: grade.unwrap_or(Grade::Missing),
         records: group.records.iter().map(line).collect(),
     };
@@ -90,6 +95,16 @@ fn observe(records: &[Record], links: &Links, group: &CallGroup) -> Observed {
         host_result,
         executed_by,
     }
+}
+
+/// Bytes of arguments or result that a session shows of one call (64 KiB).
+const SHOWN_BYTES_MAX: usize = 64 * 1024;
+
+/// A payload's beginning and how many bytes were left out.
+fn shown(text: Option<&str>) -> (Option<String>, u64) {
+    let Some(text) = text else { return (None, 0) };
+    let end = text.floor_char_boundary(SHOWN_BYTES_MAX);
+    (Some(text[..end].to_string()), (text.len() - end) as u64)
 }
 
 /// The smaller the stronger.
