@@ -348,18 +348,18 @@ impl State<'_> {
         let nameless = self.out.contested.iter().map(|contested| contested.key);
         let nameless: HashSet<FactKey> =
             nameless.filter(|key| matches!(key.kind, KeyKind::Trace | KeyKind::McpSession)).collect();
-        let mut groups: BTreeMap<u32, (Option<(usize, String)>, Vec<u32>)> = BTreeMap::new();
+        let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
         for at in 0..self.view.len() {
             let group = groups.entry(self.sets.find(at)).or_default();
-            group.1.push(at);
+            group.rows.push(at);
             let (facts, fact) = self.view.at(at);
             let Some((class, stamp)) = stamp_of(facts.keys(fact), fact, &nameless) else { continue };
             let stamp = facts.name(stamp);
-            if group.0.as_ref().is_none_or(|(known, id)| (class, stamp) < (*known, id)) {
-                group.0 = Some((class, stamp.to_string()));
+            if group.id.as_ref().is_none_or(|(known, id)| (class, stamp) < (*known, id)) {
+                group.id = Some((class, stamp.to_string()));
             }
         }
-        let named = groups.into_values().filter_map(|(id, rows)| Some(Closed { id: id?.1, rows }));
+        let named = groups.into_values().filter_map(|group| Some(Closed { id: group.id?.1, rows: group.rows }));
         let mut sessions: Vec<Closed> = named.collect();
         sessions.sort_by(|a, b| a.id.cmp(&b.id));
         self.out.session_of = vec![NONE; self.view.len() as usize];
@@ -369,6 +369,13 @@ impl State<'_> {
         self.out.sessions = sessions;
         self.out
     }
+}
+
+/// A set of records on its way to a session: its best stamp with its strength, and its rows.
+#[derive(Default)]
+struct Group {
+    id: Option<(usize, String)>,
+    rows: Vec<u32>,
 }
 
 /// The stamp that a record gives its session and its strength (the smaller the stronger), from the

@@ -105,12 +105,12 @@ impl Links {
 pub fn links(records: &[Record], contest: &Contest) -> Links {
     let index = Index::of(records);
     let mut links = Links { parent: vec![None; records.len()], ..Links::default() };
-    for child in 0..records.len() {
+    for (child, record) in records.iter().enumerate() {
         for (place, rule) in rules::RULES.iter().enumerate() {
             let Some(edge) = rule(&index, contest, child).filter(|edge| edge.to != child) else { continue };
             let is_parent = place < rules::PARENT_RULES
                 && links.parent[child].is_none()
-                && records[child].kind != Kind::Prompt
+                && record.kind != Kind::Prompt
                 && edge.grade < Grade::Ambiguous
                 && !leads_back(&links, edge.to, child);
             links.edges.push(edge);
@@ -118,7 +118,7 @@ pub fn links(records: &[Record], contest: &Contest) -> Links {
                 links.parent[child] = Some(links.edges.len() - 1);
             }
         }
-        if let Some(rivals) = contest.rivals.get(&records[child].event_id) {
+        if let Some(rivals) = contest.rivals.get(&record.event_id) {
             links.outside.extend(rules::contested(&index, child, rivals));
         }
     }

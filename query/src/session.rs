@@ -98,8 +98,8 @@ fn summary(id: &str, records: &[Record], assembly: &Assembly, calls: &[calls::Ob
     let mut summary = tally.summary(id);
     summary.prompts = assembly.turns.iter().filter(|turn| turn.prompt.is_some()).count() as u64;
     summary.calls = calls.len() as u64;
-    let with = |outcome: &str| calls.iter().filter(|call| call.call.outcome.as_deref() == Some(outcome)).count() as u64;
-    summary.errors = with("error");
+    let failed = |call: &&calls::Observed| call.call.outcome.as_deref() == Some("error");
+    summary.errors = calls.iter().filter(failed).count() as u64;
     let denied = |call: &&calls::Observed| {
         call.call.outcome.as_deref() == Some("denied") || call.call.decision.as_deref() == Some("deny")
     };

@@ -310,7 +310,7 @@ fn same_turn(index: &Index<'_>, contest: &Contest, child: usize) -> Option<Edge>
         return None;
     }
     let trace = || index.key(child, KeyKind::Trace).filter(|trace| !contest.keys.contains_key(*trace));
-    let key = index.key(child, KeyKind::Turn).or_else(|| trace())?;
+    let key = index.key(child, KeyKind::Turn).or_else(trace)?;
     let turn = index.turn_of_trace(key).unwrap_or(key);
     let first = index.prompt(turn).filter(|first| *first != child)?;
     Some(edge(child, first, "observation", Grade::Claimed, "same-turn").by(key))
