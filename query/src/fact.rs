@@ -11,13 +11,14 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use threadline_schemas::{Decision, Direction, Key, KeyKind, Kind, Outcome, Record, SourceKind, stamp};
+use threadline_schemas::{Decision, Direction, Key, KeyKind, Kind, Outcome, Record, SourceKind, TimeQuality, stamp};
 
 /// Columns that [`Facts::push`] reads; everything else may be left out of a scan.
 pub const COLUMNS: &[&str] = &[
     "event_id",
     "kind",
     "time_unix_nano",
+    "time_quality",
     "source_kind",
     "source_name",
     "direction",
@@ -92,6 +93,8 @@ pub struct Fact {
     pub outcome: Option<Outcome>,
     /// Verdict.
     pub decision: Option<Decision>,
+    /// Whether the source, or a clock near it, said when (not ours for want of any).
+    pub timed: bool,
     /// Whether it is a request that opens an MCP session.
     pub opens_session: bool,
 }
@@ -142,6 +145,7 @@ impl Facts {
             direction: record.direction,
             outcome: record.outcome,
             decision: record.decision,
+            timed: is_timed(record),
             opens_session: record.name.as_deref() == Some("initialize")
                 && record.direction == Some(Direction::ClientToServer),
         };
@@ -242,6 +246,11 @@ impl<'a> FactView<'a> {
         let (block, row) = self.locate(at);
         (self.blocks[block], self.blocks[block].fact(row as usize))
     }
+}
+
+/// Whether a record's time says when it happened, rather than when it was read.
+pub fn is_timed(record: &Record) -> bool {
+    matches!(record.time_quality, TimeQuality::Source | TimeQuality::Zero)
 }
 
 /// The kinds of key that name a session, strongest first, as `stamp` takes them.

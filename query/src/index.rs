@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::closure::{Closure, close};
 use crate::error::QueryError;
 use crate::fact::{COLUMNS, Fact, FactView, Facts};
+use crate::session::Span;
 
 /// Keeps facts by file, and the last index.
 #[derive(Debug)]
@@ -143,13 +144,14 @@ fn order(closure: &Closure, view: &FactView<'_>) -> Vec<Listed> {
         .iter()
         .enumerate()
         .map(|(session, closed)| {
-            let mut listed = Listed { session: session as u32, start: i64::MAX, end: i64::MIN, active: false };
+            let mut span = Span::default();
+            let mut active = false;
             for fact in closed.rows.iter().map(|at| view.at(*at).1) {
-                listed.start = listed.start.min(fact.time);
-                listed.end = listed.end.max(fact.time);
-                listed.active |= is_activity(fact);
+                span.add(fact.time, fact.timed);
+                active |= is_activity(fact);
             }
-            listed
+            let (start, end) = span.get();
+            Listed { session: session as u32, start, end, active }
         })
         .collect();
     order.sort_by(|a, b| {

@@ -15,13 +15,17 @@ mod calls;
 mod gaps;
 mod tally;
 
+use std::collections::BTreeMap;
+
 use threadline_schemas::Record;
+
+use crate::fact::is_timed;
 
 use crate::line::{event_line, time_text};
 use crate::links::{Contest, Links, links};
 use crate::model::{Gap, Grade, Session, SessionSummary, Turn};
 pub(crate) use assemble::{Assembly, assemble};
-pub(crate) use tally::{Tally, TallyRow, is_tool_use};
+pub(crate) use tally::{Span, Tally, TallyRow, is_tool_use};
 
 /// A session with the places of its records.
 #[derive(Debug)]
@@ -47,9 +51,28 @@ impl Default for Options {
     }
 }
 
-/// Sorts the records of a session as everything here expects them.
-pub fn sort(records: &mut [Record]) {
-    records.sort_by_key(crate::links::order);
+/// Sorts the records of a session as everything here expects them: by time. A line that says no time
+/// stands behind the line before it in its file, not at the time at which it was read.
+pub fn sort(records: &mut Vec<Record>) {
+    let mut lines: BTreeMap<(&str, i64), i64> = BTreeMap::new();
+    for record in records.iter().filter(|record| is_timed(record)) {
+        if let (Some(file), Some(line)) = (record.origin_file.as_deref(), record.origin_line) {
+            let time = lines.entry((file, line)).or_insert(record.time_unix_nano);
+            *time = record.time_unix_nano.max(*time);
+        }
+    }
+    let effective = |record: &Record| -> i64 {
+        let place = record.origin_file.as_deref().zip(record.origin_line).filter(|_| !is_timed(record));
+        let near = place.and_then(|(file, line)| {
+            let before = lines.range((file, i64::MIN)..(file, line)).next_back();
+            before.or_else(|| lines.range((file, line)..=(file, i64::MAX)).next()).map(|(_, time)| *time)
+        });
+        near.unwrap_or(record.time_unix_nano)
+    };
+    let times: Vec<i64> = records.iter().map(effective).collect();
+    let mut timed: Vec<(i64, Record)> = times.into_iter().zip(std::mem::take(records)).collect();
+    timed.sort_by_key(|(time, record)| (*time, crate::links::order(record)));
+    records.extend(timed.into_iter().map(|(_, record)| record));
 }
 
 /// Reconstructs session `id` from its records, which are sorted ([`sort`]).
@@ -116,8 +139,9 @@ fn turns(records: &[Record], links: &Links, assembly: &Assembly, calls: Vec<call
     }
     let line = |at: usize| event_line(&records[at], links.parent_of(at).map(|edge| edge.link(records)));
     let turns = assembly.turns.iter().zip(calls_of).map(|(turn, calls)| {
-        let times = turn.records.iter().map(|at| records[*at].time_unix_nano);
-        let (from, to) = times.fold((i64::MAX, i64::MIN), |(min, max), time| (min.min(time), max.max(time)));
+        let mut span = Span::default();
+        turn.records.iter().for_each(|at| span.add(records[*at].time_unix_nano, is_timed(&records[*at])));
+        let (from, to) = span.get();
         let events = turn.records.iter().filter(|at| assembly.call_of[**at].is_none() && Some(**at) != turn.prompt);
         Turn {
             id: turn.id.clone(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use threadline_schemas::{Kind, Record, SourceKind};
 
-use crate::fact::{Fact, Facts};
+use crate::fact::{Fact, Facts, is_timed};
 use crate::line::time_text;
 use crate::model::SessionSummary;
 
@@ -12,6 +12,7 @@ use crate::model::SessionSummary;
 #[derive(Debug)]
 pub(crate) struct TallyRow<'a> {
     pub(crate) time: i64,
+    pub(crate) timed: bool,
     pub(crate) kind: Kind,
     pub(crate) source_kind: SourceKind,
     pub(crate) source_name: &'a str,
@@ -30,6 +31,7 @@ impl<'a> From<&'a Record> for TallyRow<'a> {
         }
         TallyRow {
             time: record.time_unix_nano,
+            timed: is_timed(record),
             kind: record.kind,
             source_kind: record.source_kind,
             source_name: &record.source_name,
@@ -47,6 +49,7 @@ impl<'a> TallyRow<'a> {
     pub(crate) fn of(facts: &'a Facts, fact: &Fact) -> Self {
         TallyRow {
             time: fact.time,
+            timed: fact.timed,
             kind: fact.kind,
             source_kind: fact.source_kind,
             source_name: facts.name(fact.source_name),
@@ -60,11 +63,28 @@ impl<'a> TallyRow<'a> {
     }
 }
 
+/// First and last time; what only says when it was read counts where nothing says more.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Span {
+    timed: Option<(i64, i64)>,
+    read: Option<(i64, i64)>,
+}
+
+impl Span {
+    pub(crate) fn add(&mut self, time: i64, timed: bool) {
+        let span = if timed { &mut self.timed } else { &mut self.read };
+        *span = Some(span.map_or((time, time), |(from, to)| (from.min(time), to.max(time))));
+    }
+
+    pub(crate) fn get(&self) -> (i64, i64) {
+        self.timed.or(self.read).unwrap_or_default()
+    }
+}
+
 /// Sums over the records of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Tally<'a> {
-    from: Option<i64>,
-    to: i64,
+    span: Span,
     records: u64,
     rejected: u64,
     prompts: u64,
@@ -81,8 +101,7 @@ pub(crate) struct Tally<'a> {
 
 impl<'a> Tally<'a> {
     pub(crate) fn add(&mut self, row: &TallyRow<'a>) {
-        self.from = Some(self.from.map_or(row.time, |from| from.min(row.time)));
-        self.to = if self.records == 0 { row.time } else { self.to.max(row.time) };
+        self.span.add(row.time, row.timed);
         self.records += 1;
         self.rejected += u64::from(row.kind == Kind::Rejected);
         self.prompts += u64::from(row.kind == Kind::Prompt);
@@ -104,15 +123,15 @@ impl<'a> Tally<'a> {
         let list = |names: &BTreeSet<&str>| -> Vec<String> {
             names.iter().filter(|name| !name.is_empty()).map(|name| name.to_string()).collect()
         };
-        let from = self.from.unwrap_or(0);
+        let (from, to) = self.span.get();
         let mut users = list(&self.authenticated);
         let claimed = list(&self.claimed).into_iter().filter(|user| !self.authenticated.contains(user.as_str()));
         users.extend(claimed);
         SessionSummary {
             id: id.into(),
             start: time_text(from),
-            end: time_text(self.to),
-            duration_nano: self.to.saturating_sub(from),
+            end: time_text(to),
+            duration_nano: to.saturating_sub(from),
             conversation_ids: list(&self.conversations),
             agents: list(&self.agents),
             users,

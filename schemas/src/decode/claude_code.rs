@@ -82,6 +82,8 @@ pub struct ClaudeCodeDecoder {
     tools: Remembered<Tool>,
     /// Turn of the latest user line.
     turn: Option<Arc<str>>,
+    /// Session of the latest line that names one.
+    session: Option<Arc<str>>,
 }
 
 impl Default for ClaudeCodeDecoder {
@@ -93,7 +95,22 @@ impl Default for ClaudeCodeDecoder {
 impl ClaudeCodeDecoder {
     /// A decoder for one file.
     pub fn new() -> Self {
-        ClaudeCodeDecoder { turns: Remembered::new(REMEMBERED_MAX), tools: Remembered::new(REMEMBERED_MAX), turn: None }
+        ClaudeCodeDecoder {
+            turns: Remembered::new(REMEMBERED_MAX),
+            tools: Remembered::new(REMEMBERED_MAX),
+            turn: None,
+            session: None,
+        }
+    }
+
+    /// A line that nobody understood still belongs to the file's session: that of the lines before it.
+    fn rejected(&self, context: &Context<'_>, line: &Line<'_>, reason: &str) -> Record {
+        let mut record = context.rejected(line, DECODER, reason);
+        record.source_kind = SourceKind::Host;
+        record.source_name = "claude-code".into();
+        record.agent_name = Some("claude-code".into());
+        record.conversation_id = self.session.as_deref().map(str::to_string);
+        record
     }
 
     /// The line's own `promptId`, else its parent's, else that of the latest user line.
@@ -116,11 +133,12 @@ impl LineDecoder for ClaudeCodeDecoder {
     fn line(&mut self, context: &Context<'_>, line: Line<'_>) -> Vec<Record> {
         let parsed = match json::parse(line.bytes) {
             Ok(parsed) => parsed,
-            Err(error) => return vec![context.rejected(&line, DECODER, &error.to_string())],
+            Err(error) => return vec![self.rejected(context, &line, &error.to_string())],
         };
         let Some(line_type) = parsed.value.str_at("type") else {
-            return vec![context.rejected(&line, DECODER, "a session line is an object with a member type")];
+            return vec![self.rejected(context, &line, "a session line is an object with a member type")];
         };
+        self.session = short(parsed.value.str_at("sessionId")).or(self.session.take());
         let turn = self.turn_of(&parsed.value);
         let read = Read { context, line: &line, parsed: &parsed, line_type, turn };
         match line_type {

@@ -70,6 +70,18 @@ impl CodexDecoder {
         CodexDecoder { conversation: None, turn: None, calls: Remembered::new(REMEMBERED_MAX) }
     }
 
+    /// A line that nobody understood still belongs to the file's conversation.
+    fn rejected(&self, context: &Context<'_>, line: &Line<'_>, reason: &str) -> Record {
+        let mut record = context.rejected(line, DECODER, reason);
+        record.source_kind = SourceKind::Host;
+        record.source_name = "codex".into();
+        record.agent_name = Some("codex".into());
+        let of_file = || line.file.and_then(thread_of_file);
+        let thread = self.conversation.as_ref().map(|(thread, _)| thread.clone()).or_else(of_file);
+        record.conversation_id = thread.map(|thread| thread.to_string());
+        record
+    }
+
     fn learn_conversation(&mut self, line_type: &str, payload: &Json, file: Option<&str>) {
         if self.conversation.is_some() {
             return;
@@ -98,11 +110,11 @@ impl LineDecoder for CodexDecoder {
     fn line(&mut self, context: &Context<'_>, line: Line<'_>) -> Vec<Record> {
         let parsed = match json::parse(line.bytes) {
             Ok(parsed) => parsed,
-            Err(error) => return vec![context.rejected(&line, DECODER, &error.to_string())],
+            Err(error) => return vec![self.rejected(context, &line, &error.to_string())],
         };
         let value = &parsed.value;
         let (Some(line_type), Some(payload)) = (value.str_at("type"), value.get("payload")) else {
-            return vec![context.rejected(&line, DECODER, "a rollout line is an object with members type and payload")];
+            return vec![self.rejected(context, &line, "a rollout line is an object with members type and payload")];
         };
         self.learn_conversation(line_type, payload, line.file);
         let own_turn = TURN.iter().find_map(|path| short(payload.at(path).and_then(Json::as_str)));

@@ -250,3 +250,10 @@ proptest::proptest! {
         proptest::prop_assert!(lines.is_empty() || !records.is_empty());
     }
 }
+
+#[test]
+fn a_rejected_line_belongs_to_the_session_of_the_lines_before_it() {
+    let records = decode("{broken\n{\"type\":\"mode\",\"sessionId\":\"s\"}\n{broken\n");
+    let sessions: Vec<_> = records.iter().map(|record| (record.kind, record.conversation_id.as_deref())).collect();
+    assert_eq!(sessions, [(Kind::Rejected, None), (Kind::Session, Some("s")), (Kind::Rejected, Some("s"))]);
+}
