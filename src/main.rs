@@ -1,2 +1,26 @@
-//! threadline
-fn main() {}
+//! threadline: follows the thread of an AI agent's action from the prompt that caused it to the
+//! effect it had. This file only wires: arguments in, one command out.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    cli::logging(arguments.verbose);
+    // Two TLS providers end up in one binary (ring here, aws-lc-rs in a dependency): rustls refuses
+    // to guess, so the choice is made before anything else. A second install is the same choice.
+    let _already_installed = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return cli::failed(&anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    let code = match runtime.block_on(cli::run(arguments)) {
+        Ok(code) => code,
+        Err(error) => cli::failed(&error),
+    };
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    code
+}

@@ -1,0 +1,422 @@
+//! The command line: what can be typed, and which file answers it.
+//!
+//! Invariants
+//! - data goes to standard output, talk to standard error
+//! - untrusted text reaches a terminal or CSV only through `threadline_schemas::display`
+//! - exit codes: 0 ok, 1 failure, 2 usage, 3 nothing found with `--fail-empty`, 7 server unavailable;
+//!   `tap` passes its command's code through
+//!
+//! Not here: what a command does (one file each below).
+
+mod client;
+mod demo;
+mod doctor;
+mod guard;
+mod import;
+mod output;
+mod read;
+mod record;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Nothing was found and `--fail-empty` was given.
+pub(crate) const EXIT_EMPTY: u8 = 3;
+/// The server could not be reached.
+pub(crate) const EXIT_UNAVAILABLE: u8 = 7;
+
+/// Follow the thread of an AI agent's action: from the prompt that caused it to the effect it had.
+#[derive(Debug, Parser)]
+#[command(name = "threadline", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Arguments {
+    /// Say more about what is going on (twice: everything). Never prints content.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Load a small recorded estate with an incident, start the server, ask three questions
+    Demo(DemoArguments),
+    /// Run the server: collectors, store, API and pages in one process
+    Serve(ServeArguments),
+    /// Record an MCP server over stdio: threadline tap --server-name NAME -- CMD ARGS...
+    Tap(TapArguments),
+    /// Show or make the change that puts a tap before each MCP server of an agent
+    Wrap(WrapArguments),
+    /// Follow growing transcript files
+    Watch(WatchArguments),
+    /// Load files or folders: transcripts, MCP captures, OTLP bodies, native events
+    Import(ImportArguments),
+    /// List sessions, or show one from any id
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Show one record, or write its exact bytes
+    #[command(subcommand)]
+    Event(EventCommand),
+    /// Find records by words, paths, URLs, phrases
+    Search(SearchArguments),
+    /// Read-only SQL over the table `records`
+    Sql(SqlArguments),
+    /// Where every record belongs: session, turn, call, parent, with grade and evidence
+    Links(LinksArguments),
+    /// Check data directory, disk, clock, ports and table; say the next step
+    Doctor(DoctorArguments),
+    /// Print a completion script
+    Completions {
+        /// Shell to write for
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where to read: a data directory or a running server.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Place {
+    /// Data directory to read (works beside a running server)
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Server to ask instead of a directory, e.g. http://127.0.0.1:7700
+    #[arg(long, env = "THREADLINE_URL", value_name = "URL", conflicts_with = "data")]
+    pub(crate) url: Option<String>,
+    /// File with the bearer token for --url
+    #[arg(long, env = "THREADLINE_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Certificate authority (PEM) to trust for --url
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Printing {
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) output: Option<PathBuf>,
+    /// Exit with 3 when nothing was found
+    #[arg(long)]
+    pub(crate) fail_empty: bool,
+}
+
+/// What `--format` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// The whole answer with its completeness statement
+    Json,
+    /// One object per line; the completeness statement goes to standard error
+    Ndjson,
+    /// Formula-safe CSV; the completeness statement goes to standard error
+    Csv,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArguments {
+    /// Where to listen
+    #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// Keep the data here instead of a temporary directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Load and print, but do not keep the server running
+    #[arg(long)]
+    pub(crate) no_serve: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServeArguments {
+    /// Data directory; made when absent (mode 0700)
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// API and pages
+    #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// OTLP over HTTP (/v1/logs, /v1/traces, /v1/metrics); also served on --listen
+    #[arg(long, default_value = "127.0.0.1:4318", value_name = "ADDR")]
+    pub(crate) otlp_http: std::net::SocketAddr,
+    /// Certificate chain (PEM); needed for an address beyond loopback
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// File with the bearer token that every request must bear; needed beyond loopback.
+    /// Browsers may give it as the password of HTTP Basic
+    #[arg(long, env = "THREADLINE_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TapArguments {
+    /// Data directory to record into (beside a running server or without one)
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR", conflicts_with = "to")]
+    pub(crate) data: Option<PathBuf>,
+    /// Server to send to instead
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: Option<String>,
+    /// File with the bearer token for --to
+    #[arg(long, env = "THREADLINE_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Name of the server, as the agent's configuration has it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) server_name: String,
+    /// What to do when recording fails
+    #[arg(long, value_enum, default_value_t = OnRecordFailure::Warn)]
+    pub(crate) on_record_failure: OnRecordFailure,
+    /// The server to start, with its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+/// `--on-record-failure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnRecordFailure {
+    /// Traffic goes on; what was missed becomes a gap record
+    Warn,
+    /// Traffic waits until it can be recorded
+    Block,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WrapArguments {
+    /// Agent whose configuration to change
+    #[arg(value_enum)]
+    pub(crate) agent: Agent,
+    /// Make the change; without this it is only shown
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Take the change back
+    #[arg(long)]
+    pub(crate) undo: bool,
+    /// Data directory the taps record into
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Where the agent sends its OTLP telemetry
+    #[arg(long, default_value = "http://127.0.0.1:4318", value_name = "URL")]
+    pub(crate) otlp: String,
+    /// Project folder whose .mcp.json is wrapped too
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub(crate) project: PathBuf,
+}
+
+/// Agents that `wrap` knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Agent {
+    /// Claude Code
+    ClaudeCode,
+    /// OpenAI Codex CLI
+    Codex,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArguments {
+    /// Data directory to record into (beside a running server or without one)
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Files or folders; default: the transcript folders of Claude Code and Codex
+    #[arg(value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Read what is there and stop
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArguments {
+    /// Data directory to load into (beside a running server or without one)
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Kind of the files; auto looks at each
+    #[arg(long = "as", default_value = "auto", value_name = "NAME")]
+    pub(crate) kind: String,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+    /// Files or folders (recursive; .gz and .zst are read through)
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum SessionCommand {
+    /// List sessions, newest first
+    List(SessionListArguments),
+    /// Reconstruct one session from any id: session, conversation, trace, tool call, event ...
+    Show(SessionShowArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionListArguments {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+    /// Only sessions of this user
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// Only sessions of this agent
+    #[arg(long)]
+    pub(crate) agent: Option<String>,
+    /// Only sessions that chose or called this tool
+    #[arg(long)]
+    pub(crate) tool: Option<String>,
+    /// Only sessions with this MCP server
+    #[arg(long)]
+    pub(crate) server: Option<String>,
+    /// Only sessions with a call that ended so: ok, error, denied, cancelled
+    #[arg(long)]
+    pub(crate) outcome: Option<String>,
+    /// Only sessions with an event at or after (RFC 3339)
+    #[arg(long)]
+    pub(crate) from: Option<String>,
+    /// Only sessions with an event before (RFC 3339)
+    #[arg(long)]
+    pub(crate) to: Option<String>,
+    /// Sessions at most (0: all)
+    #[arg(long, default_value_t = 100)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionShowArguments {
+    /// Any id: session, conversation, trace, tool call, request, event
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+    /// Follow links of this grade and stronger
+    #[arg(long, value_name = "GRADE")]
+    pub(crate) grade: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum EventCommand {
+    /// Show one record with its links
+    Show(EventArguments),
+    /// Write the exact bytes received (to a file or pipe, never to a terminal)
+    Raw(EventArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventArguments {
+    /// Event id
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SearchArguments {
+    /// Words (all must occur) and "quoted phrases"
+    pub(crate) query: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+    /// Only events at or after (RFC 3339)
+    #[arg(long)]
+    pub(crate) from: Option<String>,
+    /// Only events before (RFC 3339)
+    #[arg(long)]
+    pub(crate) to: Option<String>,
+    /// Hits at most (0: all)
+    #[arg(long, default_value_t = 100)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SqlArguments {
+    /// One SELECT statement over the table `records`
+    pub(crate) query: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LinksArguments {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+    /// Only this session (any id)
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Runs the command.
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command {
+        Command::Demo(arguments) => demo::run(arguments).await,
+        Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Tap(arguments) => record::tap(arguments).await,
+        Command::Wrap(arguments) => record::wrap(arguments),
+        Command::Watch(arguments) => record::watch(arguments).await,
+        Command::Import(arguments) => import::run(arguments).await,
+        Command::Session(SessionCommand::List(arguments)) => read::session_list(arguments).await,
+        Command::Session(SessionCommand::Show(arguments)) => read::session_show(arguments).await,
+        Command::Event(EventCommand::Show(arguments)) => read::event_show(arguments).await,
+        Command::Event(EventCommand::Raw(arguments)) => read::event_raw(arguments).await,
+        Command::Search(arguments) => read::search(arguments).await,
+        Command::Sql(arguments) => read::sql(arguments).await,
+        Command::Links(arguments) => read::links(arguments).await,
+        Command::Doctor(arguments) => doctor::run(arguments).await,
+        Command::Completions { shell } => {
+            let mut command = <Arguments as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "threadline", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Sends our own log to standard error: warnings by default, never content.
+pub(crate) fn logging(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "threadline=info,threadline_ingest=info,threadline_store=info,threadline_query=info,warn",
+        _ => "threadline=debug,threadline_ingest=debug,threadline_store=debug,threadline_query=debug,info",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("THREADLINE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+/// Prints an error with its causes, and gives the exit code.
+pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
+    let mut text = String::new();
+    for (index, cause) in error.chain().enumerate() {
+        text.push_str(if index == 0 { "error: " } else { "\n  because: " });
+        text.push_str(&cause.to_string());
+    }
+    output::talk(&text);
+    let unavailable = error.downcast_ref::<client::Unavailable>().is_some();
+    ExitCode::from(if unavailable { EXIT_UNAVAILABLE } else { 1 })
+}
+
+/// The data directory: as given, or `$XDG_DATA_HOME/threadline` (`~/.local/share/threadline`).
+pub(crate) fn data_directory(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(directory) = given {
+        return Ok(directory);
+    }
+    let base = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")));
+    base.map(|base| base.join("threadline"))
+        .ok_or_else(|| anyhow::anyhow!("no data directory: give --data DIR or set THREADLINE_DATA"))
+}

@@ -1,0 +1,139 @@
+//! Asking: the CLI speaks the HTTP API only. With `--url` it goes over the network, with `--data` the
+//! same router answers in this process, so both give the same bytes.
+
+use anyhow::{Context, bail};
+use axum::body::Body;
+use axum::http::{Method, Request, header};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use super::{Place, data_directory};
+
+/// The server could not be reached.
+#[derive(Debug)]
+pub(crate) struct Unavailable(String);
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot reach {}: is `threadline serve` running there?", self.0)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+/// Somewhere to ask.
+pub(crate) enum Client {
+    /// A router in this process over a data directory.
+    Local(axum::Router),
+    /// A server.
+    Remote { base: String, http: reqwest::Client, token: Option<String> },
+}
+
+impl Client {
+    /// Opens the place that the arguments name.
+    pub(crate) fn open(place: &Place) -> anyhow::Result<Client> {
+        let Some(url) = &place.url else {
+            return Client::local(place);
+        };
+        let mut builder = reqwest::Client::builder();
+        if let Some(path) = &place.ca {
+            let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            builder = builder.add_root_certificate(reqwest::Certificate::from_pem(&pem)?);
+        }
+        let token = place.token_file.as_deref().map(super::guard::read_token).transpose()?;
+        Ok(Client::Remote { base: url.trim_end_matches('/').to_string(), http: builder.build()?, token })
+    }
+
+    fn local(place: &Place) -> anyhow::Result<Client> {
+        let directory = data_directory(place.data.clone())?;
+        if !directory.exists() {
+            bail!(
+                "there is no data in {}: record with `threadline tap` or load with `threadline import --data {} PATH`, or give --data",
+                directory.display(),
+                directory.display()
+            );
+        }
+        let reader = threadline_store::Reader::open(&directory)
+            .with_context(|| format!("cannot read the data directory {}", directory.display()))?;
+        let engine = threadline_query::Engine::new(reader, threadline_query::EngineConfig::default());
+        Ok(Client::Local(threadline_query::router(std::sync::Arc::new(engine))))
+    }
+
+    /// GETs `path` with query parameters and reads JSON.
+    pub(crate) async fn get(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+        let bytes = self.get_bytes(path, query).await?;
+        serde_json::from_slice(&bytes).context("the answer is not JSON")
+    }
+
+    /// GETs `path` as bytes.
+    pub(crate) async fn get_bytes(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Bytes> {
+        let mut encoded = url::form_urlencoded::Serializer::new(String::new());
+        query.iter().for_each(|(name, value)| {
+            encoded.append_pair(name, value);
+        });
+        let encoded = encoded.finish();
+        let target = if encoded.is_empty() { path.to_string() } else { format!("{path}?{encoded}") };
+        self.send(Method::GET, &target, Bytes::new()).await
+    }
+
+    /// POSTs JSON and reads JSON.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let bytes = self.send(Method::POST, path, Bytes::from(body.to_string())).await?;
+        serde_json::from_slice(&bytes).context("the answer is not JSON")
+    }
+
+    async fn send(&self, method: Method, target: &str, body: Bytes) -> anyhow::Result<Bytes> {
+        let (status, bytes) = match self {
+            Client::Local(router) => {
+                let request = Request::builder()
+                    .method(method)
+                    .uri(target)
+                    .header(header::HOST, "localhost")
+                    .header(header::CONTENT_TYPE, "application/json")
+                    .body(Body::from(body))?;
+                let response = router.clone().oneshot(request).await?;
+                (response.status(), response.into_body().collect().await?.to_bytes())
+            }
+            Client::Remote { base, http, token } => {
+                let mut request = http
+                    .request(method, format!("{base}{target}"))
+                    .header(header::CONTENT_TYPE, "application/json")
+                    .body(body);
+                if let Some(token) = token {
+                    request = request.bearer_auth(token);
+                }
+                let response = request.send().await.map_err(|error| {
+                    let cause = anyhow::Error::new(error.without_url());
+                    cause.context(Unavailable(base.clone()))
+                })?;
+                (response.status(), response.bytes().await?)
+            }
+        };
+        if !status.is_success() {
+            bail!("{}", problem(status.as_u16(), &bytes));
+        }
+        Ok(bytes)
+    }
+}
+
+/// What an RFC 9457 problem says, in one line.
+fn problem(status: u16, bytes: &[u8]) -> String {
+    let problem: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let title = problem["title"].as_str().unwrap_or("the request failed");
+    match problem["detail"].as_str() {
+        Some(detail) => format!("{title} ({status}): {detail}"),
+        None => format!("{title} ({status})"),
+    }
+}
+
+/// Percent-encodes one path segment.
+pub(crate) fn segment(id: &str) -> String {
+    id.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,141 @@
+//! `threadline doctor`: one line per check, each `ok`, `warn` or `fail` with the next step.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::client::Client;
+use super::{DoctorArguments, Place, data_directory, output};
+
+/// Less free space than this is a warning (1 GiB).
+const FREE_BYTES_WARN: u64 = 1 << 30;
+/// Less than this is a failure: the log needs room for its segments (256 MiB).
+const FREE_BYTES_FAIL: u64 = 256 << 20;
+
+enum Verdict {
+    Ok(String),
+    Warn(String),
+    Fail(String),
+}
+
+/// Exit code 1 when a check failed.
+pub(crate) async fn run(arguments: DoctorArguments) -> anyhow::Result<ExitCode> {
+    let mut checks = vec![("clock", clock())];
+    if arguments.place.url.is_none() {
+        let directory = data_directory(arguments.place.data.clone())?;
+        checks.push(("data directory", mode(&directory)));
+        checks.push(("disk space", space(&directory)));
+        if directory.exists() {
+            checks.push(("log sync", sync_latency(&directory)));
+        }
+    }
+    checks.push(("store", store(&arguments.place).await));
+    let mut text = String::new();
+    let mut failed = false;
+    for (name, verdict) in checks {
+        let (word, detail) = match verdict {
+            Verdict::Ok(detail) => ("ok", detail),
+            Verdict::Warn(detail) => ("warn", detail),
+            Verdict::Fail(detail) => {
+                failed = true;
+                ("fail", detail)
+            }
+        };
+        text.push_str(&format!("{word:<5} {name}: {detail}\n"));
+    }
+    output::write(
+        None,
+        threadline_schemas::display::terminal(&text, threadline_schemas::display::Lines::Keep).as_bytes(),
+    )?;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn clock() -> Verdict {
+    // Nobody runs this before it was written.
+    const WRITTEN_UNIX_S: u64 = 1_795_000_000;
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(now) if now.as_secs() >= WRITTEN_UNIX_S => Verdict::Ok("plausible, UTC is used throughout".into()),
+        _ => Verdict::Fail("the system clock is in the past: set it, or every observed time will be wrong".into()),
+    }
+}
+
+fn mode(directory: &Path) -> Verdict {
+    use std::os::unix::fs::PermissionsExt;
+    match std::fs::metadata(directory) {
+        Err(_) => Verdict::Warn(format!(
+            "{} does not exist yet: `threadline serve` or `import` makes it",
+            directory.display()
+        )),
+        Ok(found) if found.permissions().mode() & 0o077 != 0 => {
+            Verdict::Warn(format!("others can read {0}: chmod 700 {0}", directory.display()))
+        }
+        Ok(_) => Verdict::Ok(format!("{}, readable by its owner only", directory.display())),
+    }
+}
+
+fn space(directory: &Path) -> Verdict {
+    let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    match rustix::fs::statvfs(existing) {
+        Err(error) => Verdict::Warn(format!("cannot ask the file system: {error}")),
+        Ok(found) => {
+            let free = found.f_bavail.saturating_mul(found.f_frsize);
+            let text = format!("{} MiB free", free >> 20);
+            match free {
+                f if f < FREE_BYTES_FAIL => {
+                    Verdict::Fail(format!("{text}: free some, nothing is acknowledged on a full disk"))
+                }
+                f if f < FREE_BYTES_WARN => Verdict::Warn(format!("{text}: plan for more")),
+                _ => Verdict::Ok(text),
+            }
+        }
+    }
+}
+
+/// How long an acknowledgement waits at least: one small write and sync, median of nine.
+fn sync_latency(directory: &Path) -> Verdict {
+    match measure_sync(directory) {
+        Ok(micros) => Verdict::Ok(format!("{micros} µs median for 4 KiB")),
+        Err(error) => Verdict::Fail(format!("cannot write and sync in {}: {error}", directory.display())),
+    }
+}
+
+fn measure_sync(directory: &Path) -> std::io::Result<u128> {
+    use std::io::Write;
+    let path = directory.join(format!(".doctor-{}", uuid::Uuid::new_v4()));
+    let mut file = std::fs::File::create(&path)?;
+    let mut micros = Vec::new();
+    for _ in 0..9 {
+        let start = std::time::Instant::now();
+        file.write_all(&[0; 4096])?;
+        file.sync_data()?;
+        micros.push(start.elapsed().as_micros());
+    }
+    std::fs::remove_file(&path)?;
+    micros.sort_unstable();
+    Ok(micros[micros.len() / 2])
+}
+
+async fn store(place: &Place) -> Verdict {
+    let answer = match Client::open(place) {
+        Ok(client) => client.get("/api/v1/sessions", &[("limit", "1".into())]).await,
+        Err(error) => Err(error),
+    };
+    match answer {
+        Err(error) => Verdict::Fail(format!("{error:#}")),
+        Ok(answer) => {
+            let number = |path: &str| answer.pointer(path).and_then(serde_json::Value::as_i64).unwrap_or(0);
+            let text = format!(
+                "readable: table version {}, {} sealed rows, {} recent rows",
+                number("/completeness/snapshot/table_version"),
+                number("/completeness/snapshot/sealed_rows"),
+                number("/completeness/snapshot/tail_rows"),
+            );
+            match number("/completeness/snapshot/files_without_text_index") {
+                0 => Verdict::Ok(text),
+                missing => {
+                    Verdict::Warn(format!("{text}; {missing} files have no text index yet and are scanned by searches"))
+                }
+            }
+        }
+    }
+}

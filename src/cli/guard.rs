@@ -1,0 +1,166 @@
+//! Who may talk to the server: loopback only by default, anything else needs TLS and a token.
+//!
+//! Invariants
+//! - a request whose `Host` is not one of ours is refused on loopback, so a page in a browser cannot
+//!   reach evidence by DNS rebinding; a cross-site `Origin` is refused on every state-changing request
+//! - tokens are compared in constant time and never logged
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+/// What a request must show.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    token: Option<Arc<str>>,
+    loopback: bool,
+}
+
+impl Guard {
+    /// Checks that the address may be served with what was given.
+    pub(crate) fn new(address: SocketAddr, tls: bool, token_file: Option<&Path>) -> anyhow::Result<Guard> {
+        let token = token_file.map(read_token).transpose()?.map(Arc::from);
+        let loopback = address.ip().is_loopback();
+        if !loopback && !(tls && token.is_some()) {
+            bail!(
+                "{address} is reachable from other machines: give --tls-cert, --tls-key and --token-file, or listen on 127.0.0.1"
+            );
+        }
+        Ok(Guard { token, loopback })
+    }
+
+    fn refusal(&self, method: &Method, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
+        if self.loopback && !headers.get(header::HOST).is_none_or(|host| is_loopback_name(host.as_bytes())) {
+            return Some((StatusCode::MISDIRECTED_REQUEST, "the Host header names another site"));
+        }
+        if *method != Method::GET && *method != Method::HEAD && is_cross_site(headers) {
+            return Some((StatusCode::FORBIDDEN, "the request comes from another site"));
+        }
+        match &self.token {
+            Some(token) if !bears(headers, token) => Some((StatusCode::UNAUTHORIZED, "a bearer token is needed")),
+            _ => None,
+        }
+    }
+}
+
+/// Middleware that refuses what the guard does not let through.
+pub(crate) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let open = matches!(request.uri().path(), "/healthz" | "/readyz");
+    match guard.refusal(request.method(), request.headers()) {
+        Some((status, detail)) if !(open && status == StatusCode::UNAUTHORIZED) => refuse(status, detail),
+        _ => next.run(request).await,
+    }
+}
+
+fn refuse(status: StatusCode, detail: &str) -> Response {
+    let problem = serde_json::json!({
+        "type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(), "detail": detail,
+    });
+    let mut response = (status, problem.to_string()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(
+            header::WWW_AUTHENTICATE,
+            header::HeaderValue::from_static("Basic realm=\"threadline\", charset=\"UTF-8\""),
+        );
+    }
+    response
+}
+
+/// Reads a token file: one line, at least 16 characters.
+pub(crate) fn read_token(path: &Path) -> anyhow::Result<String> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the token file {}", path.display()))?;
+    let token = text.trim();
+    if token.len() < 16 || token.contains(char::is_whitespace) {
+        bail!("the token in {} must be one word of at least 16 characters: try `openssl rand -hex 32`", path.display());
+    }
+    Ok(token.to_string())
+}
+
+fn bears(headers: &HeaderMap, token: &str) -> bool {
+    let Some(value) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
+    if let Some(given) = value.strip_prefix("Bearer ") {
+        return equal(given.trim().as_bytes(), token.as_bytes());
+    }
+    let Some(Ok(basic)) = value.strip_prefix("Basic ").map(|text| BASE64_STANDARD.decode(text.trim())) else {
+        return false;
+    };
+    basic.iter().position(|byte| *byte == b':').is_some_and(|colon| equal(&basic[colon + 1..], token.as_bytes()))
+}
+
+/// Constant-time comparison of equal-length inputs.
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
+}
+
+fn is_loopback_name(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(""),
+        None => host.split(':').next().unwrap_or(""),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn is_cross_site(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()) else {
+        return false;
+    };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+    origin.split_once("://").is_none_or(|(_, authority)| !authority.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
+        list.iter().map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    fn guard(token: Option<&str>) -> Guard {
+        Guard { token: token.map(Arc::from), loopback: true }
+    }
+
+    #[test]
+    fn rebinding_and_cross_site_requests_are_refused() {
+        let refused = |method, list: &[(&'static str, &str)]| {
+            guard(None).refusal(&method, &headers(list)).map(|(status, _)| status.as_u16())
+        };
+        assert_eq!(refused(Method::GET, &[("host", "127.0.0.1:7700")]), None);
+        assert_eq!(refused(Method::GET, &[("host", "[::1]:7700")]), None);
+        assert_eq!(refused(Method::GET, &[("host", "evil.example:7700")]), Some(421));
+        assert_eq!(refused(Method::POST, &[("host", "localhost:7700"), ("origin", "http://evil.example")]), Some(403));
+        assert_eq!(refused(Method::POST, &[("host", "localhost:7700"), ("origin", "http://localhost:7700")]), None);
+    }
+
+    #[test]
+    fn a_token_is_needed_as_bearer_or_basic_password() {
+        let guard = guard(Some("0123456789abcdef"));
+        let check = |value: &str| {
+            guard.refusal(&Method::GET, &headers(&[("host", "localhost"), ("authorization", value)])).is_none()
+        };
+        assert!(check("Bearer 0123456789abcdef"));
+        assert!(check(&format!("Basic {}", BASE64_STANDARD.encode("me:0123456789abcdef"))));
+        assert!(!check("Bearer 0123456789abcdeF"));
+        assert!(guard.refusal(&Method::GET, &headers(&[("host", "localhost")])).is_some());
+    }
+
+    #[test]
+    fn an_open_address_needs_tls_and_a_token() {
+        assert!(Guard::new("0.0.0.0:1".parse().unwrap(), false, None).is_err());
+        assert!(Guard::new("127.0.0.1:1".parse().unwrap(), false, None).is_ok());
+    }
+}

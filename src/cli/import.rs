@@ -1,0 +1,101 @@
+//! `threadline import`: files and folders into a data directory.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use threadline_ingest::import::{Import, Options, Progress, Report};
+use threadline_schemas::display::{self, Lines};
+
+use super::output::{self, Column};
+use super::record::Recording;
+use super::{ImportArguments, data_directory};
+
+const COLUMNS: &[Column] = &[
+    ("FILE", "path"),
+    ("KIND", "format"),
+    ("LINES", "lines"),
+    ("RECORDS", "records"),
+    ("REJECTED", "rejected"),
+    ("DUPLICATES", "duplicates"),
+    ("NOTE", "note"),
+];
+
+/// Loads the paths and says per file what became of it. Exit code 1 when a file could not be read.
+pub(crate) async fn run(arguments: ImportArguments) -> anyhow::Result<ExitCode> {
+    let directory = data_directory(arguments.data)?;
+    let options =
+        Options::named(&arguments.kind).with_context(|| format!("--as {} is not a known kind", arguments.kind))?;
+    let recording = Recording::open(&directory, "import").await?;
+    let report = load(&recording, &arguments.paths, options).await;
+    recording.close().await?;
+    let report = report?;
+    let rows = rows(&report);
+    let answer = serde_json::json!({ "data": rows });
+    output::rows(&arguments.printing, &answer, &rows, COLUMNS)?;
+    output::talk(&total(&report));
+    Ok(if report.failed_files() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Imports with a progress bar on a terminal.
+pub(crate) async fn load(
+    recording: &Recording,
+    paths: &[std::path::PathBuf],
+    options: Options,
+) -> anyhow::Result<Report> {
+    let mut bar = Bar(progress_bar());
+    let report = Import::new(recording.pipeline()).run(paths, &options, &mut bar).await;
+    bar.0.finish_and_clear();
+    Ok(report?)
+}
+
+struct Bar(ProgressBar);
+
+impl Progress for Bar {
+    fn total(&mut self, bytes: u64) {
+        self.0.set_length(bytes);
+    }
+
+    fn advance(&mut self, bytes: u64, file: &str) {
+        self.0.inc(bytes);
+        self.0.set_message(display::terminal(file, Lines::Show));
+    }
+}
+
+/// Hidden by indicatif itself when standard error is not a terminal.
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {eta} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn rows(report: &Report) -> Vec<serde_json::Value> {
+    let row = |file: &threadline_ingest::import::FileReport| {
+        let note = match (&file.error, &file.skipped) {
+            (Some(error), _) => format!("failed: {error}"),
+            (None, Some(reason)) => format!("skipped: {reason}"),
+            (None, None) if file.metric_points > 0 => format!("{} metric points counted, not kept", file.metric_points),
+            (None, None) => String::new(),
+        };
+        serde_json::json!({
+            "path": file.path, "format": file.format, "lines": file.lines, "records": file.records,
+            "rejected": file.rejected, "duplicates": file.duplicates, "metric_points": file.metric_points, "note": note,
+        })
+    };
+    report.files.iter().map(row).collect()
+}
+
+/// The sum in one line.
+pub(crate) fn total(report: &Report) -> String {
+    let total = report.total();
+    format!(
+        "{} records from {} files ({} known already, {} rejected); {} files skipped, {} failed",
+        total.records,
+        report.read_files(),
+        total.duplicates,
+        total.rejected,
+        report.skipped_files(),
+        report.failed_files(),
+    )
+}

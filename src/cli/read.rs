@@ -1,0 +1,396 @@
+//! The reading commands: ask the API, print the answer.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use serde_json::Value;
+use threadline_schemas::display::{self, Lines};
+
+use super::client::{Client, segment};
+use super::output::{self, Column};
+use super::{
+    EXIT_EMPTY, EventArguments, Format, LinksArguments, Printing, SearchArguments, SessionListArguments,
+    SessionShowArguments, SqlArguments,
+};
+
+/// Rows asked for at a time.
+const PAGE_ROWS: usize = 1000;
+
+const SESSION_COLUMNS: &[Column] = &[
+    ("START (UTC)", "start"),
+    ("SESSION", "id"),
+    ("AGENT", "agents"),
+    ("USER", "users"),
+    ("PROMPT", "title"),
+    ("SERVERS", "servers"),
+    ("CALLS", "calls"),
+    ("ERRORS", "errors"),
+    ("DENIED", "denials"),
+    ("RECORDS", "coverage"),
+];
+
+const HIT_COLUMNS: &[Column] = &[
+    ("TIME (UTC)", "event/time"),
+    ("KIND", "event/kind"),
+    ("SOURCE", "event/source_name"),
+    ("EVENT", "event/event_id"),
+    ("IN", "column"),
+    ("BEFORE", "before"),
+    ("MATCH", "matched"),
+    ("AFTER", "after"),
+];
+
+const LINK_COLUMNS: &[Column] = &[
+    ("FILE", "file"),
+    ("LINE", "line"),
+    ("EVENT", "event_id"),
+    ("KIND", "kind"),
+    ("SESSION", "session"),
+    ("TURN", "turn"),
+    ("CALL", "call"),
+    ("PARENT", "parent"),
+    ("RELATION", "relation"),
+    ("GRADE", "grade"),
+    ("RULE", "rule"),
+    ("SCORE", "score"),
+];
+
+/// `threadline session list`.
+pub(crate) async fn session_list(arguments: SessionListArguments) -> anyhow::Result<ExitCode> {
+    let client = Client::open(&arguments.place)?;
+    let mut query = Vec::new();
+    for (name, value) in [
+        ("user", arguments.user),
+        ("agent", arguments.agent),
+        ("tool", arguments.tool),
+        ("server", arguments.server),
+        ("outcome", arguments.outcome),
+        ("from", arguments.from),
+        ("to", arguments.to),
+    ] {
+        query.extend(value.map(|value| (name, value)));
+    }
+    let answer = pages(&client, "/api/v1/sessions", query, arguments.limit).await?;
+    let rows = array(&answer);
+    output::rows(&arguments.printing, &answer, &rows, SESSION_COLUMNS)?;
+    Ok(emptiness(&arguments.printing, rows.is_empty()))
+}
+
+/// `threadline session show`.
+pub(crate) async fn session_show(arguments: SessionShowArguments) -> anyhow::Result<ExitCode> {
+    let client = Client::open(&arguments.place)?;
+    let query: Vec<(&str, String)> = arguments.grade.map(|grade| ("grade", grade)).into_iter().collect();
+    let answer = client.get(&format!("/api/v1/sessions/{}", segment(&arguments.id)), &query).await?;
+    if arguments.printing.format == Format::Table {
+        let text = session_text(&answer["data"]);
+        output::write(arguments.printing.output.as_deref(), text.as_bytes())?;
+        output::completeness(&answer);
+    } else {
+        let rows = session_rows(&answer["data"]);
+        output::rows(&arguments.printing, &answer, &rows, RECORD_COLUMNS)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `threadline event show`.
+pub(crate) async fn event_show(arguments: EventArguments) -> anyhow::Result<ExitCode> {
+    let client = Client::open(&arguments.place)?;
+    let answer = client.get(&format!("/api/v1/events/{}", segment(&arguments.id)), &[]).await?;
+    let record = answer.pointer("/data/record").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut rows: Vec<Value> = record
+        .into_iter()
+        .filter(|(name, _)| name != "raw")
+        .map(|(name, value)| serde_json::json!({"column": name, "value": value}))
+        .collect();
+    for link in answer.pointer("/data/links").and_then(Value::as_array).into_iter().flatten() {
+        rows.push(serde_json::json!({"column": "link", "value": link_text(link)}));
+    }
+    rows.push(serde_json::json!({"column": "leaf_hash", "value": answer.pointer("/data/leaf_hash")}));
+    rows.push(serde_json::json!({"column": "session", "value": answer.pointer("/data/session_id")}));
+    output::rows(&arguments.printing, &answer, &rows, &[("COLUMN", "column"), ("VALUE", "value")])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `threadline event raw`.
+pub(crate) async fn event_raw(arguments: EventArguments) -> anyhow::Result<ExitCode> {
+    if output::to_terminal(&arguments.printing) {
+        bail!("raw bytes could steer your terminal: add `-o FILE` or pipe them, e.g. `| xxd`");
+    }
+    let client = Client::open(&arguments.place)?;
+    let bytes = client.get_bytes(&format!("/api/v1/events/{}/raw", segment(&arguments.id)), &[]).await?;
+    output::write(arguments.printing.output.as_deref(), &bytes)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `threadline search`.
+pub(crate) async fn search(arguments: SearchArguments) -> anyhow::Result<ExitCode> {
+    let client = Client::open(&arguments.place)?;
+    let mut query = vec![("q", arguments.query)];
+    query.extend(arguments.from.map(|value| ("from", value)));
+    query.extend(arguments.to.map(|value| ("to", value)));
+    let answer = pages(&client, "/api/v1/search", query, arguments.limit).await?;
+    let rows = array(&answer);
+    output::rows(&arguments.printing, &answer, &rows, HIT_COLUMNS)?;
+    Ok(emptiness(&arguments.printing, rows.is_empty()))
+}
+
+/// `threadline sql`.
+pub(crate) async fn sql(arguments: SqlArguments) -> anyhow::Result<ExitCode> {
+    let client = Client::open(&arguments.place)?;
+    let answer = client.post("/api/v1/sql", &serde_json::json!({"query": arguments.query})).await?;
+    let names: Vec<String> = answer
+        .pointer("/data/columns")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_string)
+        .collect();
+    let rows: Vec<Value> = answer
+        .pointer("/data/rows")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(|row| {
+            names
+                .iter()
+                .enumerate()
+                .map(|(index, _)| (index.to_string(), row[index].clone()))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        })
+        .collect();
+    if arguments.printing.format == Format::Ndjson {
+        let named: Vec<Value> = rows.iter().map(|row| named(row, &names)).collect();
+        output::rows(&arguments.printing, &answer, &named, &[])?;
+        return Ok(emptiness(&arguments.printing, named.is_empty()));
+    }
+    // Headings live as long as the process: a command prints one table.
+    let columns: Vec<Column> =
+        names.iter().enumerate().map(|(index, name)| (&*name.clone().leak(), &*index.to_string().leak())).collect();
+    output::rows(&arguments.printing, &answer, &rows, &columns)?;
+    Ok(emptiness(&arguments.printing, rows.is_empty()))
+}
+
+/// `threadline links`.
+pub(crate) async fn links(arguments: LinksArguments) -> anyhow::Result<ExitCode> {
+    let client = Client::open(&arguments.place)?;
+    let query: Vec<(&str, String)> = arguments.session.map(|id| ("session", id)).into_iter().collect();
+    let answer = pages(&client, "/api/v1/links", query, 0).await?;
+    let rows = array(&answer);
+    output::rows(&arguments.printing, &answer, &rows, LINK_COLUMNS)?;
+    Ok(emptiness(&arguments.printing, rows.is_empty()))
+}
+
+/// Follows cursors until `limit` rows (0: all) are there. What the limit leaves out is said.
+async fn pages(client: &Client, path: &str, query: Vec<(&str, String)>, limit: usize) -> anyhow::Result<Value> {
+    let mut rows: Vec<Value> = Vec::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let wanted = if limit == 0 { PAGE_ROWS } else { (limit - rows.len()).min(PAGE_ROWS) };
+        let mut query = query.clone();
+        query.push(("limit", wanted.to_string()));
+        query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
+        let mut answer = client.get(path, &query).await?;
+        rows.extend(array(&answer));
+        cursor = answer["next_cursor"].as_str().map(str::to_string);
+        let enough = limit > 0 && rows.len() >= limit;
+        if cursor.is_none() || enough {
+            answer["data"] = Value::Array(rows);
+            return Ok(answer);
+        }
+    }
+}
+
+fn array(answer: &Value) -> Vec<Value> {
+    answer["data"].as_array().cloned().unwrap_or_default()
+}
+
+fn named(row: &Value, names: &[String]) -> Value {
+    names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| (name.clone(), row[index.to_string()].clone()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+fn emptiness(printing: &Printing, empty: bool) -> ExitCode {
+    if empty && printing.fail_empty { ExitCode::from(EXIT_EMPTY) } else { ExitCode::SUCCESS }
+}
+
+const RECORD_COLUMNS: &[Column] = &[
+    ("TURN", "turn"),
+    ("CALL", "call"),
+    ("TIME (UTC)", "time"),
+    ("KIND", "kind"),
+    ("SOURCE", "source_name"),
+    ("SERVER", "server_name"),
+    ("TOOL", "tool_name"),
+    ("OUTCOME", "outcome"),
+    ("GRADE", "link/grade"),
+    ("RULE", "link/rule"),
+    ("EXCERPT", "excerpt"),
+    ("EVENT", "event_id"),
+];
+
+/// Every record of a session as a row that names its turn and call.
+fn session_rows(session: &Value) -> Vec<Value> {
+    let mut rows = Vec::new();
+    for (index, turn) in each(session, "turns").enumerate() {
+        let mut push = |event: &Value, call: Option<&Value>| {
+            let mut row = event.clone();
+            row["turn"] = (index + 1).into();
+            row["call"] = call.map_or(Value::Null, |call| call["id"].clone());
+            rows.push(row);
+        };
+        turn.get("prompt").filter(|prompt| !prompt.is_null()).into_iter().for_each(|prompt| push(prompt, None));
+        for call in each(turn, "calls") {
+            each(call, "records").for_each(|record| push(record, Some(call)));
+        }
+        each(turn, "events").for_each(|event| push(event, None));
+    }
+    rows
+}
+
+fn each<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value[key].as_array().into_iter().flatten()
+}
+
+/// A session for people: header, turns, calls with their evidence, gaps.
+fn session_text(session: &Value) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _infallible = write_session(&mut out, session);
+    out
+}
+
+fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
+    let summary = &session["summary"];
+    writeln!(out, "Session {}", one_line(summary, "id"))?;
+    writeln!(
+        out,
+        "  {} to {}  ({})",
+        one_line(summary, "start"),
+        one_line(summary, "end"),
+        duration(&summary["duration_nano"])
+    )?;
+    for (label, key) in
+        [("agent", "agents"), ("user", "users"), ("conversation", "conversation_ids"), ("servers", "servers")]
+    {
+        let names: Vec<String> =
+            each(summary, key).filter_map(Value::as_str).map(|text| display::terminal(text, Lines::Show)).collect();
+        if !names.is_empty() {
+            writeln!(out, "  {label}: {}", names.join(", "))?;
+        }
+    }
+    writeln!(
+        out,
+        "  {} prompts, {} calls ({} errors, {} denied), {} records ({})",
+        summary["prompts"],
+        summary["calls"],
+        summary["errors"],
+        summary["denials"],
+        summary["records"],
+        counts(&summary["coverage"])
+    )?;
+    for (index, turn) in each(session, "turns").enumerate() {
+        let prompt = turn["prompt_text"]
+            .as_str()
+            .map_or_else(|| "(no prompt recorded)".to_string(), |text| format!("“{}”", short(text, 400)));
+        writeln!(out, "\nTurn {}  {}\n  {prompt}", index + 1, one_line(turn, "start"))?;
+        for call in each(turn, "calls") {
+            write_call(out, call)?;
+        }
+        for event in each(turn, "events").filter(|event| event["kind"] == "completion") {
+            writeln!(out, "  says  {}", short(event["excerpt"].as_str().unwrap_or(""), 200))?;
+        }
+    }
+    let gaps: Vec<&Value> = each(session, "gaps").collect();
+    writeln!(out, "\nGaps: {}", if gaps.is_empty() { "none found" } else { "" })?;
+    for gap in gaps {
+        writeln!(out, "  - {} ({})", one_line(gap, "description"), one_line(gap, "kind"))?;
+    }
+    Ok(())
+}
+
+fn write_call(out: &mut String, call: &Value) -> std::fmt::Result {
+    let mark = match call["outcome"].as_str() {
+        Some("ok") => "✓ ok",
+        Some("error") => "! error",
+        Some("denied") => "⊘ denied",
+        Some("cancelled") => "✗ cancelled",
+        Some("input_required") => "☑ input required",
+        _ => "? no result",
+    };
+    let server = call["server"].as_str().map(|server| format!("{}.", short(server, 60))).unwrap_or_default();
+    writeln!(
+        out,
+        "  {mark}  {server}{}  {}  [{}]",
+        short(call["tool"].as_str().unwrap_or("?"), 80),
+        one_line(call, "start"),
+        one_line(call, "grade")
+    )?;
+    if let Some(arguments) = call["arguments"].as_str() {
+        writeln!(out, "      with   {}", short(arguments, 300))?;
+    }
+    if let Some(result) = call["result"].as_str() {
+        writeln!(out, "      gave   {}", short(result, 300))?;
+    }
+    if call["execution"] == "never_executed" {
+        writeln!(out, "      never reached a server")?;
+    }
+    let seen: Vec<String> = each(call, "records")
+        .map(|record| format!("{} {}", one_line(record, "source_kind"), one_line(record, "kind")))
+        .collect();
+    writeln!(out, "      seen   {}", seen.join(", "))
+}
+
+fn link_text(link: &Value) -> String {
+    let compared: Vec<String> = each(link, "compared")
+        .map(|c| format!("{} {} = {}", text(c, "what"), text(c, "from"), text(c, "to")))
+        .collect();
+    format!(
+        "{} {} -> {} [{} by {}] {}",
+        text(link, "relation"),
+        text(link, "from"),
+        text(link, "to"),
+        text(link, "grade"),
+        text(link, "rule"),
+        compared.join("; ")
+    )
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("")
+}
+
+fn one_line(value: &Value, key: &str) -> String {
+    display::terminal(text(value, key), Lines::Show)
+}
+
+/// The first `max` characters on one line, saying how many were left out.
+fn short(text: &str, max: usize) -> String {
+    let (shown, left) = display::cut(text, max);
+    let shown = display::terminal(&shown, Lines::Show);
+    if left > 0 { format!("{shown}… (+{left} characters)") } else { shown }
+}
+
+fn counts(map: &Value) -> String {
+    map.as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, count)| format!("{} {count}", display::terminal(name, Lines::Show)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn duration(nanos: &Value) -> String {
+    let nanos = nanos.as_i64().unwrap_or(0);
+    match nanos {
+        n if n < 1_000_000 => format!("{} µs", n / 1_000),
+        n if n < 1_000_000_000 => format!("{} ms", n / 1_000_000),
+        n => format!("{:.1} s", n as f64 / 1e9),
+    }
+}

@@ -1,0 +1,228 @@
+//! `threadline serve`: collectors, store, API and pages in one process.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::middleware;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
+
+use super::guard::{self, Guard};
+use super::{ServeArguments, data_directory, output};
+
+/// How long a stop waits for requests under way.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs until SIGINT or SIGTERM, then drains, seals and syncs.
+pub(crate) async fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
+    let directory = data_directory(arguments.data.clone())?;
+    let server = Server::start(&directory, &arguments).await?;
+    output::talk(&format!("threadline serves {}", directory.display()));
+    output::talk(&format!("  pages and API  {}", server.address(&arguments)));
+    output::talk(&format!("  OTLP/HTTP      http://{}/v1/{{logs,traces,metrics}}", server.otlp));
+    stop_signal().await;
+    output::talk("stopping: draining requests and sealing");
+    server.stop().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A running server.
+pub(crate) struct Server {
+    store: threadline_store::Store,
+    listeners: JoinSet<anyhow::Result<()>>,
+    shutdown: watch::Sender<bool>,
+    /// Where API and pages listen.
+    pub(crate) listen: SocketAddr,
+    otlp: SocketAddr,
+}
+
+impl Server {
+    /// Opens the store and binds both addresses.
+    pub(crate) async fn start(directory: &Path, arguments: &ServeArguments) -> anyhow::Result<Server> {
+        let tls = tls(arguments)?;
+        let token = arguments.token_file.as_deref();
+        let api_guard = Guard::new(arguments.listen, tls.is_some(), token)?;
+        let otlp_guard = Guard::new(arguments.otlp_http, tls.is_some(), token)?;
+        let store = open_store(directory).await?;
+        let pipeline = super::record::pipeline(directory, store.appender())?;
+        let engine = threadline_query::Engine::new(store.reader(), threadline_query::EngineConfig::default());
+        let engine = Arc::new(engine);
+        let otlp = threadline_ingest::http::otlp(pipeline.clone());
+        let api = Router::new()
+            .merge(threadline_query::router(engine.clone()))
+            .merge(threadline_ingest::http::events(pipeline))
+            .merge(otlp.clone())
+            .merge(threadline_dashboards::router(engine));
+
+        let (shutdown, stopped) = watch::channel(false);
+        let mut listeners = JoinSet::new();
+        let listen =
+            listen(&mut listeners, arguments.listen, guarded(api, api_guard), tls.clone(), stopped.clone()).await?;
+        let otlp = listen_otlp(&mut listeners, arguments.otlp_http, guarded(otlp, otlp_guard), tls, stopped).await?;
+        Ok(Server { store, listeners, shutdown, listen, otlp })
+    }
+
+    fn address(&self, arguments: &ServeArguments) -> String {
+        let scheme = if arguments.tls_cert.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.listen)
+    }
+
+    /// Stops accepting, waits for what is under way, seals and syncs.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        self.shutdown.send_replace(true);
+        let drained = tokio::time::timeout(DRAIN, async {
+            while let Some(listener) = self.listeners.join_next().await {
+                listener??;
+            }
+            anyhow::Ok(())
+        });
+        match drained.await {
+            Ok(result) => result?,
+            Err(_) => tracing::warn!("requests were still under way after {} s and were cut off", DRAIN.as_secs()),
+        }
+        self.store.close().await.context("cannot close the store")
+    }
+}
+
+async fn open_store(directory: &Path) -> anyhow::Result<threadline_store::Store> {
+    threadline_store::Store::open(directory, super::record::store_config()?)
+        .await
+        .with_context(|| format!("cannot open the data directory {}", directory.display()))
+}
+
+fn guarded(router: Router, guard: Guard) -> Router {
+    router.layer(middleware::from_fn_with_state(guard, guard::check))
+}
+
+/// The OTLP port is a convenience beside `--listen`: when another collector has it, say so and go on.
+async fn listen_otlp(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    address: SocketAddr,
+    router: Router,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<SocketAddr> {
+    listen(tasks, address, router, tls, stopped)
+        .await
+        .with_context(|| format!("is another OTLP collector using {address}? choose another with --otlp-http ADDR"))
+}
+
+async fn listen(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    address: SocketAddr,
+    router: Router,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let local = listener.local_addr()?;
+    let until = wait_for(stopped);
+    match tls {
+        None => tasks.spawn(async move { Ok(axum::serve(listener, router).with_graceful_shutdown(until).await?) }),
+        Some(config) => {
+            let listener = TlsListener::start(listener, config)?;
+            tasks.spawn(async move { Ok(axum::serve(listener, router).with_graceful_shutdown(until).await?) })
+        }
+    };
+    Ok(local)
+}
+
+async fn wait_for(mut stopped: watch::Receiver<bool>) {
+    // An error means the sender is gone, which is a stop too.
+    let _stopped = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Hands out connections whose TLS handshake is done. Handshakes run beside each other, so that a
+/// client that dawdles keeps nobody waiting.
+struct TlsListener {
+    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
+    local: SocketAddr,
+}
+
+/// Handshakes under way at once; further connections wait in the kernel's queue.
+const HANDSHAKES_MAX: usize = 256;
+
+impl TlsListener {
+    fn start(tcp: TcpListener, config: Arc<rustls::ServerConfig>) -> std::io::Result<TlsListener> {
+        let local = tcp.local_addr()?;
+        let acceptor = tokio_rustls::TlsAcceptor::from(config);
+        let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let (done, ready) = mpsc::channel(HANDSHAKES_MAX);
+        tokio::spawn(async move {
+            while let Ok(slot) = slots.clone().acquire_owned().await {
+                let Ok((stream, address)) = tcp.accept().await else {
+                    // Out of file descriptors or a reset: let others finish first.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                if done.is_closed() {
+                    break;
+                }
+                let (acceptor, done) = (acceptor.clone(), done.clone());
+                tokio::spawn(async move {
+                    let handshake = tokio::time::timeout(Duration::from_secs(5), acceptor.accept(stream));
+                    if let Ok(Ok(stream)) = handshake.await {
+                        // The receiver is gone when the server stops.
+                        let _stopped = done.send((stream, address)).await;
+                    }
+                    drop(slot);
+                });
+            }
+        });
+        Ok(TlsListener { ready, local })
+    }
+}
+
+impl axum::serve::Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        match self.ready.recv().await {
+            Some(connection) => connection,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        Ok(self.local)
+    }
+}
+
+fn tls(arguments: &ServeArguments) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let (Some(certificate), Some(key)) = (&arguments.tls_cert, &arguments.tls_key) else {
+        return Ok(None);
+    };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .with_context(|| format!("cannot read the certificate {}", certificate.display()))?;
+    let key =
+        PrivateKeyDer::from_pem_file(key).with_context(|| format!("cannot read the private key {}", key.display()))?;
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    Ok(Some(Arc::new(config.context("the certificate and key do not fit together")?)))
+}
+
+/// Resolves at SIGINT or SIGTERM.
+pub(crate) async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => {
+            let _interrupted = tokio::signal::ctrl_c().await;
+        }
+    }
+}
