@@ -1,1 +1,12 @@
-//! tests
+//! Everything that needs the whole program: one binary, because linking DataFusion once is enough.
+//!
+//! Tests run the built `threadline` as a person would: real processes, real sockets, real files.
+
+mod browser;
+mod captures;
+mod durability;
+mod hostile;
+mod joins;
+mod live;
+mod support;
+mod tidy;

@@ -76,7 +76,13 @@ class PowerCutSite:
         process.kill()
 
     def reopen(self):
-        sh("umount", self.mount)
+        # What the writer started may take a moment to die and let go.
+        for _ in range(100):
+            if subprocess.run(["umount", self.mount], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.05)
+        else:
+            sh("umount", self.mount)
         sh("mount", self.loop, self.mount)
 
     def close(self):

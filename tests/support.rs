@@ -1,0 +1,114 @@
+//! How tests run the program.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// The built program.
+pub(crate) fn threadline() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_threadline"));
+    for name in ["THREADLINE_DATA", "THREADLINE_URL", "THREADLINE_TOKEN_FILE", "THREADLINE_LOG"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A file or folder of this repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Runs to the end and asserts success; gives standard output.
+pub(crate) fn ok(command: &mut Command) -> String {
+    let output = run(command);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text
+}
+
+/// Runs to the end.
+pub(crate) fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// `threadline import` of a path into a data directory; gives the per-file rows.
+pub(crate) fn import(data: &Path, path: &Path) -> Vec<serde_json::Value> {
+    let text = ok(threadline().args(["import", "--format", "ndjson", "--data"]).arg(data).arg(path));
+    ndjson(&text)
+}
+
+/// The objects of NDJSON text.
+pub(crate) fn ndjson(text: &str) -> Vec<serde_json::Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+/// JSON that a command prints.
+pub(crate) fn json(command: &mut Command) -> serde_json::Value {
+    let text = ok(command);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command:?}: {error}: {text}"))
+}
+
+/// A running `threadline serve`, killed when dropped.
+pub(crate) struct Serve {
+    pub(crate) child: Child,
+    /// `http://127.0.0.1:PORT`
+    pub(crate) url: String,
+    /// The OTLP address, `http://127.0.0.1:PORT`.
+    pub(crate) otlp: String,
+}
+
+impl Serve {
+    /// Starts on free ports and waits until it says where.
+    pub(crate) fn start(data: &Path) -> Serve {
+        Serve::start_with(threadline().arg("serve").arg("--data").arg(data))
+    }
+
+    /// The same with a prepared command.
+    pub(crate) fn start_with(command: &mut Command) -> Serve {
+        command.args(["--listen", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0"]);
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
+        let mut url = None;
+        let mut otlp = None;
+        let mut said = String::new();
+        while otlp.is_none() {
+            let Some(Ok(line)) = lines.next() else { panic!("serve ended: {said}") };
+            said.push_str(&line);
+            said.push('\n');
+            let address = |marker: &str| line.trim().strip_prefix(marker).map(|rest| rest.trim().to_string());
+            url = url.or_else(|| address("pages and API"));
+            otlp = otlp.or_else(|| {
+                address("OTLP/HTTP").map(|text| text.trim_end_matches("/v1/{logs,traces,metrics}").to_string())
+            });
+        }
+        // Keep the pipe drained, so that the server never waits for us.
+        std::thread::spawn(move || lines.for_each(drop));
+        Serve { child, url: url.expect("the address is printed"), otlp: otlp.expect("the OTLP address is printed") }
+    }
+
+    /// Sends SIGTERM and waits for a clean end.
+    pub(crate) fn stop(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the server is there");
+        let status = self.child.wait().expect("the server ends");
+        assert!(status.success(), "serve ended with {status}");
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        // Already gone after `stop`.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// Why a test cannot run here; printed where it skips.
+pub(crate) fn skip(reason: &str) {
+    println!("SKIPPED: {reason}");
+}
