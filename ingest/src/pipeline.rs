@@ -29,6 +29,9 @@ use crate::remote::Outbox;
 /// Batches above this size are redacted on a thread of their own.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes of records in one append, unless one record has more.
+const PART_BYTES_MAX: usize = 8 << 20;
+
 /// Unit of the semaphore that bounds what is in flight.
 const ROOM_UNIT_BYTES: usize = 1024;
 
@@ -37,7 +40,7 @@ const ROOM_UNIT_BYTES: usize = 1024;
 pub struct PipelineConfig {
     /// Tenant of every record that comes in here. Default `default`.
     pub tenant: String,
-    /// Bytes of records that may be on their way to the log. Default 64 MiB.
+    /// Bytes of records that may be on their way to the log. Default 48 MiB.
     pub in_flight_bytes_max: usize,
     /// Payload of one record; more becomes `rejected`. Default 28 MiB, below the largest frame of the log.
     pub record_bytes_max: usize,
@@ -51,7 +54,7 @@ impl Default for PipelineConfig {
     fn default() -> Self {
         PipelineConfig {
             tenant: "default".into(),
-            in_flight_bytes_max: 64 << 20,
+            in_flight_bytes_max: 48 << 20,
             record_bytes_max: 28 << 20,
             redact: RedactConfig::default(),
             clock: now_unix_us,
@@ -100,6 +103,8 @@ pub struct Pipeline {
     match_key: MatchKey,
     room: Semaphore,
     room_max: u32,
+    /// One permit per core.
+    cores: Semaphore,
     config: PipelineConfig,
     counters: Counters,
 }
@@ -119,7 +124,9 @@ impl Pipeline {
         let redactor = Arc::new(Redactor::new(match_key.clone(), &config.redact)?);
         let room_max = u32::try_from(config.in_flight_bytes_max / ROOM_UNIT_BYTES).unwrap_or(u32::MAX >> 4).max(1);
         let room = Semaphore::new(room_max as usize);
-        Ok(Pipeline { destination, redactor, match_key, room, room_max, config, counters: Counters::default() })
+        let cores = Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from));
+        let counters = Counters::default();
+        Ok(Pipeline { destination, redactor, match_key, room, room_max, cores, config, counters })
     }
 
     /// What a decoder is told, as of now. Match digests are made under the key of the data directory where the records end
@@ -146,10 +153,7 @@ impl Pipeline {
         let units = u32::try_from(bytes / ROOM_UNIT_BYTES + 1).unwrap_or(self.room_max).min(self.room_max);
         let _room = self.room.acquire_many(units).await.map_err(|_: AcquireError| AppendError::Closed)?;
         let records = self.prepare(records, bytes).await?;
-        let appended = match &self.destination {
-            Destination::Store(appender) => appender.append(records).await,
-            Destination::Remote(outbox) => outbox.append(records).await,
-        };
+        let appended = self.append(records).await;
         match &appended {
             Ok(receipt) => {
                 self.counters.accepted.fetch_add(receipt.accepted as u64, Relaxed);
@@ -174,18 +178,48 @@ impl Pipeline {
         }
     }
 
+    /// Runs work that takes a while on a thread for it, as many at once as there are cores: more would not be faster, and
+    /// each thread keeps memory of its own.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, AppendError> {
+        let _core = self.cores.acquire().await.map_err(|_: AcquireError| AppendError::Closed)?;
+        // It can only fail when the runtime is shutting down (or the work panicked, which is our bug).
+        tokio::task::spawn_blocking(work).await.map_err(|_| AppendError::Closed)
+    }
+
+    /// In parts, so that the copies which the log needs exist for one part at a time.
+    async fn append(&self, records: Vec<Record>) -> Result<Receipt, AppendError> {
+        let mut receipt = Receipt::default();
+        let mut records = records.into_iter().peekable();
+        while records.peek().is_some() {
+            let mut bytes = 0;
+            let part = std::iter::from_fn(|| {
+                records.next_if(|record| {
+                    bytes += record_bytes(record);
+                    bytes <= PART_BYTES_MAX || bytes == record_bytes(record)
+                })
+            });
+            let part = part.collect();
+            let appended = match &self.destination {
+                Destination::Store(appender) => appender.append(part).await,
+                Destination::Remote(outbox) => outbox.append(part).await,
+            }?;
+            receipt.accepted += appended.accepted;
+            receipt.duplicates += appended.duplicates;
+        }
+        Ok(receipt)
+    }
+
     async fn prepare(&self, mut records: Vec<Record>, bytes: usize) -> Result<Vec<Record>, AppendError> {
         let (redactor, record_bytes_max) = (Arc::clone(&self.redactor), self.config.record_bytes_max);
         let work = move || {
             let redactions = records.iter_mut().map(|record| prepare_record(record, &redactor, record_bytes_max)).sum();
             (records, redactions)
         };
-        let (records, redactions): (Vec<Record>, usize) = if bytes <= INLINE_BYTES_MAX {
-            work()
-        } else {
-            // It can only fail when the runtime is shutting down (or the work panicked, which is our bug).
-            tokio::task::spawn_blocking(work).await.map_err(|_| AppendError::Closed)?
-        };
+        let (records, redactions): (Vec<Record>, usize) =
+            if bytes <= INLINE_BYTES_MAX { work() } else { self.compute(work).await? };
         let rejected = records.iter().filter(|record| record.kind == Kind::Rejected).count();
         self.counters.redactions.fetch_add(redactions as u64, Relaxed);
         self.counters.rejected.fetch_add(rejected as u64, Relaxed);

@@ -26,11 +26,11 @@ pub(super) async fn read(collecting: &Collecting, headers: &HeaderMap, body: Bod
         return Ok(Held { bytes, _share: share });
     }
     grow(collecting, &mut share, bytes.len() + unpacked_bytes_max(bytes.len(), coding))?;
-    let unpacked = tokio::task::spawn_blocking(move || {
+    let unpacked = collecting.pipeline.compute(move || {
         let limits = Limits { bytes_max: BODY_BYTES_MAX as u64, ratio_max: RATIO_MAX };
         decompress::bytes(&bytes, coding, limits)
     });
-    match unpacked.await.map_err(|_| Refusal::Stopping)? {
+    match unpacked.await? {
         Ok(bytes) => {
             // What was reserved for the worst case goes back.
             let _surplus = share

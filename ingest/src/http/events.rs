@@ -58,8 +58,8 @@ async fn store(collecting: &Collecting, headers: &HeaderMap, body: axum::body::B
     let mut next = 0;
     while next < events.spans.len() {
         let reading = (events.clone(), collecting.pipeline.clone());
-        let batch = tokio::task::spawn_blocking(move || reading.0.batch(next, &reading.1.context(Collector::Api)));
-        let batch = batch.await.map_err(|_| Refusal::Stopping)?;
+        let work = move || reading.0.batch(next, &reading.1.context(Collector::Api));
+        let batch = collecting.pipeline.compute(work).await?;
         next = batch.next;
         let receipt = collecting.pipeline.submit(batch.records).await?;
         outcome.add(receipt, batch.rejected);

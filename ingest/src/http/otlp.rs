@@ -15,7 +15,9 @@ use super::problem::{REQUEST_ID, RequestId};
 use super::{Collecting, Refusal, body, weigh};
 
 /// Estimated memory above which a body is refused even when nobody else is there.
-const WEIGHT_MAX: usize = 320 << 20;
+const WEIGHT_MAX: usize = 160 << 20;
+/// Log records or spans in one request; exporters send 512 by default, collectors 8,192.
+const RECORDS_MAX: usize = 20_000;
 
 /// `Export{Logs,Trace,Metrics}ServiceResponse`: the three have the same shape.
 #[derive(Clone, PartialEq, Message)]
@@ -73,18 +75,21 @@ async fn take(
 ) -> Result<usize, Refusal> {
     let held = body::read(collecting, headers, body).await?;
     let weight = weigh::otlp(&held.bytes, encoding);
-    if weight > WEIGHT_MAX {
+    if weight.records > RECORDS_MAX {
+        return Err(Refusal::TooLarge(format!("more than {RECORDS_MAX} records in one request; send smaller batches")));
+    }
+    if weight.bytes > WEIGHT_MAX {
         return Err(Refusal::TooLarge(
             "body holds more values than can be decoded at once; send smaller batches".into(),
         ));
     }
-    let _share = collecting.work(weight).await?;
+    let _share = collecting.work(weight.bytes).await?;
     let pipeline = collecting.pipeline.clone();
-    let decoding = tokio::task::spawn_blocking(move || {
+    let decoding = collecting.pipeline.compute(move || {
         let context = pipeline.context(Collector::Otlp);
         otlp::decode_body(&context, &held.bytes, signal, encoding, None)
     });
-    let OtlpBody { records, .. } = decoding.await.map_err(|_| Refusal::Stopping)?.map_err(malformed)?;
+    let OtlpBody { records, .. } = decoding.await?.map_err(malformed)?;
     let rejected = records.iter().filter(|record| record.kind == Kind::Rejected).count();
     collecting.pipeline.submit(records).await?;
     Ok(rejected)

@@ -164,7 +164,7 @@ async fn otlp_refusals_are_in_the_encoding_of_the_request() {
         deep: 400 application/json {"code":3,"message":"not an OTLP body: JSON is nested deeper than 128 levels"}
         bad utf-8: 400 application/json {"code":3,"message":"not an OTLP body: not valid JSON at byte 19: invalid unicode code point"}
         nul: 400 application/json {"code":3,"message":"not an OTLP body: not valid JSON at byte 17: expected value"}
-        empty spans without end: 413 application/json {"code":8,"message":"body holds more values than can be decoded at once; send smaller batches"}
+        empty spans without end: 413 application/json {"code":8,"message":"more than 20000 records in one request; send smaller batches"}
         empty spans: 200 application/json {}
     "#]].assert_eq(&shown);
 }

@@ -9,18 +9,29 @@ use threadline_schemas::decode::otlp::Encoding;
 const RECORD_BYTES: usize = 3 * 1024;
 /// A value in a JSON tree, with its name.
 const NODE_BYTES: usize = 112;
-/// A byte of protobuf can be half an empty value.
-const PROTOBUF_FACTOR: usize = 16;
+/// A length-delimited field of protobuf; a value with its name are two to four of them.
+const FIELD_BYTES: usize = 80;
+/// Nesting of protobuf messages that is followed: more than a decoder follows.
+const MESSAGE_DEPTH_MAX: usize = 80;
 
-/// Bytes that decoding one OTLP body takes.
-pub(super) fn otlp(body: &[u8], encoding: Encoding) -> usize {
-    match encoding {
-        Encoding::Protobuf => body.len() * PROTOBUF_FACTOR + protobuf_records(body) * RECORD_BYTES,
+/// What decoding one body takes.
+pub(super) struct Weight {
+    /// Bytes of memory.
+    pub(super) bytes: usize,
+    /// Records.
+    pub(super) records: usize,
+}
+
+/// Weighs one OTLP body.
+pub(super) fn otlp(body: &[u8], encoding: Encoding) -> Weight {
+    let (values, records) = match encoding {
+        Encoding::Protobuf => (protobuf_fields(body, 0).unwrap_or(0) * FIELD_BYTES, protobuf_records(body)),
         Encoding::Json => {
             let (nodes, records) = json_shape(body);
-            body.len() * 4 + nodes * NODE_BYTES + records * RECORD_BYTES
+            (nodes * NODE_BYTES, records)
         }
-    }
+    };
+    Weight { bytes: body.len() * 4 + values + records * RECORD_BYTES, records }
 }
 
 /// Bytes that taking native events in batches of `batch` takes.
@@ -67,29 +78,48 @@ fn protobuf_records(body: &[u8]) -> usize {
     fields(body, 1).flat_map(scopes).map(|scope| fields(scope, 2).count()).sum()
 }
 
+/// Length-delimited fields at all levels; `None` when `message` is none. Text that happens to look like a message is
+/// counted as one, which only weighs more.
+fn protobuf_fields(message: &[u8], depth: usize) -> Option<usize> {
+    let mut count = 0;
+    let mut rest = message;
+    while !rest.is_empty() {
+        let (_, value) = field(&mut rest)?;
+        let inner = value.filter(|value| !value.is_empty() && depth < MESSAGE_DEPTH_MAX);
+        count += usize::from(value.is_some()) + inner.and_then(|value| protobuf_fields(value, depth + 1)).unwrap_or(0);
+    }
+    Some(count)
+}
+
 /// The length-delimited fields with this number, as far as the framing can be followed.
 fn fields(message: &[u8], number: u64) -> impl Iterator<Item = &[u8]> {
     let mut rest = message;
     std::iter::from_fn(move || {
         loop {
-            let tag = varint(&mut rest)?;
-            let length = match tag & 7 {
-                0 => {
-                    varint(&mut rest)?;
-                    continue;
-                }
-                1 => 8,
-                2 => usize::try_from(varint(&mut rest)?).ok()?,
-                5 => 4,
-                _ => return None,
-            };
-            let (value, after) = rest.split_at_checked(length)?;
-            rest = after;
-            if tag & 7 == 2 && tag >> 3 == number {
+            let (found, value) = field(&mut rest)?;
+            if let Some(value) = value.filter(|_| found == number) {
                 return Some(value);
             }
         }
     })
+}
+
+/// The next field: its number, and its bytes if it is length-delimited. `None` at the end and where framing is broken.
+fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
+    let tag = varint(rest)?;
+    let length = match tag & 7 {
+        0 => {
+            varint(rest)?;
+            0
+        }
+        1 => 8,
+        2 => usize::try_from(varint(rest)?).ok()?,
+        5 => 4,
+        _ => return None,
+    };
+    let (value, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some((tag >> 3, (tag & 7 == 2).then_some(value)))
 }
 
 fn varint(rest: &mut &[u8]) -> Option<u64> {
@@ -120,6 +150,9 @@ mod tests {
         assert_eq!(protobuf_records(&resource), 2);
         assert_eq!(protobuf_records(&[resource.clone(), resource].concat()), 4);
         assert_eq!(protobuf_records(&[0x0a, 0xff, 0xff]), 0);
+        assert_eq!(protobuf_fields(&[0x0a, 4, 0x12, 0, 0x12, 0, 0x08, 1], 0), Some(3));
+        assert_eq!(protobuf_fields(&[0x0a, 3, b'a', b'b', b'c'], 0), Some(1));
+        assert_eq!(protobuf_fields(b"plain text", 0), None);
     }
 
     proptest::proptest! {

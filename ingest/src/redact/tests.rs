@@ -258,8 +258,9 @@ fn on_real_traffic_only_secrets_are_found() {
     });
     let shown: Vec<String> = found.iter().map(|(secret, count)| format!("{count} {secret}")).collect();
     expect![[r#"
+        17 authorization REDACTED
         18 env dummy-demo-key-123
-        5 env dummy-not-a-secret-0123456789"#]]
+        7 env dummy-not-a-secret-0123456789"#]]
     .assert_eq(&shown.join("\n"));
 }
 
