@@ -2,6 +2,9 @@
 //!
 //! Tests run the built `threadline` as a person would: real processes, real sockets, real files.
 
+// Figures and reasons of skipped tests belong on standard output.
+#![allow(clippy::print_stdout)]
+
 mod browser;
 mod captures;
 mod durability;

@@ -68,7 +68,9 @@ async fn load(directory: &Path) -> anyhow::Result<()> {
         unpack(files, &unpacked.0.join(name))?;
     }
     let recording = Recording::open(directory, "demo").await?;
-    let report = import::load(&recording, &[unpacked.0.clone()], threadline_ingest::import::Options::default()).await;
+    let report =
+        import::load(&recording, std::slice::from_ref(&unpacked.0), threadline_ingest::import::Options::default())
+            .await;
     recording.close().await?;
     output::talk(&import::total(&report?));
     Ok(())

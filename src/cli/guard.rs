@@ -29,7 +29,8 @@ impl Guard {
     pub(crate) fn new(address: SocketAddr, tls: bool, token_file: Option<&Path>) -> anyhow::Result<Guard> {
         let token = token_file.map(read_token).transpose()?.map(Arc::from);
         let loopback = address.ip().is_loopback();
-        if !loopback && !(tls && token.is_some()) {
+        let guarded = tls && token.is_some();
+        if !(loopback || guarded) {
             bail!(
                 "{address} is reachable from other machines: give --tls-cert, --tls-key and --token-file, or listen on 127.0.0.1"
             );

@@ -39,9 +39,7 @@ fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DurableE
 
 /// Syncs the contents and the metadata of one file.
 pub fn sync_file(path: &Path) -> Result<(), DurableError> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(failed("sync", path))
+    File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))
 }
 
 /// Syncs one directory, so that entries created, renamed or removed in it stay so.
@@ -54,10 +52,7 @@ pub fn sync_dir(path: &Path) -> Result<(), DurableError> {
 /// Call it after files were written below `root` by somebody who does not sync. Each directory is synced once, the
 /// deepest first, so that a crash in between leaves entries only in directories that are themselves reachable or not
 /// there at all.
-pub fn sync_files_below<'a>(
-    root: &Path,
-    files: impl IntoIterator<Item = &'a Path>,
-) -> Result<(), DurableError> {
+pub fn sync_files_below<'a>(root: &Path, files: impl IntoIterator<Item = &'a Path>) -> Result<(), DurableError> {
     let mut directories = BTreeSet::new();
     for file in files {
         sync_file(file)?;
@@ -73,10 +68,7 @@ pub fn sync_files_below<'a>(
 
 /// Creates `path` and its missing parents with mode 0700, each made durable in its parent.
 pub fn create_dirs(path: &Path) -> Result<(), DurableError> {
-    let missing: Vec<&Path> = path
-        .ancestors()
-        .take_while(|p| !p.as_os_str().is_empty() && !p.is_dir())
-        .collect();
+    let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.is_dir()).collect();
     for directory in missing.into_iter().rev() {
         match fs::DirBuilder::new().mode(0o700).create(directory) {
             Ok(()) => {}
@@ -101,8 +93,7 @@ pub fn write_atomic(path: &Path, contents: &[u8]) -> Result<(), DurableError> {
         .mode(0o600)
         .open(&temporary)
         .map_err(failed("create", &temporary))?;
-    file.write_all(contents)
-        .map_err(failed("write", &temporary))?;
+    file.write_all(contents).map_err(failed("write", &temporary))?;
     file.sync_all().map_err(failed("sync", &temporary))?;
     // A crash here leaves the temporary file beside the old one; the next write replaces it.
     rename(&temporary, path)

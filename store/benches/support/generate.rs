@@ -128,7 +128,7 @@ impl Generator {
         let session = n / block * self.width + n % self.width;
         let step = n % block / self.width;
         let (words, random) = (&self.vocabulary, &mut self.random);
-        let kind = if step % 10 == 0 {
+        let kind = if step.is_multiple_of(10) {
             Kind::Prompt
         } else if step % 2 == 1 {
             Kind::Call
@@ -138,7 +138,7 @@ impl Generator {
         let time = 1_790_000_000_000_000_000 + n as i64 * 7_000_000;
         let conversation = conversation(session);
         let tool = format!("{}_{}", words.word(60 + session % 23), words.word(100 + step / 2));
-        let tool_call = format!("toolu_{session:08x}{:04x}", (step + 1) / 2);
+        let tool_call = format!("toolu_{session:08x}{:04x}", step.div_ceil(2));
         let (trace, span) = (format!("{session:016x}{:016x}", step / 5), format!("{:016x}", random.next()));
         let user = format!("user{:04}@corp.example", session % 4000);
         let mut text = String::new();
