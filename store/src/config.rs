@@ -18,6 +18,8 @@ pub struct StoreConfig {
     pub seal_age_max_ms: u64,
     /// Least time between two commits while the tail has room. Default 1,000.
     pub commit_interval_min_ms: u64,
+    /// Commits between two checkpoints of the table, which save its readers from reading every commit. Default 20.
+    pub checkpoint_interval: u64,
     /// Most memory for what is acknowledged and not sealed, the records' own size included; appends wait beyond it, and
     /// from the half of it on sealing does not wait for anything else. Default 256 MiB.
     pub tail_bytes_max: u64,
@@ -40,6 +42,7 @@ impl Default for StoreConfig {
             seal_rows_max: 50_000,
             seal_age_max_ms: 3_000,
             commit_interval_min_ms: 1_000,
+            checkpoint_interval: 20,
             tail_bytes_max: 256 << 20,
             append_wait_max_ms: 2_000,
             inbox_poll_ms: 75,

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Makes the table's own log readable again after a power cut, then opens or creates the table.
-pub(crate) async fn open_table(layout: &Layout) -> Result<RecordsTable, StoreError> {
+pub(crate) async fn open_table(layout: &Layout, checkpoint_interval: u64) -> Result<RecordsTable, StoreError> {
     if layout.delta_log().is_dir() {
         drop_torn_checkpoints(layout)?;
         drop_torn_entry(layout).await?;
@@ -50,7 +50,7 @@ pub(crate) async fn open_table(layout: &Layout) -> Result<RecordsTable, StoreErr
                 let path = layout.delta_log();
                 return Err(StoreError::Damaged { path, what: "the table's log is gone, but its files are there" });
             }
-            RecordsTable::create(layout).await
+            RecordsTable::create(layout, checkpoint_interval).await
         }
     }
 }
@@ -71,6 +71,11 @@ async fn drop_torn_entry(layout: &Layout) -> Result<(), StoreError> {
     let path = entry_path(layout, newest as i64);
     let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
     if is_whole_entry(&bytes) {
+        return Ok(());
+    }
+    if layout.delta_log().join(format!("{newest:020}.checkpoint.parquet")).is_file() {
+        // Written after the entry was synced, so this is damage; the checkpoint says all that the entry said.
+        tracing::error!(version = newest, "an entry of the table's log is damaged; its checkpoint is read instead");
         return Ok(());
     }
     let before = match newest.checked_sub(1) {

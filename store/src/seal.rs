@@ -9,7 +9,7 @@
 //!  4 sync                  all of the above and every directory above them
 //!  5 commit                ONE Delta commit: Adds, and position N      <- the records are sealed
 //!  6 sync                  the commit and its directories              <- the log is not needed any more
-//!  7 checkpoint            every 20 commits
+//!  7 checkpoint            now and then
 //!  8 publish               files in, rows out of the tail, in one step
 //!  9 trim                  log segments below N
 //! then, behind the commit: text index per file
@@ -121,7 +121,7 @@ impl Seal {
         core.faults.after(Step::SyncCommit)?;
 
         // A crash here leaves frames in the log that are sealed: the position in the table says so, replay skips them.
-        if self.table.wants_checkpoint() {
+        if self.table.wants_checkpoint(core.config.checkpoint_interval) {
             let result = self.checkpoint().await;
             // It only saves reading. A torn one is dropped when the store is opened.
             if let Err(error) = result {
@@ -180,6 +180,7 @@ fn remove_files(core: &Core, file: &SealedFile) {
 
 /// Steps 1 to 4 for all files of a seal.
 fn write_files(core: &Core, rows: Vec<TailRow>) -> Result<Vec<Sealed>, StoreError> {
+    let _held = core.hold();
     let date = Utc::now().date_naive();
     let mut paths = Vec::new();
     let mut sealed = Vec::new();

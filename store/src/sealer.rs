@@ -179,6 +179,7 @@ pub(crate) async fn run_indexer(core: Arc<Core>, mut requests: mpsc::UnboundedRe
 /// A crash in here leaves a directory ending in `.tmp`, or an index that is whole; opening the store removes the first,
 /// and builds what is missing.
 fn index_file(core: &Core, file: &SealedFile, rows: Option<KeptRows>) -> Result<(), StoreError> {
+    let _held = core.hold();
     if core.files.has_text(file) {
         return Ok(());
     }

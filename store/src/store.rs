@@ -35,7 +35,18 @@ pub(crate) struct Core {
     /// Asks the drainer for a round.
     pub(crate) drains: mpsc::Sender<oneshot::Sender<Result<(), StoreError>>>,
     /// The lock of the sealing process; taken out when the store is closed.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<Arc<File>>>,
+}
+
+impl Core {
+    /// Keeps the directory locked while work on a blocking thread, which cannot be stopped, writes into it.
+    pub(crate) fn hold(&self) -> Option<Arc<File>> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn let_go(&self) {
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 /// The process that holds the seal lock of a data directory. See the crate head for an example.
@@ -64,7 +75,7 @@ impl Store {
             Ok((layout, lock))
         })
         .await?;
-        let table = recovery::open_table(&layout).await?;
+        let table = recovery::open_table(&layout, config.checkpoint_interval).await?;
         let log_config = LogConfig { sealed_below: table.sealed_below(), ..config.log.clone() };
         let (log, recovered) = open_log(&layout, log_config).await?;
         if let Some(torn) = &recovered.torn {
@@ -76,7 +87,7 @@ impl Store {
             files: Arc::new(Files::new(layout.clone(), config.cache_bytes_max)),
             shared: Shared::new(config.tail_bytes_max),
             faults: Faults::default(),
-            lock: Mutex::new(Some(lock)),
+            lock: Mutex::new(Some(Arc::new(lock))),
             layout,
             config,
             log,
@@ -136,7 +147,7 @@ impl Store {
             ended &= task.await.is_ok();
         }
         let closed = self.core.log.close().await;
-        drop(self.core.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.core.let_go();
         sealed?;
         closed?;
         if ended { Ok(()) } else { Err(StoreError::Closed) }
@@ -157,7 +168,10 @@ impl Store {
             drop(task.await);
         }
         drop(self.core.log.close().await);
-        drop(self.core.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.core.let_go();
+        // Work on blocking threads goes on to its end, as writes that the kernel had already taken would.
+        let path = self.core.layout.root().join("seal.lock");
+        blocking(move || File::open(&path).and_then(|f| f.lock()).map_err(StoreError::io("lock", path))).await.unwrap();
     }
 }
 

@@ -38,8 +38,6 @@ use crate::{StoreError, durable, files::SealedFile, layout::Layout};
 
 /// The one partition of the log that this process seals.
 pub(crate) const PARTITION: u32 = 0;
-/// Commits between two checkpoints.
-const CHECKPOINT_INTERVAL: u64 = 20;
 /// Key in `commitInfo` by which our own commits are known; its value is the number of lines of the entry.
 pub(crate) const COMMIT_LINES_KEY: &str = "threadlineLines";
 /// Partition column beside `tenant`.
@@ -71,12 +69,12 @@ impl RecordsTable {
     }
 
     /// Creates the table in an empty `records` directory.
-    pub(crate) async fn create(layout: &Layout) -> Result<RecordsTable, StoreError> {
+    pub(crate) async fn create(layout: &Layout, checkpoint_interval: u64) -> Result<RecordsTable, StoreError> {
         let fields: StructType =
             schema().as_ref().try_into_kernel().map_err(|source| StoreError::Arrow { file: Uuid::nil(), source })?;
         let sealed_date = StructField::nullable(SEALED_DATE, DataType::Primitive(PrimitiveType::Date));
         let configuration = [
-            ("delta.checkpointInterval", CHECKPOINT_INTERVAL.to_string()),
+            ("delta.checkpointInterval", checkpoint_interval.max(1).to_string()),
             ("delta.dataSkippingStatsColumns", "time,time_unix_nano".into()),
             ("delta.logRetentionDuration", "interval 36500 days".into()),
             ("delta.enableExpiredLogCleanup", "false".into()),
@@ -193,9 +191,9 @@ impl RecordsTable {
     }
 
     /// Whether the newest version is one after which a checkpoint is written.
-    pub(crate) fn wants_checkpoint(&self) -> bool {
+    pub(crate) fn wants_checkpoint(&self, interval: u64) -> bool {
         let version = self.version();
-        version > 0 && version.unsigned_abs().is_multiple_of(CHECKPOINT_INTERVAL)
+        version > 0 && version.unsigned_abs().is_multiple_of(interval.max(1))
     }
 
     /// Writes and syncs a checkpoint of the newest version. It only saves reading: recovery drops one that is torn.

@@ -12,9 +12,14 @@ use threadline_schemas::{Kind, Record, stamp};
 
 use crate::{Appender, KeyQuery, Reader, Receipt, RowId, Snapshot, Store, StoreConfig};
 
-/// Seals only when told to.
+/// Seals only when told to; every other commit is followed by a checkpoint.
 fn by_hand() -> StoreConfig {
-    StoreConfig { seal_age_max_ms: 3_600_000, inbox_poll_ms: 3_600_000, ..StoreConfig::default() }
+    StoreConfig {
+        checkpoint_interval: 2,
+        seal_age_max_ms: 3_600_000,
+        inbox_poll_ms: 3_600_000,
+        ..StoreConfig::default()
+    }
 }
 
 /// A call of session `n / 10`, different in every field that matters.

@@ -6,7 +6,11 @@ use super::*;
 use crate::{AppendError, StoreError, faults::Step, log::LogConfig};
 
 async fn sealed_twice(dir: &Path) {
-    let store = Store::open(dir, by_hand()).await.unwrap();
+    sealed_twice_with(dir, 20).await;
+}
+
+async fn sealed_twice_with(dir: &Path, checkpoint_interval: u64) {
+    let store = Store::open(dir, StoreConfig { checkpoint_interval, ..by_hand() }).await.unwrap();
     store.appender().append(calls(0..10)).await.unwrap();
     store.seal_now().await.unwrap();
     store.appender().append(calls(10..20)).await.unwrap();
@@ -42,6 +46,18 @@ async fn a_torn_entry_of_the_table_is_dropped_and_its_rows_sealed_again() {
         assert_exactly(dir.path(), &store.reader().snapshot().await.unwrap(), 20).await;
         store.close().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_entry_that_has_a_checkpoint_does_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    sealed_twice_with(dir.path(), 2).await;
+    fs::write(newest_entry(dir.path()), "").unwrap();
+    let store = Store::open(dir.path(), by_hand()).await.unwrap();
+    store.appender().append(calls(15..25)).await.unwrap();
+    store.seal_now().await.unwrap();
+    assert_exactly(dir.path(), &store.reader().snapshot().await.unwrap(), 25).await;
+    store.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
