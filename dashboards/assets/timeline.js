@@ -4,7 +4,7 @@
 // with as many elements as fit the window.
 import { copy, lettersOn, toast, typing } from "./page.js";
 
-const TURN = 0, CALL = 1, RECORD = 2;
+const TURN = 0, CALL = 1, RECORD = 2, GROUP = 5;
 const SVG = "http://www.w3.org/2000/svg";
 const grid = document.getElementById("grid");
 if (grid) start(grid);
@@ -253,7 +253,7 @@ async function start(grid) {
   function fill(row, i) {
     const m = model, cells = row.children;
     row.dataset.i = String(i);
-    row.className = "r " + ["turn", "call", "record", "body", "gap"][m.kind[i]];
+    row.className = "r " + ["turn", "call", "record", "body", "gap", "group"][m.kind[i]];
     row.setAttribute("aria-rowindex", String(i + 2));
     row.setAttribute("aria-level", m.level[i]);
     if (!children[i]) row.removeAttribute("aria-expanded");
@@ -350,7 +350,7 @@ async function start(grid) {
     const i = rowOf(event.target);
     if (i < 0) return;
     const target = /** @type {Element} */ (event.target);
-    if (target.closest(".tw")) {
+    if (target.closest(".tw") || (model.kind[i] === GROUP && target.closest(".what"))) {
       event.preventDefault();
       toggle(i);
       select(i);
@@ -433,7 +433,7 @@ async function start(grid) {
   for (const [id, value] of /** @type {[string, number][]} */ ([["openall", 1], ["closeall", 0]])) {
     document.getElementById(id)?.addEventListener("click", (event) => {
       event.preventDefault();
-      for (let i = 0; i < n; i++) if (model.kind[i] === CALL) open[i] = value;
+      for (let i = 0; i < n; i++) if (model.kind[i] === CALL || model.kind[i] === GROUP) open[i] = value;
       refresh();
     });
   }

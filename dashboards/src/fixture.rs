@@ -121,6 +121,8 @@ fn call(prompt: u64, step: &Step) -> Call {
         execution: if wired { "executed" } else { "unknown" }.into(),
         arguments: Some(step.arguments.into()),
         result: Some(step.result.into()),
+        arguments_cut: 0,
+        result_cut: 0,
         grade: if wired { Grade::Matched } else { Grade::Claimed },
         records,
     }

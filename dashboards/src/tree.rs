@@ -2,6 +2,7 @@
 //!
 //! Invariants
 //! - a row stands after its parent; `parent < index`
+//! - runs of plumbing (model requests, logs, tool definitions, connections) stand in one row that opens
 //! - every record of the session is a row, every gap that names a call is a row inside that call
 //! - rows are plain columns and bounded texts: 100,000 records are 100,000 short rows, not bodies
 //!
@@ -24,6 +25,8 @@ pub(crate) enum RowKind {
     Call,
     /// One record.
     Record,
+    /// A run of records that carry the story but do not tell it: telemetry, lists, connections.
+    Group,
     /// Arguments or result of a call.
     Body,
     /// Something missing.
@@ -158,12 +161,44 @@ impl<'a> Builder<'a> {
         items.extend(turn.calls.iter().map(|call| (words::nanos(&call.start), Item::Call(call))));
         items.extend(turn.events.iter().map(|event| (event_nanos(event), Item::Event(event))));
         items.sort_by_key(|(time, _)| *time);
+        let mut run: Vec<&'a EventLine> = Vec::new();
         for (_, item) in items {
             match item {
-                Item::Call(call) => self.call(at, call),
-                Item::Event(event) => self.record(at, 2, event),
+                Item::Event(event) if is_plumbing(event) => run.push(event),
+                Item::Event(event) => {
+                    self.run(at, &mut run);
+                    self.record(at, 2, event);
+                }
+                Item::Call(call) => {
+                    self.run(at, &mut run);
+                    self.call(at, call);
+                }
             }
         }
+        self.run(at, &mut run);
+    }
+
+    /// The plumbing between two rows that tell the story: one record stays, more get a row to hold them.
+    fn run(&mut self, parent: usize, run: &mut Vec<&'a EventLine>) {
+        let records = std::mem::take(run);
+        let Some(first) = records.first() else { return };
+        if records.len() == 1 {
+            return self.record(parent, 2, first);
+        }
+        let mut row = self.row(RowKind::Group, 2, Some(parent), &first.time, &format!("g-{}", first.event_id));
+        row.time = time_of(first);
+        row.seen = records.iter().fold(0, |seen, record| seen | 1 << words::lane(&record.source_kind));
+        row.lane = words::lane(&first.source_kind);
+        row.what = kinds_of(&records);
+        // What went wrong must not disappear in a closed row.
+        let outcomes =
+            records.iter().map(|record| words::outcome(record.outcome.as_deref(), record.decision.as_deref()));
+        row.outcome =
+            outcomes.filter(|outcome| words::OUTCOMES[usize::from(*outcome)].class != "o-ok").max().unwrap_or(0);
+        let start = records.iter().filter_map(|record| span_of(record)).map(|(start, _)| start).min();
+        let end = records.iter().filter_map(|record| span_of(record)).map(|(_, end)| end).max();
+        let at = self.push(row, start, end);
+        records.iter().for_each(|record| self.record(at, 3, record));
     }
 
     fn call(&mut self, parent: usize, call: &'a Call) {
@@ -195,7 +230,8 @@ impl<'a> Builder<'a> {
             row
         };
         if let Some(arguments) = &call.arguments {
-            let row = body(self, "arguments", arguments, &call.start);
+            let mut row = body(self, "arguments", arguments, &call.start);
+            row.says = row.says.and_cut(call.arguments_cut);
             self.push(row, start, start);
         }
         call.records.iter().for_each(|record| self.record(at, 3, record));
@@ -203,6 +239,7 @@ impl<'a> Builder<'a> {
             let time = call.end.as_deref().unwrap_or(&call.start);
             let mut row = body(self, "result", result, time);
             row.outcome = words::outcome(call.outcome.as_deref(), None);
+            row.says = row.says.and_cut(call.result_cut);
             self.push(row, end.or(start), end.or(start));
         }
         for gap in self.gaps.remove(call.id.as_str()).unwrap_or_default() {
@@ -216,17 +253,11 @@ impl<'a> Builder<'a> {
     }
 
     fn record(&mut self, parent: usize, level: u8, event: &'a EventLine) {
-        let duration = event.duration_nano.unwrap_or(0).max(0) / 1000;
-        let time = event_nanos(event).map(|ns| ns.div_euclid(1000));
-        // A result or an answer is stamped when it ended, a span or call when it began.
-        let ends = matches!(event.kind.as_str(), "result" | "completion");
-        let (start, end) = match time {
-            Some(time) if ends => (Some(time.saturating_sub(duration)), Some(time)),
-            time => (time, time.map(|time| time.saturating_add(duration))),
-        };
+        let (start, end) = span_of(event).unzip();
         let mut row = self.row(RowKind::Record, level, Some(parent), &event.time, &format!("e-{}", event.event_id));
         row.lane = if event.kind == "prompt" { LANE_PROMPT } else { words::lane(&event.source_kind) };
         row.seen = 1 << words::lane(&event.source_kind);
+        row.time = time_of(event);
         row.outcome = words::outcome(event.outcome.as_deref(), event.decision.as_deref());
         row.grade = event.link.as_ref().map(|link| link.grade);
         row.duration = event.duration_nano.map(words::duration);
@@ -335,6 +366,65 @@ fn what_of(event: &EventLine, level: u8) -> Shown {
     Shown::short(&what, 80)
 }
 
+/// Records that a reader of the story can do without, unless they went wrong.
+fn is_plumbing(event: &EventLine) -> bool {
+    matches!(
+        event.kind.as_str(),
+        "session"
+            | "model_request"
+            | "tool_list"
+            | "tool_definition"
+            | "request"
+            | "notification"
+            | "connection"
+            | "process"
+            | "span"
+            | "log"
+            | "prompt"
+            | "resource"
+            | "prompt_template"
+            | "access"
+    )
+}
+
+/// `14 tool definition, 3 log`: most frequent first.
+fn kinds_of(records: &[&EventLine]) -> Shown {
+    let mut counts: Vec<(usize, &str)> = Vec::new();
+    for record in records {
+        match counts.iter_mut().find(|(_, kind)| *kind == record.kind) {
+            Some(count) => count.0 += 1,
+            None => counts.push((1, &record.kind)),
+        }
+    }
+    counts.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
+    let named: Vec<String> = counts.iter().take(4).map(|(n, kind)| format!("{n} {}", kind.replace('_', " "))).collect();
+    let rest: usize = counts.iter().skip(4).map(|(n, _)| n).sum();
+    let rest = if rest > 0 { format!(", {rest} other") } else { String::new() };
+    Shown::line(&format!("{}{rest}", named.join(", ")))
+}
+
+/// The time that its source gave; where it gave none, ours says nothing about when it happened.
+fn time_of(event: &EventLine) -> Shown {
+    match event.time_quality.as_str() {
+        "missing" | "zero" | "invalid" => Shown::line("no time"),
+        _ => words::clock(&event.time),
+    }
+}
+
+/// Start and end in microseconds, by the source's own clock.
+fn span_of(event: &EventLine) -> Option<(i64, i64)> {
+    if matches!(event.time_quality.as_str(), "missing" | "zero" | "invalid") {
+        return None;
+    }
+    let time = event_nanos(event)?.div_euclid(1000);
+    let duration = event.duration_nano.unwrap_or(0).max(0) / 1000;
+    // A result or an answer is stamped when it ended, a span or call when it began.
+    Some(match event.kind.as_str() {
+        "result" | "completion" => (time.saturating_sub(duration), time),
+        _ => (time, time.saturating_add(duration)),
+    })
+}
+
 fn event_nanos(event: &EventLine) -> Option<i64> {
     event.time_unix_nano.parse().ok().or_else(|| words::nanos(&event.time))
 }
@@ -366,6 +456,31 @@ mod tests {
             assert_eq!(row.children, tree.rows.iter().filter(|child| child.parent == Some(i)).count());
         }
         assert!(tree.rows.iter().any(|row| row.cause.is_some()), "links lead to rows");
+    }
+
+    #[test]
+    fn plumbing_between_the_story_stands_in_one_row() {
+        let tree = build(&fixture::session());
+        let groups: Vec<(&str, usize)> = tree
+            .rows
+            .iter()
+            .filter(|row| row.kind == RowKind::Group)
+            .map(|row| (row.what.as_str(), row.children))
+            .collect();
+        assert_eq!(groups[0], ("3 connection, 3 tool list", 6));
+        assert!(groups.iter().all(|(_, children)| *children > 1), "one record alone needs no group");
+    }
+
+    #[test]
+    fn a_record_without_time_does_not_stretch_the_axis() {
+        let mut session = fixture::session();
+        let length = build(&session).axis.length();
+        let event = &mut session.turns[1].events[0];
+        event.time_quality = "missing".into();
+        event.time_unix_nano = "1895170679690000000".into();
+        let tree = build(&session);
+        assert!(tree.axis.length() <= length);
+        assert!(tree.rows.iter().any(|row| row.time.as_str() == "no time"));
     }
 
     #[test]

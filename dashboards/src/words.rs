@@ -154,6 +154,12 @@ pub(crate) fn moment(time: &str) -> Shown {
     }
 }
 
+/// `2026-11-20 10:31:24.215 (1795170684215819376)`: readable, and exact.
+pub(crate) fn instant(nanos: i64, exact: &str) -> Shown {
+    let time = DateTime::from_timestamp_nanos(nanos);
+    Shown::line(&format!("{} ({exact})", time.format("%Y-%m-%d %H:%M:%S%.3f")))
+}
+
 /// `2026-11-20 10:31:24`, for lists.
 pub(crate) fn second(time: &str) -> Shown {
     match DateTime::parse_from_rfc3339(time) {

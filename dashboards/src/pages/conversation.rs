@@ -107,16 +107,20 @@ fn of_call(call: &Call) -> Block {
     let mut frames = Vec::new();
     if let Some(arguments) = &call.arguments {
         let text = if arguments.len() <= SHORT_BYTES { arguments.clone() } else { exact_json::lay_out(arguments) };
-        frames.push(frame("arguments chosen by the model for", server, &text, None));
+        let mut shown = frame("arguments chosen by the model for", server, &text, None);
+        shown.text = shown.text.and_cut(call.arguments_cut);
+        frames.push(shown);
     }
     if let Some(result) = &call.result {
         let exact = exact_json::lay_out(result);
-        frames.push(match exact_json::texts(result) {
+        let mut shown = match exact_json::texts(result) {
             Some(text) => {
                 Frame { exact: Some(Shown::block(&exact, BLOCK_BYTES_MAX)), ..frame("text from", server, &text, None) }
             }
             None => frame("result from", server, &exact, None),
-        });
+        };
+        shown.text = shown.text.and_cut(call.result_cut);
+        frames.push(shown);
     }
     let span = words::nanos(&call.start).zip(call.end.as_deref().and_then(words::nanos));
     Block {

@@ -266,10 +266,14 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "definition_digest",
         ],
     ),
-    ("Storage", &["record_version", "delivery_key", "log_position", "redactions", "bodies"]),
+    ("Storage", &["record_version", "delivery_key", "log_position", "redactions", "bodies", "leaf_salt"]),
 ];
-const PAYLOADS: [(&str, &str); 4] =
-    [("text", "text"), ("arguments", "arguments"), ("result", "result"), ("attributes", "other attributes")];
+const PAYLOADS: [(&str, &str); 4] = [
+    ("text", "text · foreign text, recorded by"),
+    ("arguments", "arguments · foreign text, recorded by"),
+    ("result", "result · foreign text from"),
+    ("attributes", "other attributes · foreign text, recorded by"),
+];
 
 fn summary_tab(event: &Event) -> Body {
     let record = &event.record;
@@ -292,6 +296,7 @@ fn summary_tab(event: &Event) -> Body {
     });
     groups.retain(|group| !group.fields.is_empty());
     let from = event.line.server_name.as_deref().unwrap_or(&event.line.source_name);
+    let recorder = event.line.source_name.as_str();
     let frames = PAYLOADS
         .iter()
         .filter_map(|(column, label)| {
@@ -306,6 +311,7 @@ fn summary_tab(event: &Event) -> Body {
                 },
                 _ => (laid_out(), None),
             };
+            let from = if *column == "result" { from } else { recorder };
             Some(Frame { label, from: Shown::short(from, 60), text, exact })
         })
         .collect();
@@ -343,15 +349,16 @@ fn field(name: &str, value: &Value) -> Field {
         | "credential_fingerprint"
         | "arguments_digest"
         | "result_digest"
-        | "definition_digest"
-        | "delivery_key" => Some(Href::search(&text)),
+        | "definition_digest" => Some(Href::search(&text)),
         _ => None,
     };
     let value = match (name, value.as_i64()) {
         ("duration_nano", Some(nanos)) => words::duration(nanos),
+        ("time_unix_nano", Some(nanos)) => words::instant(nanos, &text),
+        ("observed_time_unix_us", Some(us)) => words::instant(us.saturating_mul(1000), &text),
         _ => Shown::short(&text, 1_000),
     };
-    Field { name: words::plain(name.trim_end_matches("_nano")), value, pivot }
+    Field { name: words::plain(if name == "duration_nano" { "duration" } else { name }), value, pivot }
 }
 
 /// A scoped value means something only with its scope, so the whole key is searched.

@@ -44,7 +44,7 @@ pub(crate) fn page(headers: &HeaderMap, error: &ReadError, attempt: &Attempt<'_>
     let (status, title) = match error {
         ReadError::NotFound => (StatusCode::NOT_FOUND, "Not found"),
         ReadError::NoBytes => (StatusCode::NOT_FOUND, "No bytes are kept"),
-        ReadError::Several { .. } => (StatusCode::CONFLICT, "Which session?"),
+        ReadError::Several { .. } => (StatusCode::MULTIPLE_CHOICES, "Which session?"),
         ReadError::Question(_) => (StatusCode::BAD_REQUEST, "This question cannot be understood"),
         ReadError::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "Too much at once"),
         ReadError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The store could not be read"),

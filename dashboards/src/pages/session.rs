@@ -250,7 +250,7 @@ fn timeline<'a>(id: &str, tree: &'a Tree, params: &Params) -> Timeline<'a> {
         RowKind::Turn => true,
         _ if opened == Some("all") => true,
         _ if target.is_some_and(|target| rows[target].parent == Some(index)) => true,
-        _ => opened.is_some_and(|open| rows[index].anchor.as_str().strip_prefix("c-") == Some(open)),
+        _ => opened.is_some_and(|open| handle(&rows[index]) == Some(open)),
     };
     let hidden = |row: &Row| row.parent.is_some_and(|parent| !is_open(parent));
     // A short session is drawn whole, closed rows hidden; of a long one only a window of open rows.
@@ -285,13 +285,21 @@ fn timeline<'a>(id: &str, tree: &'a Tree, params: &Params) -> Timeline<'a> {
     }
 }
 
+/// The name by which `?open=` means a row: the id of a call, the anchor of a group.
+fn handle(row: &Row) -> Option<&str> {
+    match row.kind {
+        RowKind::Call => row.anchor.as_str().strip_prefix("c-"),
+        RowKind::Group => Some(row.anchor.as_str()).filter(|anchor| !anchor.is_empty()),
+        _ => None,
+    }
+}
+
 fn line<'a>(here: &Href, tree: &'a Tree, index: usize, hidden: bool, open: bool, target: Option<usize>) -> Line<'a> {
     let row = &tree.rows[index];
     let share = |part: u64| Percent(part as f64 * 100.0 / tree.axis.length() as f64);
     let number = |row: Option<usize>| row.and_then(|row| i64::try_from(row).ok()).unwrap_or(-1);
-    let call = row.anchor.as_str().strip_prefix("c-");
-    let toggle = match (call, open) {
-        (Some(call), false) => here.clone().with("open", call).at(row.anchor.as_str()),
+    let toggle = match (handle(row), open) {
+        (Some(handle), false) => here.clone().with("open", handle).at(row.anchor.as_str()),
         _ => here.clone().at(row.anchor.as_str()),
     };
     Line {
@@ -304,6 +312,7 @@ fn line<'a>(here: &Href, tree: &'a Tree, index: usize, hidden: bool, open: bool,
             RowKind::Record => "record",
             RowKind::Body => "body",
             RowKind::Gap => "gap",
+            RowKind::Group => "group",
         },
         parent: number(row.parent),
         cause: number(row.cause),

@@ -17,6 +17,9 @@ use crate::words::{self, Mark};
 /// Names shown of a list in a row.
 const NAMES_MAX: usize = 2;
 
+/// Characters of a name in a row; the link leads to the whole.
+const NAME_CHARS_MAX: usize = 20;
+
 #[derive(Template)]
 #[template(path = "sessions.html")]
 struct Page {
@@ -237,9 +240,14 @@ fn names(label: &'static str, param: &'static str, all: &[String]) -> Names {
     let shown = all.iter().take(NAMES_MAX);
     Names {
         label,
-        shown: shown.map(|name| (Shown::short(name, 40), Href::to(&["sessions"]).with(param, name))).collect(),
+        shown: shown.map(|name| (short(name), Href::to(&["sessions"]).with(param, name))).collect(),
         more: all.len().saturating_sub(NAMES_MAX),
     }
+}
+
+fn short(name: &str) -> Shown {
+    let shown = Shown::short(name, NAME_CHARS_MAX);
+    if shown.cut > 0 { Shown::short(&format!("{}…", shown.as_str()), NAME_CHARS_MAX + 1) } else { shown }
 }
 
 /// Host, wire, gateway, server, downstream: who saw this session.

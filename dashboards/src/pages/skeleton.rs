@@ -124,12 +124,12 @@ fn skeleton(tree: &Tree) -> Skeleton<'_> {
 fn href(row: &tree::Row) -> &str {
     match row.kind {
         RowKind::Record if !row.anchor.is_empty() => "",
-        RowKind::Body | RowKind::Gap => "",
+        RowKind::Body | RowKind::Gap | RowKind::Group => "",
         _ => row.href.as_str(),
     }
 }
 
-/// How rows are told apart in the address space of the module: 0 turn, 1 call, 2 record, 3 body, 4 gap.
+/// How rows are told apart in the address space of the module: 0 turn, 1 call, 2 record, 3 body, 4 gap, 5 group.
 pub(super) fn number(kind: RowKind) -> u8 {
     match kind {
         RowKind::Turn => 0,
@@ -137,5 +137,6 @@ pub(super) fn number(kind: RowKind) -> u8 {
         RowKind::Record => 2,
         RowKind::Body => 3,
         RowKind::Gap => 4,
+        RowKind::Group => 5,
     }
 }
