@@ -387,7 +387,7 @@ fn is_plumbing(event: &EventLine) -> bool {
     )
 }
 
-/// `14 tool definition, 3 log`: most frequent first.
+/// `14 tool definitions, 3 logs`: most frequent first.
 fn kinds_of(records: &[&EventLine]) -> Shown {
     let mut counts: Vec<(usize, &str)> = Vec::new();
     for record in records {
@@ -397,7 +397,13 @@ fn kinds_of(records: &[&EventLine]) -> Shown {
         }
     }
     counts.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
-    let named: Vec<String> = counts.iter().take(4).map(|(n, kind)| format!("{n} {}", kind.replace('_', " "))).collect();
+    let many = |n: usize, kind: &str| match (n, kind.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    let named = counts.iter().take(4).map(|(n, kind)| format!("{n} {}{}", kind.replace('_', " "), many(*n, kind)));
+    let named: Vec<String> = named.collect();
     let rest: usize = counts.iter().skip(4).map(|(n, _)| n).sum();
     let rest = if rest > 0 { format!(", {rest} other") } else { String::new() };
     Shown::line(&format!("{}{rest}", named.join(", ")))
@@ -467,7 +473,7 @@ mod tests {
             .filter(|row| row.kind == RowKind::Group)
             .map(|row| (row.what.as_str(), row.children))
             .collect();
-        assert_eq!(groups[0], ("3 connection, 3 tool list", 6));
+        assert_eq!(groups[0], ("3 connections, 3 tool lists", 6));
         assert!(groups.iter().all(|(_, children)| *children > 1), "one record alone needs no group");
     }
 

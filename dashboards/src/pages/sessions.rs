@@ -18,7 +18,7 @@ use crate::words::{self, Mark};
 const NAMES_MAX: usize = 2;
 
 /// Characters of a name in a row; the link leads to the whole.
-const NAME_CHARS_MAX: usize = 20;
+const NAME_CHARS_MAX: usize = 18;
 
 #[derive(Template)]
 #[template(path = "sessions.html")]
