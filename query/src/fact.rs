@@ -13,6 +13,9 @@ use std::sync::Arc;
 
 use threadline_schemas::{Decision, Direction, Key, KeyKind, Kind, Outcome, Record, SourceKind, TimeQuality, stamp};
 
+/// Keys of one record that are looked at; decoders give about a dozen, a sender of native events may give any number.
+pub const KEYS_MAX: usize = 256;
+
 /// Columns that [`Facts::push`] reads; everything else may be left out of a scan.
 pub const COLUMNS: &[&str] = &[
     "event_id",
@@ -125,7 +128,7 @@ impl Facts {
     /// Adds one record (columns outside [`COLUMNS`] are not looked at).
     pub fn push(&mut self, record: &Record) {
         let keys_from = self.keys.len() as u32;
-        self.keys.extend(record.keys.iter().take(usize::from(u16::MAX)).filter_map(|text| FactKey::of(text)));
+        self.keys.extend(record.keys.iter().take(KEYS_MAX).filter_map(|text| FactKey::of(text)));
         let fact = Fact {
             time: record.time_unix_nano,
             arguments: record.arguments_digest.as_deref().map_or(0, hash),

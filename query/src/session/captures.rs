@@ -237,6 +237,12 @@ fn official_sdk_over_http_without_sessions() {
 }
 
 #[test]
+fn servers_that_were_not_connected_leave_choices_without_calls() {
+    check("claude-code/cc-0-not-connected", expect_test::expect_file!["../../goldens/captures/cc-0-not-connected.txt"]);
+    check("codex/cx-0-not-connected", expect_test::expect_file!["../../goldens/captures/cx-0-not-connected.txt"]);
+}
+
+#[test]
 fn identical_calls_at_once_stay_apart() {
     for name in ["pysdk-everything-stdio/concurrent--s1", "pysdk-everything-http/concurrent--h1"] {
         let calls: Vec<&Call> =
