@@ -3,6 +3,9 @@
 use threadline_schemas::display;
 use threadline_store::StoreError;
 
+/// Sessions that an error names.
+pub(crate) const SESSIONS_MAX: usize = 100;
+
 /// A question that could not be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
@@ -15,11 +18,13 @@ pub enum QueryError {
         tried: Vec<String>,
     },
     /// The id occurs in several sessions.
-    #[error("{id} occurs in {} sessions: {}{}", sessions.len(), sessions.iter().take(8).cloned().collect::<Vec<_>>().join(", "), if sessions.len() > 8 { ", ..." } else { "" })]
+    #[error("{id} occurs in {total} sessions: {}{}", sessions.iter().take(8).cloned().collect::<Vec<_>>().join(", "), if *total > 8 { ", ..." } else { "" })]
     SeveralSessions {
         /// What was asked for, made visible and cut.
         id: String,
-        /// Their ids.
+        /// How many.
+        total: usize,
+        /// The ids of the first 100.
         sessions: Vec<String>,
     },
     /// A parameter cannot be understood.
@@ -74,6 +79,15 @@ impl QueryError {
     /// A parameter that cannot be understood.
     pub(crate) fn parameter(name: &'static str, reason: impl Into<String>) -> Self {
         QueryError::Parameter { name, reason: reason.into() }
+    }
+
+    pub(crate) fn several(id: &str, sessions: std::collections::BTreeSet<String>) -> Self {
+        let total = sessions.len();
+        QueryError::SeveralSessions {
+            id: shown(id),
+            total,
+            sessions: sessions.into_iter().take(SESSIONS_MAX).collect(),
+        }
     }
 
     pub(crate) fn not_found(id: &str, tried: &[&str]) -> Self {
