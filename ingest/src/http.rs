@@ -7,9 +7,10 @@
 //! Invariants
 //! - 2xx only after the append returned: what is acknowledged is durable and findable
 //! - a body is at most [`BODY_BYTES_MAX`], compressed and decompressed, and at most [`RATIO_MAX`] times what was sent
-//! - memory: [`READING_BYTES_MAX`] for bodies and [`WORKING_BYTES_MAX`] for what is decoded from them, by estimate; who does
-//!   not get a share (of the second: in time) is sent away with 503 and `Retry-After`. A share of the first is held while
-//!   waiting for the second, never the other way round
+//! - memory: [`READING_BYTES_MAX`] for bodies as they arrive, [`UNPACKED_BYTES_MAX`] for what was compressed,
+//!   [`WORKING_BYTES_MAX`] for what is decoded, by estimate. Who finds no room in the first, or does not get a share of the
+//!   others in time, is sent away with 503 and `Retry-After`. Shares are taken in this order only, so requests do not lock
+//!   each other
 //! - errors and logs never contain content
 //!
 //! Not here: addresses, TLS, tokens; those are layers around these routers.
@@ -38,15 +39,17 @@ use crate::pipeline::Pipeline;
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// Times that a body may unfold.
 pub const RATIO_MAX: u64 = 100;
-/// Bytes of all bodies, arriving or unpacked.
+/// Bytes of all bodies as they arrive.
 pub const READING_BYTES_MAX: usize = 48 << 20;
+/// Bytes of all bodies that came compressed, unpacked.
+pub const UNPACKED_BYTES_MAX: usize = 48 << 20;
 /// Estimated bytes of all bodies that are being decoded and stored.
 pub const WORKING_BYTES_MAX: usize = 96 << 20;
 /// How long a body may pause, and how long it may take.
 const READ_PAUSE_MAX: Duration = Duration::from_secs(30);
 const READ_TIME_MAX: Duration = Duration::from_secs(300);
 /// How long a request waits for its share of memory.
-const WAIT_MAX: Duration = Duration::from_secs(10);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 /// What a client is told to wait when we are overloaded, and when the disk is full.
 const RETRY_SECONDS: u64 = 2;
 const RETRY_NO_SPACE_SECONDS: u64 = 30;
@@ -78,23 +81,38 @@ pub fn events(pipeline: Arc<Pipeline>) -> Router {
 struct Collecting {
     pipeline: Arc<Pipeline>,
     reading: Arc<Semaphore>,
+    unpacked: Arc<Semaphore>,
     working: Arc<Semaphore>,
 }
 
 impl Collecting {
     fn new(pipeline: Arc<Pipeline>) -> Self {
         let budget = |bytes: usize| Arc::new(Semaphore::new(bytes / UNIT_BYTES));
-        Collecting { pipeline, reading: budget(READING_BYTES_MAX), working: budget(WORKING_BYTES_MAX) }
+        Collecting {
+            pipeline,
+            reading: budget(READING_BYTES_MAX),
+            unpacked: budget(UNPACKED_BYTES_MAX),
+            working: budget(WORKING_BYTES_MAX),
+        }
     }
 
     /// A share of the memory for decoding; one that is larger than all of it takes all of it.
     async fn work(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-        let units = (bytes / UNIT_BYTES + 1).min(WORKING_BYTES_MAX / UNIT_BYTES);
-        let share = Arc::clone(&self.working).acquire_many_owned(units as u32);
-        match tokio::time::timeout(WAIT_MAX, share).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Refusal::Busy),
-        }
+        share(&self.working, bytes, WORKING_BYTES_MAX).await
+    }
+
+    /// A share of the memory for what was compressed.
+    async fn unpack(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        share(&self.unpacked, bytes, UNPACKED_BYTES_MAX).await
+    }
+}
+
+async fn share(budget: &Arc<Semaphore>, bytes: usize, bytes_max: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+    let units = (bytes / UNIT_BYTES + 1).min(bytes_max / UNIT_BYTES);
+    let permit = Arc::clone(budget).acquire_many_owned(units as u32);
+    match tokio::time::timeout(WAIT_MAX, permit).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(Refusal::Busy),
     }
 }
 

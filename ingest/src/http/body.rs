@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use super::{BODY_BYTES_MAX, Collecting, RATIO_MAX, READ_PAUSE_MAX, READ_TIME_MAX, Refusal, UNIT_BYTES};
 use crate::decompress::{self, Coding, Limits};
 
-/// A body, unpacked, with its share of the memory for bodies.
+/// A body, unpacked, with its share of the memory for such bodies.
 pub(super) struct Held {
     pub(super) bytes: Vec<u8>,
     _share: Option<OwnedSemaphorePermit>,
@@ -21,22 +21,21 @@ pub(super) struct Held {
 pub(super) async fn read(collecting: &Collecting, headers: &HeaderMap, body: Body) -> Result<Held, Refusal> {
     let coding = coding(headers)?;
     let reading = tokio::time::timeout(READ_TIME_MAX, receive(collecting, headers, body));
-    let (bytes, mut share) = reading.await.map_err(|_| Refusal::TimedOut)??;
+    let (bytes, arrived) = reading.await.map_err(|_| Refusal::TimedOut)??;
     if coding == Coding::Identity {
-        return Ok(Held { bytes, _share: share });
+        return Ok(Held { bytes, _share: arrived });
     }
-    grow(collecting, &mut share, bytes.len() + unpacked_bytes_max(bytes.len(), coding))?;
+    let mut share = collecting.unpack(unpacked_bytes_max(bytes.len(), coding)).await?;
     let unpacked = collecting.pipeline.compute(move || {
         let limits = Limits { bytes_max: BODY_BYTES_MAX as u64, ratio_max: RATIO_MAX };
         decompress::bytes(&bytes, coding, limits)
     });
     match unpacked.await? {
         Ok(bytes) => {
-            // What was reserved for the worst case goes back.
-            let _surplus = share
-                .as_mut()
-                .and_then(|share| share.split(share.num_permits().saturating_sub(bytes.len() / UNIT_BYTES + 1)));
-            Ok(Held { bytes, _share: share })
+            // What was reserved for the worst case goes back, and what arrived is not needed any more.
+            let surplus = share.num_permits().saturating_sub(bytes.len() / UNIT_BYTES + 1);
+            drop((share.split(surplus), arrived));
+            Ok(Held { bytes, _share: Some(share) })
         }
         Err(error) if error.kind() == ErrorKind::FileTooLarge => Err(Refusal::TooLarge(error.to_string())),
         Err(_) => Err(Refusal::Malformed(format!("body is not valid {}", coding.as_str()))),
@@ -92,12 +91,12 @@ fn grow(collecting: &Collecting, share: &mut Option<OwnedSemaphorePermit>, bytes
     Ok(())
 }
 
-/// What unpacking a body may take on top.
+/// What a body may take once unpacked.
 fn unpacked_bytes_max(length: usize, coding: Coding) -> usize {
     const ZSTD_WINDOW_BYTES: usize = 8 << 20;
     let by_ratio = length.saturating_mul(RATIO_MAX as usize).saturating_add(UNIT_BYTES).min(BODY_BYTES_MAX);
     match coding {
-        Coding::Identity => 0,
+        Coding::Identity => length,
         Coding::Gzip => by_ratio,
         Coding::Zstd => by_ratio + by_ratio.min(ZSTD_WINDOW_BYTES),
     }
