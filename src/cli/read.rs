@@ -303,8 +303,13 @@ fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
         for call in each(turn, "calls") {
             write_call(out, call)?;
         }
+        // Transcript and telemetry both tell what the model said; people need it once.
+        let mut said = std::collections::HashSet::new();
         for event in each(turn, "events").filter(|event| event["kind"] == "completion") {
-            writeln!(out, "  says  {}", short(event["excerpt"].as_str().unwrap_or(""), 200))?;
+            let excerpt = event["excerpt"].as_str().unwrap_or("");
+            if said.insert(excerpt) {
+                writeln!(out, "  says  {}", short(excerpt, 200))?;
+            }
         }
     }
     let gaps: Vec<&Value> = each(session, "gaps").collect();
