@@ -118,6 +118,8 @@ fn every_capture_is_decoded_whole() {
         codex/cx-0-not-connected/mcp/orders.stdio.jsonl: 1 connections; connection 1; unpaired 0; unanswered: initialize rpc:f-1:client/0
         codex/cx-1/mcp/everything.http.jsonl: 2 connections; connection 10, log 21, notification 2, tool_definition 30, tool_list 4; unpaired 0
         codex/cx-1/mcp/orders.stdio.jsonl: 2 connections; call 4, connection 4, log 84, notification 2, result 4, tool_definition 12, tool_list 4; unpaired 0
+        contextforge/cfb--1/client.http.jsonl: 1 connections; call 9, connection 4, log 34, notification 1, prompt_template 4, resource 4, result 9, tool_definition 13, tool_list 2; unpaired 0
+        contextforge/cfb--1/upstream.http.jsonl: 10 connections; call 8, connection 40, log 115, notification 15, prompt_template 2, resource 2, result 8, tool_definition 91, tool_list 14; unpaired 0
         fastmcp-everything-http/basic--fh1/http.jsonl: 1 connections; call 8, connection 6, log 40, notification 1, prompt_template 6, resource 6, result 8, tool_definition 16, tool_list 2; unpaired 0
         fastmcp-everything-stdio/basic--f1/frames.jsonl: 1 connections; call 8, connection 4, log 1, notification 5, prompt_template 6, resource 6, result 8, tool_definition 16, tool_list 2; unpaired 0
         fastmcp-everything-stdio/server-initiated--f1/frames.jsonl: 1 connections; approval 1, call 5, connection 4, elicitation 1, log 1, notification 6, result 4, sampling 2, tool_definition 16, tool_list 2; unpaired 0; unanswered: tools/call rpc:f-1:client/7
