@@ -43,3 +43,34 @@ fn thousand_records(bencher: divan::Bencher<'_, '_>) {
         .with_inputs(records)
         .bench_values(|mut records| records.iter_mut().map(|record| redactor.redact(record)).sum::<usize>());
 }
+
+/// Text made to be slow: what almost matches, again and again, 1 MiB each. Time has to grow with length, not its square.
+const HOSTILE: &[&str] = &[
+    "\"password\":\\'",
+    "\"password\":\"",
+    "A_KEY=\"",
+    "A_KEY=abcdef ",
+    "eyJaaaaaa.bb",
+    "a://b:c",
+    "-----BEGIN PRIVATE KEY-----",
+    "bearer ",
+    "\\\\\"\\",
+    "{\"a\":\"",
+    "[[\"cookie\",\"",
+    "authorization: ",
+    "\\u0041",
+];
+
+#[divan::bench(args = HOSTILE, sample_count = 3)]
+fn hostile_mebibyte(bencher: divan::Bencher<'_, '_>, part: &str) {
+    let redactor = Redactor::new(MatchKey::new([1; 32]), &RedactConfig::default()).expect("the built-in rules compile");
+    let record = || {
+        let mut record = Record::new("default", "own:1", Kind::Log);
+        record.text = Some(part.repeat((1 << 20) / part.len()));
+        record
+    };
+    bencher
+        .counter(BytesCount::new(1usize << 20))
+        .with_inputs(record)
+        .bench_values(|mut record| redactor.redact(&mut record));
+}
