@@ -18,6 +18,7 @@ mod read;
 mod record;
 mod serve;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -61,7 +62,7 @@ enum Command {
     Event(EventCommand),
     /// Find records by words, paths, URLs, phrases
     Search(SearchArguments),
-    /// Read-only SQL over the table `records`
+    /// Read-only SQL over the tables `records` and `links`
     Sql(SqlArguments),
     /// Where every record belongs: session, turn, call, parent, with grade and evidence
     Links(LinksArguments),
@@ -80,8 +81,8 @@ pub(crate) struct Place {
     /// Data directory to read (works beside a running server)
     #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// Server to ask instead of a directory, e.g. http://127.0.0.1:7700
-    #[arg(long, env = "THREADLINE_URL", value_name = "URL", conflicts_with = "data")]
+    /// Server to ask, e.g. http://127.0.0.1:7700; goes before --data
+    #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
     /// File with the bearer token for --url
     #[arg(long, env = "THREADLINE_TOKEN_FILE", value_name = "FILE")]
@@ -270,7 +271,7 @@ pub(crate) struct SessionListArguments {
     /// Only sessions with this MCP server
     #[arg(long)]
     pub(crate) server: Option<String>,
-    /// Only sessions with a call that ended so: ok, error, denied, cancelled
+    /// Only sessions with a call that ended so: ok, error, denied, cancelled, input_required
     #[arg(long)]
     pub(crate) outcome: Option<String>,
     /// Only sessions with an event at or after (RFC 3339)
@@ -279,6 +280,9 @@ pub(crate) struct SessionListArguments {
     /// Only sessions with an event before (RFC 3339)
     #[arg(long)]
     pub(crate) to: Option<String>,
+    /// Also connections and traces without prompt, choice or call
+    #[arg(long)]
+    pub(crate) all: bool,
     /// Sessions at most (0: all)
     #[arg(long, default_value_t = 100)]
     pub(crate) limit: usize,
@@ -336,7 +340,7 @@ pub(crate) struct SearchArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct SqlArguments {
-    /// One SELECT statement over the table `records`
+    /// One SELECT statement over the tables `records` and `links`
     pub(crate) query: String,
     #[command(flatten)]
     pub(crate) place: Place,
@@ -395,7 +399,12 @@ pub(crate) fn logging(verbose: u8) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("THREADLINE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }
 
 /// Prints an error with its causes, and gives the exit code.

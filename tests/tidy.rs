@@ -57,7 +57,7 @@ fn the_readme_commands_work_on_the_demo() {
     let hit = &search["data"][0]["event"]["event_id"];
     let event = on(&["event", "show", hit.as_str().unwrap()]);
     assert_eq!(event["data"]["record"]["event_id"], *hit);
-    let counts = on(&["sql", "select tool_name, outcome, count(*) from records where kind = 'call' group by 1, 2"]);
+    let counts = on(&["sql", "select tool_name, outcome, count(*) from records where kind = 'result' group by 1, 2"]);
     assert!(!counts["data"]["rows"].as_array().unwrap().is_empty());
 
     // The incident, from prompt to effect, by the conversation id and by a tool call's id.

@@ -161,10 +161,17 @@ impl Wanted {
         named(&self.user, &|fact| [fact.user_claimed, fact.user_authenticated])
             && named(&self.agent, &|fact| [fact.agent, fact.agent])
             && named(&self.server, &|fact| [fact.server, fact.server])
-            && self.tool.as_deref().is_none_or(|tool| {
-                any(&|facts, fact| crate::session::is_tool_use(fact.kind) && facts.name(fact.tool) == tool)
-            })
-            && self.outcome.is_none_or(|outcome| any(&|_, fact| ended(fact, outcome)))
+            && match (self.tool.as_deref(), self.outcome) {
+                (None, None) => true,
+                (Some(tool), None) => {
+                    any(&|facts, fact| crate::session::is_tool_use(fact.kind) && facts.name(fact.tool) == tool)
+                }
+                (None, Some(outcome)) => any(&|_, fact| ended(fact, outcome)),
+                // Both of one call: that tool, ended so.
+                (Some(tool), Some(outcome)) => {
+                    any(&|facts, fact| facts.name(fact.tool) == tool && ended(fact, outcome))
+                }
+            }
     }
 }
 

@@ -48,7 +48,7 @@ impl Client {
 
     fn local(place: &Place) -> anyhow::Result<Client> {
         let directory = data_directory(place.data.clone())?;
-        if !directory.exists() {
+        if !directory.join("format.json").exists() {
             bail!(
                 "there is no data in {}: record with `threadline tap` or load with `threadline import --data {} PATH`, or give --data",
                 directory.display(),

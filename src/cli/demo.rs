@@ -110,11 +110,11 @@ fn questions(directory: &Path, address: Option<&str>) {
   2. What made the agent do it? Follow the session from the prompt to the effect.{}
      threadline session show {place} {INCIDENT}
 
-  3. Where did the secret come from, and was anything refused or never executed?{}
-     threadline links {place} --session {INCIDENT} --format csv",
+  3. Did anything the agents chose get refused?{}
+     threadline session list {place} --outcome denied",
         page("/search?q=public%2Fstatus.html"),
         page(&format!("/sessions/{INCIDENT}")),
-        page("/sessions?outcome=error"),
+        page("/sessions?outcome=denied"),
     ));
 }
 

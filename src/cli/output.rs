@@ -77,6 +77,10 @@ pub(crate) fn completeness(answer: &Value) {
         text.push_str("\n  note: ");
         text.push_str(reason);
     }
+    for note in statement["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        text.push_str("\n  note: ");
+        text.push_str(note);
+    }
     for source in statement["sources_silent"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         text.push_str("\n  silent: ");
         text.push_str(source);
@@ -98,7 +102,7 @@ fn csv(rows: &[Value], columns: &[Column]) -> anyhow::Result<String> {
 }
 
 fn table(rows: &[Value], columns: &[Column], terminal: bool) -> String {
-    const CELL_CHARACTERS_MAX: usize = 160;
+    const CELL_CHARACTERS_MAX: usize = 100;
     let mut table = Table::new();
     table.load_preset(if terminal { presets::UTF8_HORIZONTAL_ONLY } else { presets::NOTHING });
     // A pipe gets whole rows on one line each; only a terminal is wrapped.
@@ -106,13 +110,22 @@ fn table(rows: &[Value], columns: &[Column], terminal: bool) -> String {
     table.set_header(columns.iter().map(|(heading, _)| display::terminal(heading, Lines::Show)));
     for row in rows {
         table.add_row(columns.iter().map(|(_, path)| {
-            let text = cell(row, path);
+            let text = if path.ends_with("start") || path.ends_with("time") {
+                to_millis(&cell(row, path))
+            } else {
+                cell(row, path)
+            };
             let (shown, left) = if terminal { display::cut(&text, CELL_CHARACTERS_MAX) } else { (text, 0) };
             let more = if left > 0 { format!("… (+{left})") } else { String::new() };
             display::terminal(&shown, Lines::Show) + &more
         }));
     }
     format!("{table}\n")
+}
+
+/// `2026-11-20T10:31:19.528000000Z` as people read it; the heading says UTC. Other formats keep every digit.
+fn to_millis(time: &str) -> String {
+    time.get(..23).filter(|_| time.ends_with('Z')).map_or_else(|| time.to_string(), |cut| cut.replace('T', " "))
 }
 
 /// The text of one cell: `path` is a JSON pointer without its first slash; `a|b` takes the first present.

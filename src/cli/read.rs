@@ -54,6 +54,7 @@ const LINK_COLUMNS: &[Column] = &[
     ("GRADE", "grade"),
     ("RULE", "rule"),
     ("SCORE", "score"),
+    ("COMPARED", "compared"),
 ];
 
 /// `threadline session list`.
@@ -71,6 +72,7 @@ pub(crate) async fn session_list(arguments: SessionListArguments) -> anyhow::Res
     ] {
         query.extend(value.map(|value| (name, value)));
     }
+    query.extend(arguments.all.then(|| ("all", "true".to_string())));
     let answer = pages(&client, "/api/v1/sessions", query, arguments.limit).await?;
     let rows = array(&answer);
     output::rows(&arguments.printing, &answer, &rows, SESSION_COLUMNS)?;
@@ -197,9 +199,22 @@ async fn pages(client: &Client, path: &str, query: Vec<(&str, String)>, limit: u
         cursor = answer["next_cursor"].as_str().map(str::to_string);
         let enough = limit > 0 && rows.len() >= limit;
         if cursor.is_none() || enough {
+            if cursor.is_some() {
+                say_cut(&mut answer, rows.len());
+            }
             answer["data"] = Value::Array(rows);
             return Ok(answer);
         }
+    }
+}
+
+/// The limit left something out: the answer is partial and says how to get the rest.
+fn say_cut(answer: &mut Value, rows: usize) {
+    let reason = format!("the limit of {rows} rows was reached and more match: --limit 0 gives them all");
+    answer["completeness"]["state"] = "partial".into();
+    match answer["completeness"]["reasons"].as_array_mut() {
+        Some(reasons) => reasons.push(reason.into()),
+        None => answer["completeness"]["reasons"] = serde_json::json!([reason]),
     }
 }
 

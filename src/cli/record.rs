@@ -169,8 +169,15 @@ pub(crate) fn wrap(arguments: WrapArguments) -> anyhow::Result<ExitCode> {
 /// `threadline watch`: follows transcripts until stopped.
 pub(crate) async fn watch(arguments: WatchArguments) -> anyhow::Result<ExitCode> {
     let paths = if arguments.paths.is_empty() { transcript_folders()? } else { arguments.paths };
+    for path in paths.iter().filter(|path| !path.exists()) {
+        if arguments.once {
+            bail!("{} does not exist", path.display());
+        }
+        output::talk(&format!("{} does not exist yet: it is followed once it does", path.display()));
+    }
     let directory = data_directory(arguments.data)?;
     let recording = Recording::open(&directory, "watch").await?;
+    let pipeline = recording.pipeline();
     let watching = follow::follow(&paths, recording.pipeline(), arguments.once);
     let outcome = tokio::select! {
         outcome = watching => outcome.map_err(anyhow::Error::new),
@@ -178,6 +185,11 @@ pub(crate) async fn watch(arguments: WatchArguments) -> anyhow::Result<ExitCode>
     };
     recording.close().await?;
     outcome?;
+    let counts = pipeline.counts();
+    output::talk(&format!(
+        "{} records, {} known already, {} rejected",
+        counts.accepted, counts.duplicates, counts.rejected
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
