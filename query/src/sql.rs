@@ -123,7 +123,22 @@ fn context(config: &EngineConfig) -> Result<SessionContext, QueryError> {
         .build_arc()
         .map_err(failed)?;
     let session = SessionConfig::new().with_information_schema(true).with_target_partitions(2);
-    Ok(SessionContext::new_with_config_rt(session, runtime))
+    let context = SessionContext::new_with_config_rt(session, runtime);
+    // They make much out of nothing while the query is planned, before any memory limit sees it.
+    for name in [
+        "repeat",
+        "lpad",
+        "rpad",
+        "array_repeat",
+        "list_repeat",
+        "array_resize",
+        "list_resize",
+        "range",
+        "generate_series",
+    ] {
+        context.deregister_udf(name);
+    }
+    Ok(context)
 }
 
 /// Plans on a thread of its own with a large stack; work that the plan needs runs on this runtime.

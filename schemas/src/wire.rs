@@ -55,8 +55,10 @@ pub fn read_event(context: &Context<'_>, line: &[u8], batch_key: &str) -> Result
     };
     let kind = parsed.value.str_at("kind").and_then(Kind::parse).ok_or(WireError::Kind)?;
     let delivery_key = match parsed.value.get("id") {
-        Some(id) => format!("api:{}", id.as_str().map_or_else(|| id.to_string(), str::to_string)),
-        None => batch_key.to_string(),
+        None | Some(Json::Null) => batch_key.to_string(),
+        Some(Json::String(id)) if !id.is_empty() => format!("api:{id}"),
+        // Only texts name a delivery: 1 and "1" would have to be told apart for ever.
+        Some(_) => return Err(WireError::Member("id")),
     };
     let mut record = Record::new(context.tenant, &delivery_key, kind);
     record.collector = context.collector;
@@ -66,7 +68,8 @@ pub fn read_event(context: &Context<'_>, line: &[u8], batch_key: &str) -> Result
         set_member(&mut record, member, line, &mut rest)?;
     }
     let time = source_time(&parsed.value)?;
-    let observed = parsed.value.get("observed_time_unix_us").and_then(Json::as_i64).filter(|us| *us > 0);
+    let observed =
+        parsed.value.get("observed_time_unix_us").and_then(Json::as_i64).filter(|us| believable(*us, context));
     record.set_time(time, observed.unwrap_or(context.observed_time_unix_us));
     if !rest.is_empty() {
         merge_attributes(&mut record, rest);
@@ -81,6 +84,12 @@ pub fn read_event(context: &Context<'_>, line: &[u8], batch_key: &str) -> Result
         record.raw = Some(line.to_vec());
     }
     Ok(record)
+}
+
+/// A collector's clock may be ahead of ours by a day; what lies beyond is not a time somebody observed.
+fn believable(observed_unix_us: i64, context: &Context<'_>) -> bool {
+    const DAY_US: i64 = 86_400_000_000;
+    observed_unix_us > 0 && observed_unix_us <= context.observed_time_unix_us.saturating_add(DAY_US)
 }
 
 fn set_member(record: &mut Record, member: &Member, line: &[u8], rest: &mut Vec<Member>) -> Result<(), WireError> {
@@ -171,8 +180,18 @@ mod tests {
     }
 
     #[test]
+    fn null_ids_are_no_ids_and_impossible_times_are_ours() {
+        let line = br#"{"id":null,"kind":"log","observed_time_unix_us":9223372036854775807}"#;
+        let record = read_event(&context(), line, "batch:x:1").unwrap();
+        assert_eq!(record.delivery_key, "batch:x:1");
+        assert_eq!(record.observed_time_unix_us, context().observed_time_unix_us);
+    }
+
+    #[test]
     fn errors_name_the_member() {
         let check = |line: &str| read_event(&context(), line.as_bytes(), "b").unwrap_err().to_string();
+        assert_eq!(check(r#"{"kind":"call","id":7}"#), "member id does not fit its column");
+        assert_eq!(check(r#"{"kind":"call","id":""}"#), "member id does not fit its column");
         assert_eq!(check("[]"), "an event is a JSON object");
         assert_eq!(check(r#"{"kind":"nope"}"#), "member kind must be one of the record kinds");
         assert_eq!(check(r#"{"kind":"call","tool_is_error":7}"#), "member tool_is_error does not fit its column");

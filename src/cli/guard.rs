@@ -39,7 +39,7 @@ impl Guard {
     }
 
     fn refusal(&self, method: &Method, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
-        if self.loopback && !headers.get(header::HOST).is_none_or(|host| is_loopback_name(host.as_bytes())) {
+        if self.loopback && !headers.get_all(header::HOST).iter().all(|host| is_loopback_name(host.as_bytes())) {
             return Some((StatusCode::MISDIRECTED_REQUEST, "the Host header names another site"));
         }
         if *method != Method::GET && *method != Method::HEAD && is_cross_site(headers) {
@@ -108,10 +108,14 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
 
 fn is_loopback_name(host: &[u8]) -> bool {
     let Ok(host) = std::str::from_utf8(host) else { return false };
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(""),
-        None => host.split(':').next().unwrap_or(""),
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').unwrap_or(("", "")),
+        None => host.find(':').map_or((host, ""), |colon| host.split_at(colon)),
     };
+    let port = port.strip_prefix(':').unwrap_or(port);
+    if !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return false;
+    }
     name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
@@ -143,6 +147,7 @@ mod tests {
         assert_eq!(refused(Method::GET, &[("host", "127.0.0.1:7700")]), None);
         assert_eq!(refused(Method::GET, &[("host", "[::1]:7700")]), None);
         assert_eq!(refused(Method::GET, &[("host", "evil.example:7700")]), Some(421));
+        assert_eq!(refused(Method::GET, &[("host", "localhost:x@evil.example")]), Some(421));
         assert_eq!(refused(Method::POST, &[("host", "localhost:7700"), ("origin", "http://evil.example")]), Some(403));
         assert_eq!(refused(Method::POST, &[("host", "localhost:7700"), ("origin", "http://localhost:7700")]), None);
     }
