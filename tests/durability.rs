@@ -13,7 +13,7 @@ use crate::support::{repository, run, skip};
 const KILLS: usize = 50;
 const CUTS: usize = 20;
 /// Crashes that the controls may need until something is lost.
-const CONTROL_CRASHES: usize = 8;
+const CONTROL_CRASHES: usize = 16;
 /// Crashes that hit one directory, one after the other.
 const ROUNDS: usize = 10;
 /// Size of the file system that is cut (512 MiB).
