@@ -1,6 +1,6 @@
 //! Events through the whole store: to durable, to sealed and searchable, and back.
 //!
-//! Input: `support/generate.rs`, `THREADLINE_BENCH_EVENTS` events (default 20,000; the figures in ARCHITECTURE.md are for
+//! Input: `support/generate.rs`, `THREADLINE_BENCH_EVENTS` events (default 20,000; figures worth quoting want
 //! 1,000,000) handed over in batches of 500 by two appenders. Prints the machine, the input's shape, events/s and MB/s of
 //! input, where the time went per stage, bytes on disk per input byte, peak memory, and p50 and p99 of lookups and
 //! searches. *Warm*: everything read before. *Cold*: another reader process's state, and the pages of the data directory
