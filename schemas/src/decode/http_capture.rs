@@ -143,11 +143,13 @@ impl HttpCapture {
 
     fn response_head(&mut self, parts: &mut Parts<'_>, event: &Event<'_>) {
         let headers = Headers(event.value.get("headers").unwrap_or(&Json::Null));
-        let Some(exchange) = self.exchanges.get_mut(&event.number) else {
+        let status = event.value.get("status").and_then(Json::as_i64);
+        let Some(connection) = self.change(event.number, |exchange| {
+            exchange.begin_response(status, &headers);
+            exchange.connection
+        }) else {
             return self.unknown_exchange(parts, event);
         };
-        exchange.begin_response(event.value.get("status").and_then(Json::as_i64), &headers);
-        let connection = exchange.connection;
         if let Some(session) = headers.get("mcp-session-id") {
             self.bind_session(session, connection, None);
         }
@@ -159,21 +161,21 @@ impl HttpCapture {
             let record = parts.begin_rejected("no text in \"data\"");
             return parts.push(record);
         };
-        let Some(exchange) = self.exchanges.get_mut(&event.number) else {
+        let is_full = self.held + data.len() > HELD_BYTES_MAX;
+        let Some((messages, is_text)) = self.change(event.number, |exchange| {
+            let body = &mut exchange.body;
+            if !matches!(body, Body::Other) && (is_full || body.held() + data.len() > BODY_BYTES_MAX) {
+                *body = Body::Other;
+                return (None, false);
+            }
+            (Some(body.feed(data)), matches!(body, Body::Other))
+        }) else {
             return self.unknown_exchange(parts, event);
         };
-        let held = exchange.body.held();
-        if matches!(exchange.body, Body::Json { .. } | Body::Events(_))
-            && (held + data.len() > BODY_BYTES_MAX || self.held + data.len() > HELD_BYTES_MAX)
-        {
-            exchange.body = Body::Other;
-            self.held -= held;
+        let Some(messages) = messages else {
             let record = parts.begin_rejected("response body is over the limit; its chunks are kept one by one");
             return parts.push(record);
-        }
-        let messages = exchange.body.feed(data);
-        self.held = self.held - held + exchange.body.held();
-        let text = matches!(exchange.body, Body::Other).then(|| data.to_string());
+        };
         for (message, id) in messages {
             let mut notes = Attributes::default();
             id.into_iter().for_each(|id| notes.text("sse.id", id));
@@ -181,22 +183,20 @@ impl HttpCapture {
         }
         if parts.is_empty() {
             self.log(parts, event, "body-chunk", Attributes::default());
-            if let Some(text) = text {
-                parts.set_text(text);
+            if is_text {
+                parts.set_text(data.to_string());
             }
         }
     }
 
     fn end(&mut self, parts: &mut Parts<'_>, event: &Event<'_>) {
-        let Some(exchange) = self.exchanges.get_mut(&event.number) else {
+        let Some(rest) = self.change(event.number, |exchange| exchange.body.finish()) else {
             return self.unknown_exchange(parts, event);
         };
-        let held = exchange.body.held();
-        let rest = exchange.body.finish();
+        let Some(exchange) = self.exchanges.get(&event.number) else { return };
         let is_stream = matches!(exchange.body, Body::Events(_));
         let incomplete = exchange.body.held();
         let (connection, serial, status) = (exchange.connection, exchange.serial, exchange.status.clone());
-        self.held -= held;
         if let Some(body) = rest {
             self.response_message(parts, event, &body, Attributes::default());
         }
@@ -393,6 +393,15 @@ impl HttpCapture {
             self.close(oldest);
         }
         self.exchanges.insert(number, exchange);
+    }
+
+    /// Changes an exchange and keeps the count of held bytes with it.
+    fn change<T>(&mut self, number: i64, change: impl FnOnce(&mut Exchange) -> T) -> Option<T> {
+        let exchange = self.exchanges.get_mut(&number)?;
+        let before = exchange.body.held();
+        let result = change(exchange);
+        self.held = self.held - before + exchange.body.held();
+        Some(result)
     }
 
     fn close(&mut self, number: i64) {

@@ -321,3 +321,20 @@ fn a_customer_was_deleted_with_consent() {
         records.iter().flat_map(|r| r.keys.iter().filter(|key| key.starts_with("request-state:"))).collect();
     assert_eq!(states.len(), 2);
 }
+
+#[test]
+fn a_body_cut_short_is_counted_once() {
+    let partial = "event: message\ndata: {\"jsonrpc\"";
+    let cut = |number| [post(number, "", &call(number)), head(number, 200, SSE), chunk(number, partial)];
+    let mut lines = Vec::new();
+    lines.extend(cut(1));
+    lines.push(line(1, "end", ""));
+    lines.extend(cut(2));
+    lines.push(line(2, "client-disconnect", ""));
+    lines.extend(cut(3));
+    lines.push(head(3, 200, JSON));
+    lines.push(post(3, "", &call(4)));
+    let mut decoder = HttpCapture::new("orders.http.jsonl", "f");
+    decode_lines(&mut decoder, "orders.http.jsonl", lines.iter().map(String::as_bytes));
+    assert_eq!(decoder.held, 0);
+}
