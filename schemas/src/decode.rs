@@ -10,6 +10,7 @@
 
 pub mod claude_code;
 pub mod codex;
+pub mod http;
 pub mod http_capture;
 pub mod mcp;
 pub mod native;

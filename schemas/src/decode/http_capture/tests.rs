@@ -1,8 +1,10 @@
 //! Exchanges one by one, and every call of the ground truth.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::decode::stdio_capture::tests::{decode, decode_lines, files, folder};
-use crate::record::Decision;
+use crate::record::{Decision, Direction, Kind, Outcome};
 use expect_test::{Expect, expect};
 
 /// `kind` and its members, as one recorded line.
@@ -336,5 +338,5 @@ fn a_body_cut_short_is_counted_once() {
     lines.push(post(3, "", &call(4)));
     let mut decoder = HttpCapture::new("orders.http.jsonl", "f");
     decode_lines(&mut decoder, "orders.http.jsonl", lines.iter().map(String::as_bytes));
-    assert_eq!(decoder.held, 0);
+    assert_eq!(decoder.exchanges.held(), 0);
 }

@@ -1,0 +1,109 @@
+//! One HTTP request with its response.
+
+use super::{Headers, sse};
+use crate::decode::mcp::Transport;
+use crate::decode::mcp::pending::Asked;
+
+/// State of an open exchange.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    /// Unique within the recording, unlike the recorder's number.
+    pub(super) serial: u64,
+    pub(super) connection: u64,
+    pub(super) http_method: String,
+    pub(super) status: Option<String>,
+    pub(super) request_ids: Vec<String>,
+    /// What its request was, for the lines that follow.
+    pub(super) asked: Option<Asked>,
+    pub(super) body: Body,
+}
+
+/// The body of a response in the making.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// JSON, until `length` bytes came (`None`: until the end).
+    Json { text: Vec<u8>, length: Option<usize>, is_complete: bool },
+    /// An SSE stream.
+    Events(sse::Reader),
+    /// Neither.
+    Other,
+}
+
+impl Exchange {
+    pub(super) fn new(serial: u64, connection: u64, http_method: &str) -> Self {
+        Exchange {
+            serial,
+            connection,
+            http_method: http_method.chars().take(16).collect(),
+            status: None,
+            request_ids: Vec::new(),
+            asked: None,
+            body: Body::Other,
+        }
+    }
+
+    pub(super) fn begin_response(&mut self, status: Option<i64>, headers: &Headers<'_>) {
+        self.status = status.map(|status| status.to_string());
+        self.request_ids.extend(headers.request_ids());
+        self.request_ids.dedup();
+        self.request_ids.truncate(4);
+        let content_type = headers.get("content-type").unwrap_or_default().to_ascii_lowercase();
+        let is_plain = headers.get("content-encoding").is_none_or(|coding| coding == "identity");
+        self.body = if content_type.contains("text/event-stream") {
+            Body::Events(sse::Reader::default())
+        } else if content_type.contains("json") {
+            let length = headers.get("content-length").filter(|_| is_plain).and_then(|text| text.parse().ok());
+            Body::Json { text: Vec::new(), length, is_complete: false }
+        } else {
+            Body::Other
+        };
+    }
+
+    pub(super) fn is_failure(&self) -> bool {
+        self.status.as_deref().is_some_and(|status| !status.starts_with('2'))
+    }
+
+    /// What a record of this exchange has from HTTP.
+    pub(super) fn transport(&self) -> Transport {
+        Transport {
+            exchange: Some(self.serial),
+            status: self.status.clone(),
+            request_ids: self.request_ids.clone(),
+            ..Transport::default()
+        }
+    }
+}
+
+impl Body {
+    /// The messages that `data` completes, with their SSE ids.
+    pub(super) fn feed(&mut self, data: &[u8]) -> Vec<(Vec<u8>, Option<String>)> {
+        match self {
+            Body::Events(reader) => reader.feed(data).into_iter().map(|event| (event.data, event.id)).collect(),
+            Body::Json { text, length, is_complete } if !*is_complete => {
+                text.extend_from_slice(data);
+                if length.is_some_and(|length| text.len() >= length) {
+                    *is_complete = true;
+                    return vec![(std::mem::take(text), None)];
+                }
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The JSON that ends with the exchange.
+    pub(super) fn finish(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Body::Json { text, .. } if !text.is_empty() => Some(std::mem::take(text)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn held(&self) -> usize {
+        match self {
+            Body::Json { text, .. } => text.len(),
+            Body::Events(reader) => reader.held(),
+            Body::Other => 0,
+        }
+    }
+}
