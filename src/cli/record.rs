@@ -58,9 +58,17 @@ fn spool(directory: &Path, source_name: &str) -> anyhow::Result<Appender> {
         .with_context(|| format!("cannot record into {}", directory.display()))
 }
 
-/// The defaults, with durability switched off where a crash test asks for its control.
+/// How long a record waits for others before it is sealed; small values make small files.
+const SEAL_AGE_VARIABLE: &str = "THREADLINE_SEAL_AGE_MS";
+
+/// The defaults, with the seal age of the environment, and durability switched off where a crash test asks for its control.
 pub(crate) fn store_config() -> anyhow::Result<StoreConfig> {
     let mut config = StoreConfig::default();
+    if let Ok(text) = std::env::var(SEAL_AGE_VARIABLE) {
+        let age_ms: u64 = text.parse().with_context(|| format!("{SEAL_AGE_VARIABLE} is a number of milliseconds"))?;
+        config.seal_age_max_ms = age_ms;
+        config.commit_interval_min_ms = config.commit_interval_min_ms.min(age_ms);
+    }
     config.log.durability = Durability::from_env()?;
     if config.log.durability != Durability::Synced {
         output::talk("WARNING: THREADLINE_DURABILITY_CONTROL is set: ACKNOWLEDGED EVENTS WILL BE LOST");
