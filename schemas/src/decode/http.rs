@@ -1,6 +1,6 @@
 //! HTTP exchanges of MCP servers as records: a request, the head of its response, the chunks of the body, its end.
-//! Whoever saw the exchange ([`crate::decode::http_capture`]) gives its events to [`HttpDecoder`], so that there is one way
-//! of understanding it.
+//! Whoever saw the exchange (a recording: [`crate::decode::http_capture`]; the recording proxy: [`proxy`]) gives its events to
+//! [`HttpDecoder`], so that there is one way of understanding it.
 //!
 //! **Every event gives exactly one record that carries it** (`raw` set, delivery key without `#`):
 //! - `Request` with a JSON body: the JSON-RPC message in it (a batch: its messages); GET and DELETE without
@@ -11,21 +11,25 @@
 //! - `End`: the JSON body that ends here without a `content-length`; or, for each request that an error or an
 //!   empty response leaves unanswered, a record of the kind its response would have (`denied` for
 //!   401 and 403, else `error`); else `log`
-//! - `ClientDisconnect`: where nothing names a session (2026-07-28) the disconnect cancels: for each unanswered
-//!   request a `notification` with outcome `cancelled` and its `rpc` key, as a cancel frame would be; else
-//!   `connection` (a GET stream) or `log`
+//! - `ClientDisconnect`: where nothing names a session and `Mcp-Protocol-Version` names no earlier revision than 2026-07-28,
+//!   the disconnect cancels: for each unanswered request a `notification` with outcome `cancelled` and its `rpc` key, as
+//!   a cancel frame would be; else `connection` (a GET stream) or `log`
+//! - `Failure`: for each request that it leaves unanswered a record of the kind its response would have; a stream of a
+//!   session may be resumed, so its requests go on waiting; else `log`
 //!
 //! Further messages of an event, tool definitions, questions and answers are parts of it (`#1`, `#2`, ...).
 //! Events of an exchange bear the ids of its request.
 //!
-//! Connections: `Mcp-Session-Id` names one (`initialize` opens it before the id is known); without it see
-//! [`sessionless`]. Connection id: `<scope>-<n>`.
+//! Connections: `Mcp-Session-Id` names one (`initialize` opens it before the id is known); in the transport HTTP+SSE of
+//! 2024-11-05 the stream's `endpoint` event does, and responses come in that stream, not in that of the request; without
+//! either see [`sessionless`]. Connection id: `<scope>-<n>`.
 //!
 //! Bounds: [`EXCHANGES_MAX`] open exchanges, [`CONNECTIONS_MAX`] connections (oldest dropped),
 //! [`BODY_BYTES_MAX`] held per body and [`HELD_BYTES_MAX`] in all (then `rejected`, and the rest of that body `log`).
 
 mod exchange;
 mod headers;
+pub mod proxy;
 mod sessionless;
 mod sse;
 
@@ -53,6 +57,10 @@ pub const CONNECTIONS_MAX: usize = 4096;
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// Bytes held of all bodies (64 MiB).
 pub const HELD_BYTES_MAX: usize = 64 << 20;
+/// Longer session ids and endpoints are not remembered.
+const SESSION_BYTES_MAX: usize = 1024;
+/// The revision in which a disconnect became a cancel; revisions compare as text.
+const CANCEL_BY_DISCONNECT_SINCE: &str = "2026-07-28";
 
 /// Decodes the exchanges of one recording in order.
 #[derive(Debug)]
@@ -65,6 +73,8 @@ pub struct HttpDecoder {
     connections: BTreeMap<u64, McpDecoder>,
     /// Session id -> connection.
     sessions: HashMap<String, u64>,
+    /// Path and query that an `endpoint` event named -> connection.
+    endpoints: HashMap<String, u64>,
     sessionless: Sessionless,
     /// By the number that the recorder gave.
     exchanges: BTreeMap<i64, Exchange>,
@@ -86,29 +96,55 @@ pub struct Seen {
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
     /// A request with its body.
-    Request {
-        /// `POST`, `GET`, `DELETE`.
-        method: &'a str,
-        /// Path and query.
-        path: &'a str,
-        /// Its header fields.
-        headers: &'a Headers<'a>,
-        /// Its body, decompressed; `None` when it had none.
-        body: Option<&'a [u8]>,
-    },
+    Request(Request<'a>),
     /// Status and header fields of the response.
     ResponseHead {
         /// HTTP status.
         status: Option<i64>,
         /// Its header fields.
         headers: &'a Headers<'a>,
+        /// What the recorder has to say about it.
+        notes: &'a [(&'a str, String)],
     },
     /// Part of the response's body, decompressed, as it was passed on.
     BodyChunk(&'a [u8]),
+    /// Part of a body that the recorder cannot read: in a coding it does not know, or over its limits.
+    OpaqueChunk {
+        /// What is kept instead of the bytes.
+        notes: &'a [(&'a str, String)],
+    },
     /// The response is complete.
     End,
     /// The client left before the response was complete.
     ClientDisconnect,
+    /// The exchange broke off, not by the client's doing.
+    Failure {
+        /// In lower-snake words, such as `upstream_connect`.
+        reason: &'a str,
+        /// The status that the client got instead of the server's.
+        status: Option<i64>,
+        /// Whether the request was refused rather than failed.
+        is_refusal: bool,
+    },
+}
+
+/// A request as it was seen.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// `POST`, `GET`, `DELETE`.
+    pub method: &'a str,
+    /// Path and query.
+    pub path: &'a str,
+    /// Its header fields.
+    pub headers: &'a Headers<'a>,
+    /// Its body, decompressed; `None` when it had none.
+    pub body: Option<&'a [u8]>,
+    /// Why `body` is not all of it, if so.
+    pub cut: Option<&'a str>,
+    /// Address of the client, without the port.
+    pub client: Option<&'a str>,
+    /// What the recorder has to say about it.
+    pub notes: &'a [(&'a str, String)],
 }
 
 impl HttpDecoder {
@@ -123,6 +159,7 @@ impl HttpDecoder {
             next_exchange: 0,
             connections: BTreeMap::new(),
             sessions: HashMap::new(),
+            endpoints: HashMap::new(),
             sessionless: Sessionless::default(),
             exchanges: BTreeMap::new(),
             held: 0,
@@ -133,13 +170,17 @@ impl HttpDecoder {
     pub fn event(&mut self, context: &Context<'_>, line: Line<'_>, seen: Seen, event: Event<'_>) -> Vec<Record> {
         let mut parts = Parts::new(context, line, DECODER);
         match event {
-            Event::Request { method, path, headers, body } => {
-                self.request(&mut parts, seen, method, path, headers, body);
+            Event::Request(request) => self.request(&mut parts, seen, request),
+            Event::ResponseHead { status, headers, notes } => {
+                self.response_head(&mut parts, seen, status, headers, notes);
             }
-            Event::ResponseHead { status, headers } => self.response_head(&mut parts, seen, status, headers),
             Event::BodyChunk(data) => self.body_chunk(&mut parts, seen, data),
+            Event::OpaqueChunk { notes } => self.opaque_chunk(&mut parts, seen, notes),
             Event::End => self.end(&mut parts, seen),
             Event::ClientDisconnect => self.client_disconnect(&mut parts, seen),
+            Event::Failure { reason, status, is_refusal } => {
+                self.failure(&mut parts, seen, reason, status, is_refusal);
+            }
         }
         parts.finish()
     }
@@ -149,35 +190,40 @@ impl HttpDecoder {
         self.held
     }
 
-    fn request(
-        &mut self,
-        parts: &mut Parts<'_>,
-        seen: Seen,
-        http_method: &str,
-        path: &str,
-        headers: &Headers<'_>,
-        body: Option<&[u8]>,
-    ) {
+    /// Events of this exchange were lost: what the next chunk begins with cannot be read.
+    pub fn lost(&mut self, exchange: i64) {
+        self.change(exchange, |exchange| exchange.body.lost());
+    }
+
+    fn request(&mut self, parts: &mut Parts<'_>, seen: Seen, request: Request<'_>) {
+        let Request { method: http_method, path, headers, body, .. } = request;
         let is_json = headers.get("content-type").is_none_or(|content| content.to_ascii_lowercase().contains("json"));
-        let parsed = body.filter(|_| is_json).map(json::parse);
-        let connection = self.connection_of(parts.context, headers, path, parsed.as_ref());
+        let parsed = body.filter(|_| is_json && request.cut.is_none()).map(json::parse);
+        let sender = headers.identity(parts.context, path, request.client);
+        let (connection, is_endpoint) = self.connection_of(headers, path, sender, parsed.as_ref());
         self.next_exchange += 1;
         let mut exchange = Exchange::new(self.next_exchange, connection, http_method);
         exchange.request_ids = headers.request_ids();
+        exchange.answers_elsewhere = is_endpoint;
+        exchange.is_before_cancel_by_disconnect =
+            headers.get("mcp-protocol-version").is_some_and(|version| version < CANCEL_BY_DISCONNECT_SINCE);
         let mut transport = exchange.transport();
         transport.traceparent = headers.get("traceparent").and_then(super::mcp::meta::parse_traceparent);
         transport.credential_fingerprint = headers.credential_fingerprint(parts.context);
         transport.notes = headers.notes(http_method, path);
+        request.client.into_iter().for_each(|client| transport.notes.text("client.address", client));
+        transport.notes.said(request.notes);
         let frame = seen.frame(body.unwrap_or_default(), Direction::ClientToServer);
         let decoder = self.decoder(connection);
-        match &parsed {
-            Some(parsed) => {
+        match (&parsed, request.cut) {
+            (Some(parsed), _) => {
                 if let Ok(parsed) = parsed {
                     transport.notes.texts("threadline.header_mismatch", headers.mismatches(&parsed.value));
                 }
                 decoder.message(parts, &frame, parsed, &transport);
             }
-            None => {
+            (None, Some(reason)) => decoder.rejected(parts, &frame, &transport, reason),
+            (None, None) => {
                 let kind = match http_method {
                     _ if path.contains("/.well-known/") => Kind::Auth,
                     "GET" | "DELETE" => Kind::Connection,
@@ -199,7 +245,14 @@ impl HttpDecoder {
         self.open(seen.exchange, exchange);
     }
 
-    fn response_head(&mut self, parts: &mut Parts<'_>, seen: Seen, status: Option<i64>, headers: &Headers<'_>) {
+    fn response_head(
+        &mut self,
+        parts: &mut Parts<'_>,
+        seen: Seen,
+        status: Option<i64>,
+        headers: &Headers<'_>,
+        said: &[(&str, String)],
+    ) {
         let Some(connection) = self.change(seen.exchange, |exchange| {
             exchange.begin_response(status, headers);
             exchange.connection
@@ -209,7 +262,9 @@ impl HttpDecoder {
         if let Some(session) = headers.get("mcp-session-id") {
             self.bind_session(session, connection, None);
         }
-        self.log(parts, seen, "response-head", headers.response_notes());
+        let mut notes = headers.response_notes();
+        notes.said(said);
+        self.log(parts, seen, "response-head", notes);
     }
 
     fn body_chunk(&mut self, parts: &mut Parts<'_>, seen: Seen, data: &[u8]) {
@@ -228,10 +283,14 @@ impl HttpDecoder {
             let record = parts.begin_rejected("response body is over the limit; its chunks are kept one by one");
             return parts.push(record);
         };
-        for (message, id) in messages {
+        for message in messages {
             let mut notes = Attributes::default();
-            id.into_iter().for_each(|id| notes.text("sse.id", id));
-            self.response_message(parts, seen, &message, notes);
+            message.id.into_iter().for_each(|id| notes.text("sse.id", id));
+            if message.name.as_deref() == Some("endpoint") {
+                self.endpoint(parts, seen, &message.data, notes);
+            } else {
+                self.response_message(parts, seen, &message.data, notes);
+            }
         }
         if parts.is_empty() {
             self.log(parts, seen, "body-chunk", Attributes::default());
@@ -241,27 +300,61 @@ impl HttpDecoder {
         }
     }
 
+    fn opaque_chunk(&mut self, parts: &mut Parts<'_>, seen: Seen, said: &[(&str, String)]) {
+        if self.change(seen.exchange, |exchange| exchange.body = Body::Other).is_none() {
+            return self.unknown_exchange(parts, seen, "body-chunk", None);
+        }
+        let mut notes = Attributes::default();
+        notes.said(said);
+        self.log(parts, seen, "body-chunk", notes);
+    }
+
+    /// The server of HTTP+SSE says where to POST: requests there belong to the connection of this stream.
+    fn endpoint(&mut self, parts: &mut Parts<'_>, seen: Seen, data: &[u8], mut notes: Attributes) {
+        let Some(connection) = self.exchanges.get(&seen.exchange).map(|exchange| exchange.connection) else { return };
+        let target = String::from_utf8_lossy(data).into_owned();
+        let path = path_of(&target);
+        if path.len() <= SESSION_BYTES_MAX {
+            if self.endpoints.len() == CONNECTIONS_MAX {
+                self.endpoints.clear();
+            }
+            self.endpoints.insert(path.into(), connection);
+            let query = path.split_once('?').map_or("", |(_, query)| query);
+            let session = query.split('&').find_map(|pair| {
+                let (name, value) = pair.split_once('=')?;
+                matches!(name, "session_id" | "sessionId" | "session").then_some(value)
+            });
+            self.bind_session(session.unwrap_or(path), connection, None);
+        }
+        notes.text("sse.event", "endpoint");
+        self.log(parts, seen, "endpoint", notes);
+        parts.set_text(target);
+    }
+
     fn end(&mut self, parts: &mut Parts<'_>, seen: Seen) {
         let Some(rest) = self.change(seen.exchange, |exchange| exchange.body.finish()) else {
             return self.unknown_exchange(parts, seen, "end", None);
         };
         let Some(exchange) = self.exchanges.get(&seen.exchange) else { return };
-        let is_stream = matches!(exchange.body, Body::Events(_));
+        let is_stream = exchange.is_stream();
+        let (answers_elsewhere, is_failure) = (exchange.answers_elsewhere, exchange.is_failure());
         let incomplete = exchange.body.held();
         let (connection, serial, status) = (exchange.connection, exchange.serial, exchange.status.clone());
         if let Some(body) = rest {
             self.response_message(parts, seen, &body, Attributes::default());
         }
         let mut notes = Attributes::default();
-        if is_stream {
-            // A stream may be resumed by another exchange, so its requests go on waiting.
+        if is_stream || (answers_elsewhere && !is_failure) {
+            // A stream may be resumed by another exchange, or answers for this one, so its requests go on waiting.
             notes.texts("threadline.unanswered", self.decoder(connection).unanswered(serial));
             if incomplete > 0 {
                 notes.number("threadline.incomplete_event_bytes", incomplete);
             }
         } else {
             let unanswered = self.decoder(connection).take_unanswered(serial);
-            unanswered.iter().for_each(|asked| self.no_answer(parts, seen, asked, status.as_deref()));
+            let error = status.as_deref().map_or_else(|| "no_response".into(), |status| format!("http_{status}"));
+            let is_denied = matches!(status.as_deref(), Some("401" | "403"));
+            unanswered.iter().for_each(|asked| self.no_answer(parts, seen, asked, &error, is_denied));
         }
         if parts.is_empty() {
             self.log(parts, seen, "end", notes);
@@ -274,10 +367,11 @@ impl HttpDecoder {
             return self.unknown_exchange(parts, seen, "client-disconnect", None);
         };
         let (connection, serial, is_get) = (exchange.connection, exchange.serial, exchange.http_method == "GET");
+        let may_be_resumed = exchange.is_before_cancel_by_disconnect;
         let transport = exchange.transport();
         let decoder = self.decoder(connection);
         let mut notes = Attributes::default();
-        if decoder.has_session() {
+        if may_be_resumed || decoder.has_session() {
             notes.texts("threadline.unanswered", decoder.unanswered(serial));
         } else {
             for asked in decoder.take_unanswered(serial) {
@@ -295,6 +389,29 @@ impl HttpDecoder {
         if parts.is_empty() {
             self.log(parts, seen, "client-disconnect", notes);
             parts.set_kind(if is_get { Kind::Connection } else { Kind::Log });
+        }
+        self.close(seen.exchange);
+    }
+
+    fn failure(&mut self, parts: &mut Parts<'_>, seen: Seen, reason: &str, status: Option<i64>, is_refusal: bool) {
+        let Some((connection, serial, may_be_resumed)) = self.change(seen.exchange, |exchange| {
+            exchange.status = status.map(|status| status.to_string()).or(exchange.status.take());
+            (exchange.connection, exchange.serial, exchange.is_stream())
+        }) else {
+            return self.unknown_exchange(parts, seen, "failure", status);
+        };
+        let decoder = self.decoder(connection);
+        let mut notes = Attributes::default();
+        notes.text("threadline.failure", reason);
+        if may_be_resumed && decoder.has_session() {
+            notes.texts("threadline.unanswered", decoder.unanswered(serial));
+        } else {
+            let unanswered = decoder.take_unanswered(serial);
+            unanswered.iter().for_each(|asked| self.no_answer(parts, seen, asked, reason, is_refusal));
+        }
+        if parts.is_empty() {
+            self.log(parts, seen, "failure", notes);
+            parts.set_outcome(if is_refusal { Outcome::Denied } else { Outcome::Error }, reason);
         }
         self.close(seen.exchange);
     }
@@ -319,8 +436,8 @@ impl HttpDecoder {
         self.learn_server(connection);
     }
 
-    /// The record of a request's end when the response held no message for it.
-    fn no_answer(&mut self, parts: &mut Parts<'_>, seen: Seen, asked: &Asked, status: Option<&str>) {
+    /// The record of a request's end when no message answered it.
+    fn no_answer(&mut self, parts: &mut Parts<'_>, seen: Seen, asked: &Asked, error: &str, is_denied: bool) {
         let Some(exchange) = self.exchanges.get(&seen.exchange) else { return };
         let (connection, transport) = (exchange.connection, exchange.transport());
         let mut record = parts.begin(method::response_kind(&asked.method));
@@ -329,8 +446,7 @@ impl HttpDecoder {
         asked.carry(&mut record);
         record.name = Some(asked.method.clone());
         record.duration_nano = asked.duration_to(seen.time_unix_nano);
-        record.error_type = Some(status.map_or_else(|| "no_response".to_string(), |status| format!("http_{status}")));
-        let is_denied = matches!(status, Some("401" | "403"));
+        record.error_type = Some(error.into());
         record.outcome = Some(if is_denied { Outcome::Denied } else { Outcome::Error });
         parts.push(record);
     }
@@ -368,34 +484,38 @@ impl HttpDecoder {
         parts.push(record);
     }
 
+    /// The connection of a request, and whether an `endpoint` event named its path.
     fn connection_of(
         &mut self,
-        context: &Context<'_>,
         headers: &Headers<'_>,
         path: &str,
+        identity: String,
         parsed: Option<&Result<Parsed, JsonError>>,
-    ) -> u64 {
+    ) -> (u64, bool) {
+        let of_endpoint = self.endpoints.get(path).copied().filter(|number| self.connections.contains_key(number));
+        if let Some(number) = of_endpoint {
+            return (number, true);
+        }
         if let Some(session) = headers.get("mcp-session-id") {
-            return match self.sessions.get(session).copied().filter(|number| self.connections.contains_key(number)) {
-                Some(number) => number,
-                None => {
-                    let number = self.begin_connection();
-                    self.bind_session(session, number, headers.get("host"));
-                    number
-                }
-            };
+            let known = self.sessions.get(session).copied().filter(|number| self.connections.contains_key(number));
+            let number = known.unwrap_or_else(|| {
+                let number = self.begin_connection();
+                self.bind_session(session, number, headers.get("host"));
+                number
+            });
+            return (number, false);
         }
         let value = parsed.and_then(|parsed| parsed.as_ref().ok()).map(|parsed| &parsed.value);
-        let sender = Sender { identity: headers.identity(context, path), client_name: value.and_then(client_name) };
+        let sender = Sender { identity, client_name: value.and_then(client_name) };
         let id = value.and_then(|value| value.get("id")).filter(|_| value.is_some_and(|v| v.get("method").is_some()));
         let is_initialize = value.is_some_and(|value| value.str_at("method") == Some("initialize"));
         let known = self.sessionless.find(&sender, id, is_initialize);
         if let Some(number) = known.filter(|number| self.connections.contains_key(number)) {
-            return number;
+            return (number, false);
         }
         let number = self.begin_connection();
         self.sessionless.begin(number, sender, id);
-        number
+        (number, false)
     }
 
     fn begin_connection(&mut self) -> u64 {
@@ -427,7 +547,7 @@ impl HttpDecoder {
         if self.sessions.len() == CONNECTIONS_MAX {
             self.sessions.clear();
         }
-        if session.len() <= 1024 {
+        if session.len() <= SESSION_BYTES_MAX {
             self.sessions.insert(session.into(), number);
         }
     }
@@ -475,3 +595,13 @@ fn client_name(message: &Json) -> Option<String> {
     let info = info.or_else(|| message.at(&["params", "clientInfo"]))?;
     super::mcp::meta::implementation(info).filter(|name| name.len() <= 1024)
 }
+
+/// Path and query of a URI reference.
+fn path_of(target: &str) -> &str {
+    let after_scheme =
+        target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
+    after_scheme.split('#').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

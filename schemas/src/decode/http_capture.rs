@@ -1,10 +1,11 @@
 //! Recorded HTTP traffic of MCP servers: one JSON object per thing seen,
-//! `{"ts_ns": N, "xchg": N, "dir", "kind": "request" | "response-head" | "body-chunk" | "end" | "client-disconnect", ...}`.
+//! `{"ts_ns": N, "xchg": N, "dir", "kind": K, ...}`, where K is `request`, `response-head`, `body-chunk`, `end`,
+//! `client-disconnect` or `upstream-error`.
 //!
 //! Every line gives exactly one record that carries it, and further parts, as [`crate::decode::http`] says; a line that is
 //! none of these: `rejected`. Connection id: `<digest of the first line>-<n>`.
 
-use super::http::{DECODER, Event, Headers, HttpDecoder, Seen};
+use super::http::{DECODER, Event, Headers, HttpDecoder, Request, Seen};
 use super::stdio_capture::{names, rejected_line};
 use super::{Context, Line, LineDecoder};
 use crate::columns::Record;
@@ -39,21 +40,27 @@ impl LineDecoder for HttpCapture {
         let seen = Seen { exchange, time_unix_nano: value.get("ts_ns").and_then(Json::as_i64), sequence: None };
         let headers = headers(&value);
         let event = match value.str_at("kind") {
-            Some("request") => Event::Request {
+            Some("request") => Event::Request(Request {
                 method: value.str_at("method").unwrap_or_default(),
                 path: value.str_at("path").unwrap_or_default(),
                 headers: &headers,
                 body: value.str_at("body").map(str::as_bytes),
+                cut: None,
+                client: None,
+                notes: &[],
+            }),
+            Some("response-head") => Event::ResponseHead {
+                status: value.get("status").and_then(Json::as_i64),
+                headers: &headers,
+                notes: &[],
             },
-            Some("response-head") => {
-                Event::ResponseHead { status: value.get("status").and_then(Json::as_i64), headers: &headers }
-            }
             Some("body-chunk") => match value.get("data").and_then(Json::as_str) {
                 Some(data) => Event::BodyChunk(data.as_bytes()),
                 None => return rejected("no text in \"data\""),
             },
             Some("end") => Event::End,
             Some("client-disconnect") => Event::ClientDisconnect,
+            Some("upstream-error") => Event::Failure { reason: "upstream_error", status: None, is_refusal: false },
             _ => return rejected("no known event in \"kind\""),
         };
         self.exchanges.event(context, line, seen, event)

@@ -13,6 +13,10 @@ pub(super) struct Exchange {
     pub(super) http_method: String,
     pub(super) status: Option<String>,
     pub(super) request_ids: Vec<String>,
+    /// Its answers come in the stream of another exchange (HTTP+SSE).
+    pub(super) answers_elsewhere: bool,
+    /// Its revision is from before a disconnect meant a cancel.
+    pub(super) is_before_cancel_by_disconnect: bool,
     /// What its request was, for the lines that follow.
     pub(super) asked: Option<Asked>,
     pub(super) body: Body,
@@ -37,6 +41,8 @@ impl Exchange {
             http_method: http_method.chars().take(16).collect(),
             status: None,
             request_ids: Vec::new(),
+            answers_elsewhere: false,
+            is_before_cancel_by_disconnect: false,
             asked: None,
             body: Body::Other,
         }
@@ -59,6 +65,10 @@ impl Exchange {
         };
     }
 
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.body, Body::Events(_))
+    }
+
     pub(super) fn is_failure(&self) -> bool {
         self.status.as_deref().is_some_and(|status| !status.starts_with('2'))
     }
@@ -75,19 +85,28 @@ impl Exchange {
 }
 
 impl Body {
-    /// The messages that `data` completes, with their SSE ids.
-    pub(super) fn feed(&mut self, data: &[u8]) -> Vec<(Vec<u8>, Option<String>)> {
+    /// The messages that `data` completes.
+    pub(super) fn feed(&mut self, data: &[u8]) -> Vec<sse::Event> {
         match self {
-            Body::Events(reader) => reader.feed(data).into_iter().map(|event| (event.data, event.id)).collect(),
+            Body::Events(reader) => reader.feed(data),
             Body::Json { text, length, is_complete } if !*is_complete => {
                 text.extend_from_slice(data);
                 if length.is_some_and(|length| text.len() >= length) {
                     *is_complete = true;
-                    return vec![(std::mem::take(text), None)];
+                    return vec![sse::Event { name: None, id: None, data: std::mem::take(text) }];
                 }
                 Vec::new()
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// Part of it did not come here.
+    pub(super) fn lost(&mut self) {
+        match self {
+            Body::Events(reader) => reader.skip_to_next(),
+            Body::Json { .. } => *self = Body::Other,
+            Body::Other => {}
         }
     }
 

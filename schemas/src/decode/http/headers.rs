@@ -36,9 +36,9 @@ impl<'a> Headers<'a> {
     }
 
     /// What distinguishes clients that send no session id.
-    pub(super) fn identity(&self, context: &Context<'_>, path: &str) -> String {
+    pub(super) fn identity(&self, context: &Context<'_>, path: &str, client: Option<&str>) -> String {
         let credential = self.credential_fingerprint(context).unwrap_or_default();
-        let fields = [self.get("user-agent"), self.get("host"), Some(path), Some(&credential)];
+        let fields = [self.get("user-agent"), self.get("host"), Some(path), Some(&credential), client];
         let mut hash = Sha256::new();
         for field in fields {
             hash.update(field.unwrap_or_default());

@@ -1,10 +1,12 @@
 //! Server-sent events out of the chunks of a response body (WHATWG HTML section 9.2).
 //!
-//! Not here: `event` and `retry` fields, which MCP does not use.
+//! Not here: the `retry` field, which says nothing about what happened.
 
 /// One event that has data.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Event {
+    /// `event` field: `message`, or `endpoint` in the transport of 2024-11-05.
+    pub(super) name: Option<String>,
     pub(super) id: Option<String>,
     pub(super) data: Vec<u8>,
 }
@@ -13,8 +15,11 @@ pub(super) struct Event {
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     line: Vec<u8>,
+    name: Option<String>,
     id: Option<String>,
     data: Option<Vec<u8>>,
+    /// What comes belongs to an event whose beginning is missing.
+    is_skipping: bool,
     /// The last chunk ended in `\r`: a `\n` that follows belongs to it.
     after_return: bool,
 }
@@ -42,6 +47,11 @@ impl Reader {
         events
     }
 
+    /// Gives up the event in the making: a part of it was lost.
+    pub(super) fn skip_to_next(&mut self) {
+        *self = Reader { is_skipping: true, ..Reader::default() };
+    }
+
     /// Bytes of an event that has not ended.
     pub(super) fn held(&self) -> usize {
         self.line.len() + self.data.as_ref().map_or(0, Vec::len)
@@ -49,9 +59,9 @@ impl Reader {
 
     fn end_line(&mut self, line: &[u8]) -> Option<Event> {
         if line.is_empty() {
-            let data = self.data.take();
-            let id = self.id.take();
-            return data.filter(|data| !data.is_empty()).map(|data| Event { id, data });
+            let (name, id, data) = (self.name.take(), self.id.take(), self.data.take());
+            let is_whole = !std::mem::take(&mut self.is_skipping);
+            return data.filter(|data| is_whole && !data.is_empty()).map(|data| Event { name, id, data });
         }
         let (field, value) = match memchr::memchr(b':', line) {
             Some(colon) => (&line[..colon], &line[colon + 1..]),
@@ -66,6 +76,7 @@ impl Reader {
                 }
                 data.extend_from_slice(value);
             }
+            b"event" => self.name = Some(String::from_utf8_lossy(value).into_owned()),
             b"id" => self.id = Some(String::from_utf8_lossy(value).into_owned()),
             _ => {}
         }
@@ -109,5 +120,15 @@ mod tests {
         }
         let bytes: Vec<&[u8]> = stream.as_bytes().chunks(1).collect();
         assert_eq!(events(&bytes), whole);
+    }
+
+    #[test]
+    fn after_a_loss_the_next_whole_event_is_read() {
+        let mut reader = Reader::default();
+        assert!(reader.feed(b"data: be").is_empty());
+        reader.skip_to_next();
+        let events = reader.feed(b"ginning\ndata: rest\n\nevent: message\ndata: whole\n\n");
+        let event = Event { name: Some("message".into()), id: None, data: b"whole".to_vec() };
+        assert_eq!(events, [event]);
     }
 }

@@ -53,6 +53,14 @@ impl<'a> Parts<'a> {
         }
     }
 
+    /// Says how the record pushed last ended.
+    pub(crate) fn set_outcome(&mut self, outcome: Outcome, error_type: &str) {
+        if let Some(record) = self.records.last_mut() {
+            record.outcome = Some(outcome);
+            record.error_type = Some(error_type.into());
+        }
+    }
+
     /// The record of the line itself.
     pub(crate) fn first(&self) -> Option<&Record> {
         self.records.first()
@@ -90,6 +98,11 @@ impl Attributes {
         if !values.is_empty() {
             self.put(key, Json::Array(values.into_iter().map(Json::String).collect()));
         }
+    }
+
+    /// What a recorder has to say.
+    pub(crate) fn said(&mut self, notes: &[(&str, String)]) {
+        notes.iter().for_each(|(key, value)| self.text(key, value.clone()));
     }
 
     /// Every member of an object but those that have a column.

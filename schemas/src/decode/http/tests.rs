@@ -1,0 +1,199 @@
+//! What only live exchanges show: failures, revisions, lost events, the transport of 2024-11-05, the proxy's own records.
+
+use super::proxy::{At, ProxyDecoder, ProxyGap};
+use super::*;
+use crate::decode::tests::context;
+use expect_test::{Expect, expect};
+
+struct Run {
+    decoder: ProxyDecoder,
+    at: At,
+    shown: String,
+}
+
+impl Run {
+    fn new() -> Self {
+        let at = At { sequence: 0, time_unix_nano: 1_795_000_000_000_000_000 };
+        Run { decoder: ProxyDecoder::new("orders", "run"), at, shown: String::new() }
+    }
+
+    fn see(&mut self, exchange: u64, event: Event<'_>) -> &mut Self {
+        let records = self.decoder.exchange(&context(), self.at, exchange, b"raw", event);
+        self.show(&records)
+    }
+
+    fn show(&mut self, records: &[Record]) -> &mut Self {
+        for record in records {
+            let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
+            self.shown += &format!(
+                "{} {} {} status={} outcome={} error={} {} {} {}\n",
+                self.at.sequence,
+                record.kind,
+                text(&record.name),
+                text(&record.transport_status),
+                record.outcome.map_or("-", Outcome::as_str),
+                text(&record.error_type),
+                text(&record.connection_id),
+                record.keys.join(","),
+                record.attributes.as_deref().unwrap_or_default(),
+            );
+        }
+        self.at.sequence += 1;
+        self.at.time_unix_nano += 1000;
+        self
+    }
+
+    fn post(&mut self, exchange: u64, path: &str, fields: &[(&str, &str)], body: &str) -> &mut Self {
+        let headers = fields.iter().copied().chain([("content-type", "application/json")]).collect();
+        let body = Some(body.as_bytes());
+        let request = Request { method: "POST", path, headers: &headers, body, cut: None, client: None, notes: &[] };
+        self.see(exchange, Event::Request(request))
+    }
+
+    fn get(&mut self, exchange: u64, path: &str) -> &mut Self {
+        let headers = Headers::default();
+        let request =
+            Request { method: "GET", path, headers: &headers, body: None, cut: None, client: None, notes: &[] };
+        self.see(exchange, Event::Request(request))
+    }
+
+    fn head(&mut self, exchange: u64, status: i64, fields: &[(&str, &str)]) -> &mut Self {
+        let headers = fields.iter().copied().collect();
+        self.see(exchange, Event::ResponseHead { status: Some(status), headers: &headers, notes: &[] })
+    }
+
+    fn check(&self, expected: Expect) {
+        expected.assert_eq(&self.shown);
+    }
+}
+
+const SSE: (&str, &str) = ("content-type", "text/event-stream");
+const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}"#;
+const ANSWER: &[u8] = b"data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"content\":[]}}\n\n";
+
+#[test]
+fn a_server_that_cannot_be_reached_is_the_end_of_its_requests() {
+    let failed = |reason, status| Event::Failure { reason, status, is_refusal: false };
+    Run::new()
+        .post(1, "/mcp", &[], CALL)
+        .see(1, failed("upstream_connect", Some(502)))
+        .post(2, "/mcp", &[("mcp-session-id", "s")], CALL)
+        .head(2, 200, &[SSE])
+        .see(2, failed("upstream_closed", None))
+        .post(3, "/mcp", &[], CALL)
+        .head(3, 200, &[SSE])
+        .see(3, failed("upstream_closed", None))
+        .get(4, "/mcp")
+        .see(4, Event::Failure { reason: "refused_host", status: Some(421), is_refusal: true })
+        .see(9, failed("upstream_closed", None))
+        .check(expect![[r#"
+            0 call tools/call status=- outcome=- error=- run-1 rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+            1 result tools/call status=502 outcome=error error=upstream_connect run-1 rpc:run-1:client/1 
+            2 call tools/call status=- outcome=- error=- run-2 mcp-session:orders/s,rpc:run-2:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+            3 log http response-head status=200 outcome=- error=- run-2 mcp-session:orders/s,rpc:run-2:client/1 {"http.content-type":"text/event-stream"}
+            4 log http failure status=200 outcome=error error=upstream_closed run-2 mcp-session:orders/s,rpc:run-2:client/1 {"threadline.failure":"upstream_closed","threadline.unanswered":["1"]}
+            5 call tools/call status=- outcome=- error=- run-3 rpc:run-3:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+            6 log http response-head status=200 outcome=- error=- run-3 rpc:run-3:client/1 {"http.content-type":"text/event-stream"}
+            7 result tools/call status=200 outcome=error error=upstream_closed run-3 rpc:run-3:client/1 
+            8 connection GET status=- outcome=- error=- run-4  {"http.request.method":"GET","url.path":"/mcp"}
+            9 log http failure status=421 outcome=denied error=refused_host run-4  {"threadline.failure":"refused_host"}
+            10 log http failure status=- outcome=- error=- -  {"threadline.unknown_exchange":9}
+        "#]]);
+}
+
+#[test]
+fn a_disconnect_is_a_cancel_since_2026_07_28_only() {
+    Run::new()
+        .post(1, "/mcp", &[("mcp-protocol-version", "2025-11-25")], CALL)
+        .see(1, Event::ClientDisconnect)
+        .post(2, "/mcp", &[("mcp-protocol-version", "2026-07-28")], CALL)
+        .see(2, Event::ClientDisconnect)
+        .check(expect![[r#"
+            0 call tools/call status=- outcome=- error=- run-1 rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp","mcp.protocol.version":"2025-11-25"}
+            1 log http client-disconnect status=client-disconnect outcome=- error=- run-1 rpc:run-1:client/1 {"threadline.unanswered":["1"]}
+            2 call tools/call status=- outcome=- error=- run-2 rpc:run-2:client/1 {"http.request.method":"POST","url.path":"/mcp","mcp.protocol.version":"2026-07-28"}
+            3 notification client-disconnect status=client-disconnect outcome=cancelled error=- run-2 rpc:run-2:client/1 
+        "#]]);
+}
+
+#[test]
+fn the_transport_of_2024_answers_in_another_stream() {
+    Run::new()
+        .get(1, "/sse")
+        .head(1, 200, &[SSE])
+        .see(1, Event::BodyChunk(b"event: endpoint\ndata: /messages/?session_id=abc\n\n"))
+        .post(2, "/messages/?session_id=abc", &[], CALL)
+        .head(2, 202, &[])
+        .see(2, Event::BodyChunk(b"Accepted"))
+        .see(2, Event::End)
+        .see(1, Event::BodyChunk(ANSWER))
+        .see(1, Event::ClientDisconnect)
+        .check(expect![[r#"
+            0 connection GET status=- outcome=- error=- run-1  {"http.request.method":"GET","url.path":"/sse"}
+            1 log http response-head status=200 outcome=- error=- run-1  {"http.content-type":"text/event-stream"}
+            2 log http endpoint status=200 outcome=- error=- run-1 mcp-session:orders/abc {"sse.event":"endpoint"}
+            3 call tools/call status=- outcome=- error=- run-1 mcp-session:orders/abc,rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/messages/?session_id=abc"}
+            4 log http response-head status=202 outcome=- error=- run-1 mcp-session:orders/abc,rpc:run-1:client/1 
+            5 log http body-chunk status=202 outcome=- error=- run-1 mcp-session:orders/abc,rpc:run-1:client/1 
+            6 log http end status=202 outcome=- error=- run-1 mcp-session:orders/abc,rpc:run-1:client/1 {"threadline.unanswered":["1"]}
+            7 result tools/call status=200 outcome=ok error=- run-1 mcp-session:orders/abc,rpc:run-1:client/1 
+            8 connection http client-disconnect status=client-disconnect outcome=- error=- run-1 mcp-session:orders/abc 
+        "#]]);
+}
+
+#[test]
+fn after_lost_events_reading_goes_on_with_the_next_message() {
+    let mut run = Run::new();
+    run.post(1, "/mcp", &[], CALL).head(1, 200, &[SSE]).see(1, Event::BodyChunk(b"data: {\"jso"));
+    run.decoder.lost(1);
+    run.see(1, Event::BodyChunk(b"...}\n\n")).see(1, Event::BodyChunk(ANSWER)).see(1, Event::End);
+    run.check(expect![[r#"
+        0 call tools/call status=- outcome=- error=- run-1 rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+        1 log http response-head status=200 outcome=- error=- run-1 rpc:run-1:client/1 {"http.content-type":"text/event-stream"}
+        2 log http body-chunk status=200 outcome=- error=- run-1 rpc:run-1:client/1 
+        3 log http body-chunk status=200 outcome=- error=- run-1 rpc:run-1:client/1 
+        4 result tools/call status=200 outcome=ok error=- run-1 rpc:run-1:client/1 
+        5 log http end status=200 outcome=- error=- run-1 rpc:run-1:client/1 
+    "#]]);
+}
+
+#[test]
+fn what_the_proxy_says_of_itself() {
+    let mut run = Run::new();
+    let started = run.decoder.started(&context(), run.at, "https://mcp.example/mcp", "127.0.0.1:9000");
+    let gap = ProxyGap { events: 3, bytes: 40, from_unix_nano: 1, to_unix_nano: 2, reason: "overflow" };
+    let gap = run.decoder.gap(&context(), run.at, gap);
+    let stopped = run.decoder.stopped(&context(), run.at);
+    run.show(&[started, gap, stopped]).check(expect![[r#"
+        0 process started status=- outcome=- error=- run  {"upstream":"https://mcp.example/mcp","listen":"127.0.0.1:9000"}
+        0 gap gap status=- outcome=- error=overflow run  {"events":3,"bytes":40,"from_unix_nano":1,"to_unix_nano":2,"reason":"overflow"}
+        0 process exited status=- outcome=ok error=- run  
+    "#]]);
+}
+
+#[test]
+fn a_body_that_is_not_all_there_is_rejected_and_one_that_cannot_be_read_is_a_log() {
+    let headers = Headers::default();
+    let notes = [("threadline.length", "17000000".to_string())];
+    let (body, cut) = (Some(&b"{\"jsonrpc\""[..]), Some("body is over the limit"));
+    let request = Request {
+        method: "POST",
+        path: "/mcp",
+        headers: &headers,
+        body,
+        cut,
+        client: Some("127.0.0.1"),
+        notes: &notes,
+    };
+    Run::new()
+        .see(1, Event::Request(request))
+        .head(1, 200, &[("content-type", "application/json")])
+        .see(1, Event::OpaqueChunk { notes: &notes })
+        .see(1, Event::End)
+        .check(expect![[r#"
+            0 rejected - status=- outcome=error error=rejected run-1  {"http.request.method":"POST","url.path":"/mcp","client.address":"127.0.0.1","threadline.length":"17000000"}
+            1 log http response-head status=200 outcome=- error=- run-1  {"http.content-type":"application/json"}
+            2 log http body-chunk status=200 outcome=- error=- run-1  {"threadline.length":"17000000"}
+            3 log http end status=200 outcome=- error=- run-1  
+        "#]]);
+}
