@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use threadline_schemas::decode::Context;
 use threadline_schemas::decode::mcp::tap::{Seen, TapDecoder, TapFrame, TapGap};
 use threadline_schemas::{Collector, Direction, Record};
 use threadline_store::AppendError;
@@ -35,9 +36,15 @@ pub struct FrameRecorder {
 
 #[derive(Debug)]
 struct Recording {
+    decoder: TapDecoder,
+    delivery: Delivery,
+}
+
+/// Where decoded observations go, and what of them is not there yet.
+#[derive(Debug)]
+pub(crate) struct Delivery {
     pipeline: Arc<Pipeline>,
     outbox: Option<Arc<Outbox>>,
-    decoder: TapDecoder,
     /// Observations with a lower sequence were decoded.
     next_sequence: u64,
     /// Decoded and not yet durable.
@@ -61,7 +68,7 @@ pub enum RecorderError {
 impl FrameRecorder {
     /// Into a data directory, through `pipeline`; `server_name` as the host's configuration calls the server.
     pub fn local(pipeline: Arc<Pipeline>, server_name: &str, run: Uuid) -> Self {
-        Self::of(pipeline, None, server_name, run)
+        Self::of(Delivery::local(pipeline), server_name, run)
     }
 
     /// To the server at `url`, through an outbox below `state`. The keys for digests and fingerprints are those of `state`.
@@ -75,11 +82,7 @@ impl FrameRecorder {
         server_name: &str,
         run: Uuid,
     ) -> Result<Self, RecorderError> {
-        let key = threadline_store::match_key(state).map_err(RecorderError::Keys)?;
-        let outbox = Arc::new(Outbox::open(&state.join("outbox"), Target::new(url, token)?)?);
-        let destination = Destination::Remote(Arc::clone(&outbox));
-        let pipeline = Arc::new(Pipeline::with(destination, key, PipelineConfig::default())?);
-        Ok(Self::of(pipeline, Some(outbox), server_name, run))
+        Ok(Self::of(Delivery::remote(state, url, token)?, server_name, run))
     }
 
     /// Records nothing: for a server that has to run although recording cannot.
@@ -87,95 +90,122 @@ impl FrameRecorder {
         FrameRecorder { recording: None }
     }
 
-    fn of(pipeline: Arc<Pipeline>, outbox: Option<Arc<Outbox>>, server_name: &str, run: Uuid) -> Self {
+    fn of(delivery: Delivery, server_name: &str, run: Uuid) -> Self {
         let decoder = TapDecoder::new(server_name, &run.to_string());
-        let recording = Recording { pipeline, outbox, decoder, next_sequence: 0, pending: BTreeMap::new() };
-        FrameRecorder { recording: Some(recording) }
+        FrameRecorder { recording: Some(Recording { decoder, delivery }) }
     }
 }
 
 impl tap::Record for FrameRecorder {
     async fn record(&mut self, batch: Vec<Observation>) -> Result<(), RecordError> {
-        let Some(recording) = &mut self.recording else { return Ok(()) };
+        let Some(Recording { decoder, delivery }) = &mut self.recording else { return Ok(()) };
         let sequences: Vec<u64> = batch.iter().map(|observation| observation.sequence).collect();
         let is_end = batch.iter().any(|observation| matches!(observation.event, Event::Exited { .. }));
         for observation in batch {
-            recording.decode(observation);
+            delivery.decode_once(observation.sequence, |context| decode(decoder, context, observation));
         }
-        let records =
-            sequences.iter().filter_map(|sequence| recording.pending.get(sequence)).flatten().cloned().collect();
-        match recording.pipeline.submit(records).await {
-            Ok(_) => recording.forget(&sequences),
-            Err(error @ AppendError::TooLarge { .. }) => {
-                if sequences.len() == 1 {
-                    recording.forget(&sequences);
-                }
-                return Err(RecordError::Rejected(Box::new(error)));
-            }
-            Err(error) => return Err(RecordError::Unavailable(Box::new(error))),
-        }
-        if let Some(outbox) = recording.outbox.as_ref().filter(|_| is_end)
-            && !outbox.flush(FLUSH_MAX).await
-        {
-            tracing::warn!("the server is away; what it does not have yet stays in the outbox for the next run");
+        delivery.deliver(&sequences).await?;
+        if is_end {
+            delivery.flush().await;
         }
         Ok(())
     }
 }
 
-impl Recording {
+impl Delivery {
+    /// Into a data directory.
+    pub(crate) fn local(pipeline: Arc<Pipeline>) -> Self {
+        Delivery { pipeline, outbox: None, next_sequence: 0, pending: BTreeMap::new() }
+    }
+
+    /// To the server at `url`, through an outbox below `state`.
+    pub(crate) fn remote(state: &Path, url: &str, token: Option<String>) -> Result<Self, RecorderError> {
+        let key = threadline_store::match_key(state).map_err(RecorderError::Keys)?;
+        let outbox = Arc::new(Outbox::open(&state.join("outbox"), Target::new(url, token)?)?);
+        let destination = Destination::Remote(Arc::clone(&outbox));
+        let pipeline = Arc::new(Pipeline::with(destination, key, PipelineConfig::default())?);
+        Ok(Delivery { outbox: Some(outbox), ..Delivery::local(pipeline) })
+    }
+
+    /// Keeps the records of an observation, unless it was decoded before.
+    pub(crate) fn decode_once(&mut self, sequence: u64, decode: impl FnOnce(&Context<'_>) -> Vec<Record>) {
+        if sequence >= self.next_sequence {
+            self.next_sequence = sequence + 1;
+            self.pending.insert(sequence, decode(&self.pipeline.context(Collector::Tap)));
+        }
+    }
+
+    /// Returns once the records of these observations are durable; they are then forgotten.
+    pub(crate) async fn deliver(&mut self, sequences: &[u64]) -> Result<(), RecordError> {
+        let records = sequences.iter().filter_map(|sequence| self.pending.get(sequence)).flatten().cloned().collect();
+        match self.pipeline.submit(records).await {
+            Ok(_) => self.forget(sequences),
+            Err(error @ AppendError::TooLarge { .. }) => {
+                if sequences.len() == 1 {
+                    self.forget(sequences);
+                }
+                return Err(RecordError::Rejected(Box::new(error)));
+            }
+            Err(error) => return Err(RecordError::Unavailable(Box::new(error))),
+        }
+        Ok(())
+    }
+
+    /// At the end of a run: gives the server a moment to take what it does not have.
+    pub(crate) async fn flush(&self) {
+        if let Some(outbox) = &self.outbox
+            && !outbox.flush(FLUSH_MAX).await
+        {
+            tracing::warn!("the server is away; what it does not have yet stays in the outbox for the next run");
+        }
+    }
+
     fn forget(&mut self, sequences: &[u64]) {
         sequences.iter().for_each(|sequence| {
             self.pending.remove(sequence);
         });
     }
+}
 
-    fn decode(&mut self, observation: Observation) {
-        if observation.sequence < self.next_sequence {
-            return;
+fn decode(decoder: &mut TapDecoder, context: &Context<'_>, observation: Observation) -> Vec<Record> {
+    let seen = Seen { sequence: observation.sequence, time_unix_nano: observation.time_unix_nano };
+    match observation.event {
+        Event::Frame(frame) => decoder.frame(
+            context,
+            seen,
+            TapFrame {
+                direction: direction(frame.direction),
+                bytes: &frame.bytes,
+                length: frame.length,
+                sha256: frame.sha256,
+                terminated: frame.terminated,
+                delivered: frame.delivered,
+            },
+        ),
+        Event::Started { command, pid, .. } => {
+            let command: Vec<String> = command.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+            vec![decoder.started(context, seen, &command, pid)]
         }
-        self.next_sequence = observation.sequence + 1;
-        let context = self.pipeline.context(Collector::Tap);
-        let seen = Seen { sequence: observation.sequence, time_unix_nano: observation.time_unix_nano };
-        let records = match observation.event {
-            Event::Frame(frame) => self.decoder.frame(
-                &context,
-                seen,
-                TapFrame {
-                    direction: direction(frame.direction),
-                    bytes: &frame.bytes,
-                    length: frame.length,
-                    sha256: frame.sha256,
-                    terminated: frame.terminated,
-                    delivered: frame.delivered,
-                },
-            ),
-            Event::Started { command, pid, .. } => {
-                let command: Vec<String> = command.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-                vec![self.decoder.started(&context, seen, &command, pid)]
-            }
-            Event::Exited { code, signal } => vec![self.decoder.exited(&context, seen, code, signal)],
-            Event::Closed { direction: stream, by } => {
-                let by = match by {
-                    tap::End::Source => "source",
-                    tap::End::Sink => "sink",
-                };
-                vec![self.decoder.closed(&context, seen, direction(stream), by)]
-            }
-            Event::Gap(gap) => vec![self.decoder.gap(
-                &context,
-                seen,
-                TapGap {
-                    direction: direction(gap.direction),
-                    frames: gap.frames,
-                    bytes: gap.bytes,
-                    from_unix_nano: gap.from_unix_nano,
-                    to_unix_nano: gap.to_unix_nano,
-                    reason: gap.reason.as_str(),
-                },
-            )],
-        };
-        self.pending.insert(observation.sequence, records);
+        Event::Exited { code, signal } => vec![decoder.exited(context, seen, code, signal)],
+        Event::Closed { direction: stream, by } => {
+            let by = match by {
+                tap::End::Source => "source",
+                tap::End::Sink => "sink",
+            };
+            vec![decoder.closed(context, seen, direction(stream), by)]
+        }
+        Event::Gap(gap) => vec![decoder.gap(
+            context,
+            seen,
+            TapGap {
+                direction: direction(gap.direction),
+                frames: gap.frames,
+                bytes: gap.bytes,
+                from_unix_nano: gap.from_unix_nano,
+                to_unix_nano: gap.to_unix_nano,
+                reason: gap.reason.as_str(),
+            },
+        )],
     }
 }
 

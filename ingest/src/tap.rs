@@ -16,7 +16,7 @@ mod journal;
 mod lines;
 mod observation;
 mod pump;
-mod recording;
+pub(crate) mod recording;
 
 use std::{
     ffi::OsString,

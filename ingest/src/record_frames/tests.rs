@@ -95,13 +95,13 @@ async fn a_failed_batch_is_decoded_once_and_stored_later() {
     assert!(matches!(failed, Err(RecordError::Unavailable(_))), "{failed:?}");
     // The same recorder with a store that works again.
     let bench = Bench::new().await;
-    recorder.recording.as_mut().unwrap().pipeline = bench.pipeline.clone();
+    recorder.recording.as_mut().unwrap().delivery.pipeline = bench.pipeline.clone();
     recorder.record(observations()).await.unwrap();
     let records = bench.records().await;
     // A second decoding would have found no request for the response.
     let result = records.iter().find(|record| record.kind == Kind::Result).unwrap();
     assert_eq!(result.tool_name.as_deref(), Some("login"));
-    assert!(recorder.recording.unwrap().pending.is_empty());
+    assert!(recorder.recording.unwrap().delivery.pending.is_empty());
     assert!(FrameRecorder::off().record(observations()).await.is_ok());
 }
 

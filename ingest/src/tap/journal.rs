@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use super::{
     Counts, OnRecordFailure,
     observation::{Direction, Event, Frame, Gap, GapReason, Observation},
+    recording::{Next, Queue},
 };
 
 const ORDER_HOLD_MS: u64 = 1_000;
@@ -62,21 +63,11 @@ struct State {
     recorded: Counts,
 }
 
-/// What the recorder is to do next.
-#[derive(Debug, PartialEq)]
-pub(super) enum Next {
-    Record(Vec<Observation>),
-    /// Nothing that may be taken yet; look again after the time or a notification.
-    Wait(Option<Duration>),
-    Finished,
-}
-
 pub(super) struct Journal {
     state: Mutex<State>,
     held_bytes_max: usize,
     on_record_failure: OnRecordFailure,
-    /// Woken when there may be something to take.
-    pub(super) ready: Notify,
+    ready: Notify,
     room: Condvar,
 }
 
@@ -146,8 +137,26 @@ impl Journal {
         self.lock().forwarding[direction.index()].is_some()
     }
 
-    /// Everything that may be recorded now.
-    pub(super) fn take(&self) -> Next {
+    /// Frames that passed, and those of them that are durable.
+    pub(super) fn counts(&self) -> (Counts, Counts) {
+        let state = self.lock();
+        (state.passed, state.recorded)
+    }
+
+    fn may_block(&self, direction: Direction) -> bool {
+        self.on_record_failure == OnRecordFailure::Block && direction != Direction::ServerStderr
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere must not stop the pumps; every change of the state is complete before the lock is given back.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue for Journal {
+    type Observation = Observation;
+
+    fn take(&self) -> Next<Observation> {
         let mut state = self.lock();
         let hold = Duration::from_millis(ORDER_HOLD_MS);
         let young = state.forwarding.iter().flatten().filter(|(_, since)| since.elapsed() < hold).min().copied();
@@ -168,8 +177,11 @@ impl Journal {
         }
     }
 
-    /// These are durable.
-    pub(super) fn recorded(&self, batch: &[Observation]) {
+    fn ready(&self) -> &Notify {
+        &self.ready
+    }
+
+    fn recorded(&self, batch: &[Observation]) {
         let mut state = self.lock();
         state.release(batch);
         for frame in batch.iter().filter_map(Observation::frame) {
@@ -181,13 +193,11 @@ impl Journal {
         self.room.notify_all();
     }
 
-    /// The recorder is failing; the batch will be tried again.
-    pub(super) fn failing(&self) {
+    fn failing(&self) {
         self.lock().failing = true;
     }
 
-    /// The recorder refused this one observation for good.
-    pub(super) fn rejected(&self, observation: Observation) {
+    fn rejected(&self, observation: Observation) {
         let mut state = self.lock();
         state.release(std::slice::from_ref(&observation));
         state.failing = false;
@@ -203,21 +213,6 @@ impl Journal {
         }
         drop(state);
         self.room.notify_all();
-    }
-
-    /// Frames that passed, and those of them that are durable.
-    pub(super) fn counts(&self) -> (Counts, Counts) {
-        let state = self.lock();
-        (state.passed, state.recorded)
-    }
-
-    fn may_block(&self, direction: Direction) -> bool {
-        self.on_record_failure == OnRecordFailure::Block && direction != Direction::ServerStderr
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere must not stop the pumps; every change of the state is complete before the lock is given back.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -165,9 +165,9 @@ pub enum RecordError {
     Rejected(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Makes observations durable.
-pub trait Record: Send {
+/// Makes observations durable: of a tap, or of the HTTP proxy.
+pub trait Record<O = Observation>: Send {
     /// Returns once the whole batch is durable. After [`RecordError::Unavailable`] the same observations come again with
     /// the same sequences, whether or not they were stored: recording must be idempotent by (run, sequence).
-    fn record(&mut self, batch: Vec<Observation>) -> impl Future<Output = Result<(), RecordError>> + Send;
+    fn record(&mut self, batch: Vec<O>) -> impl Future<Output = Result<(), RecordError>> + Send;
 }

@@ -1,4 +1,5 @@
-//! Hands the journal to the recorder, batch after batch, and keeps trying while it fails.
+//! Hands what waits to the recorder, batch after batch, and keeps trying while it fails. Also for the HTTP proxy, whose
+//! observations are of another type.
 //!
 //! Invariants
 //! - one batch is at the recorder at a time; a batch is released only after the recorder said that it is durable
@@ -7,12 +8,36 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use super::{
-    journal::{Journal, Next},
-    observation::{Observation, Record, RecordError},
-};
+use super::observation::{Record, RecordError};
+
+/// What the recorder is to do next.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Next<O> {
+    Record(Vec<O>),
+    /// Nothing that may be taken yet; look again after the time or a notification.
+    Wait(Option<Duration>),
+    Finished,
+}
+
+/// Where observations wait until they are durable.
+pub(crate) trait Queue: Send + Sync {
+    /// One thing seen.
+    type Observation: Clone + Send;
+
+    /// Everything that may be recorded now.
+    fn take(&self) -> Next<Self::Observation>;
+    /// Woken when there may be something to take.
+    fn ready(&self) -> &Notify;
+    /// These are durable.
+    fn recorded(&self, batch: &[Self::Observation]);
+    /// The recorder is failing; the batch will be tried again.
+    fn failing(&self);
+    /// The recorder refused this one observation for good.
+    fn rejected(&self, observation: Self::Observation);
+}
 
 /// Waits between attempts.
 #[derive(Clone, Copy, Debug)]
@@ -30,21 +55,26 @@ impl Default for Retry {
 }
 
 /// Runs until the journal is closed and empty.
-pub(super) async fn record_all(journal: Arc<Journal>, mut recorder: impl Record, retry: Retry) {
+pub(crate) async fn record_all<Q: Queue>(journal: Arc<Q>, mut recorder: impl Record<Q::Observation>, retry: Retry) {
     loop {
         match journal.take() {
-            Next::Record(batch) => record_batch(&journal, &mut recorder, retry, batch).await,
-            Next::Wait(None) => journal.ready.notified().await,
+            Next::Record(batch) => record_batch(&*journal, &mut recorder, retry, batch).await,
+            Next::Wait(None) => journal.ready().notified().await,
             Next::Wait(Some(time)) => {
                 // Elapsed or notified: either way there is something to look at.
-                drop(tokio::time::timeout(time, journal.ready.notified()).await);
+                drop(tokio::time::timeout(time, journal.ready().notified()).await);
             }
             Next::Finished => return,
         }
     }
 }
 
-async fn record_batch(journal: &Journal, recorder: &mut impl Record, retry: Retry, batch: Vec<Observation>) {
+async fn record_batch<Q: Queue>(
+    journal: &Q,
+    recorder: &mut impl Record<Q::Observation>,
+    retry: Retry,
+    batch: Vec<Q::Observation>,
+) {
     let mut wait = retry.min;
     let mut failures = 0_u32;
     let mut pending = vec![batch];
@@ -74,7 +104,7 @@ async fn record_batch(journal: &Journal, recorder: &mut impl Record, retry: Retr
             }
             Err(RecordError::Rejected(source)) => {
                 for observation in batch {
-                    warn!(error = %source, sequence = observation.sequence, "observation was rejected");
+                    warn!(error = %source, "observation was rejected");
                     journal.rejected(observation);
                 }
             }
