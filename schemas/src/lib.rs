@@ -22,6 +22,7 @@ pub mod encoding;
 pub mod json;
 pub mod keys;
 pub mod leaf;
+pub mod ocsf;
 pub mod record;
 pub mod stamp;
 pub mod wire;

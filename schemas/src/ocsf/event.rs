@@ -1,0 +1,446 @@
+//! Fills an OCSF event from an occurrence and the row of the table that it falls under.
+//!
+//! What every event has is set here: time, `metadata`, severity, status, actor, endpoints, verdict,
+//! observables, and `unmapped` for what OCSF has no place for, flat and bounded. The event is made in the
+//! newest version and then fitted ([`super::fit`]).
+//!
+//! Limits: a name is cut at [`NAME_BYTES_MAX`] bytes, content at [`Policy::text_bytes_max`]; both leave a
+//! mark, and a cut sets `metadata.is_truncated`.
+
+use std::cell::{Cell, OnceCell};
+
+use serde_json::{Map, Value, json};
+
+use super::facts::Version;
+use super::fit::fit;
+use super::mapping::{self, Activity, Field, Role, Row};
+use super::validate::TIME_MS;
+use crate::display::{Lines, visible};
+use crate::json::{self, Json};
+use crate::record::{Decision, Kind, Outcome, Record, SourceKind, TimeQuality};
+
+pub(super) mod fields;
+
+/// Longest name, id or label in an event, bytes.
+pub const NAME_BYTES_MAX: usize = 512;
+
+/// One thing that happened, as one event tells it.
+#[derive(Debug, Clone, Copy)]
+pub struct Occurrence<'a> {
+    /// The record that tells how it ended.
+    pub record: &'a Record,
+    /// The request that `record` answers, where the same observer saw both.
+    pub request: Option<&'a Record>,
+    /// The chain from prompt to effect that it belongs to; the record's own stamps when `None`.
+    pub chain: Option<&'a str>,
+    /// The session it belongs to, as correlation found it; the record's own when `None`.
+    pub session: Option<&'a str>,
+    /// Its place in the session, counted from 1.
+    pub sequence: Option<i64>,
+}
+
+impl<'a> Occurrence<'a> {
+    /// A record by itself.
+    pub fn of(record: &'a Record) -> Self {
+        Occurrence { record, request: None, chain: None, session: None, sequence: None }
+    }
+}
+
+/// What a receiver may be given.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// Bytes of prompt, arguments, result or log text given as text; 0: digests and lengths only.
+    pub text_bytes_max: usize,
+    /// Where our pages are, for a link back to the session; `None`: no link.
+    pub base_url: Option<String>,
+}
+
+/// What the fields of a row are filled from.
+pub struct Context<'a> {
+    pub(super) record: &'a Record,
+    pub(super) request: Option<&'a Record>,
+    pub(super) policy: &'a Policy,
+    occurrence: Occurrence<'a>,
+    attributes: OnceCell<Option<Json>>,
+    is_truncated: Cell<bool>,
+}
+
+/// The event of `version` for `occurrence`, complete and valid.
+pub fn event(occurrence: Occurrence<'_>, policy: &Policy, version: Version) -> Value {
+    let row = mapping::row(occurrence.record);
+    let context = Context {
+        record: occurrence.record,
+        request: occurrence.request,
+        policy,
+        occurrence,
+        attributes: OnceCell::new(),
+        is_truncated: Cell::new(false),
+    };
+    let made = context.fill(row, row.class_uid, row.activity, row.fields);
+    fit(made, version).unwrap_or_else(|| {
+        let activity = Activity::Other(context.activity_word(row));
+        let made = context.fill(row, mapping::API, activity, mapping::FALLBACK);
+        fit(made, version).unwrap_or_else(|| context.bare(row, version))
+    })
+}
+
+/// The event as JSON text on one line, `time` first: Splunk reads the first `"time":` of the text.
+pub fn to_text(event: &Value) -> String {
+    let Some(members) = event.as_object() else { return event.to_string() };
+    let mut out = String::from("{");
+    let time = members.get("time").map(|time| ("time", time));
+    let rest = members.iter().filter(|(name, _)| *name != "time").map(|(name, value)| (name.as_str(), value));
+    for (index, (name, value)) in time.into_iter().chain(rest).enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        out.push_str(&Value::from(name).to_string());
+        out.push(':');
+        out.push_str(&value.to_string());
+    }
+    out.push('}');
+    out
+}
+
+impl Context<'_> {
+    fn fill(&self, row: &Row, class_uid: i64, activity: Activity, fields: &[(&str, Field)]) -> Value {
+        let mut event = Map::new();
+        let mut set = |path: &str, value: Value| set_at(&mut event, path, value);
+        let time = self.time_ms();
+        set("time", time.into());
+        if let Some(duration) = self.duration_ms() {
+            set("start_time", (time - duration).into());
+            set("end_time", time.into());
+            set("duration", duration.into());
+        }
+        self.classify(class_uid, activity, &mut set);
+        self.metadata(row, &mut set);
+        self.outcome(class_uid, &mut set);
+        self.actors(row.role, &mut set);
+        if row.profiles.contains(&"security_control") {
+            self.verdict(&mut set);
+        }
+        if row.profiles.contains(&"trace") {
+            fields::trace(self).into_iter().for_each(|trace| set("trace", trace));
+        }
+        for (path, field) in fields {
+            let value = match field {
+                Field::Text(text) => Some(Value::from(*text)),
+                Field::Number(number) => Some(Value::from(*number)),
+                Field::From(from) => from(self),
+            };
+            value.into_iter().for_each(|value| set(path, value));
+        }
+        self.unmapped(&mut set);
+        if self.is_truncated.get() {
+            set("metadata.is_truncated", true.into());
+        }
+        let mut event = Value::Object(event);
+        if let Some(name) = event.pointer("/actor/user/name").cloned() {
+            event["observables"] = json!([{"name": "actor.user.name", "type_id": 4, "value": name}]);
+        }
+        event
+    }
+
+    fn classify(&self, class_uid: i64, activity: Activity, set: &mut impl FnMut(&str, Value)) {
+        let schema = Version::NEWEST.schema();
+        let Some(class) = schema.classes.get(&class_uid) else { return };
+        let (activity_id, word) = match activity {
+            Activity::Known(id) => (id, None),
+            Activity::Other(word) => (99, Some(word)),
+            Activity::HttpMethod => (fields::http_activity(self.record), Some("Request")),
+        };
+        let captions = class.shape.attributes.get("activity_id").map(|attribute| &attribute.values);
+        let caption = captions.and_then(|captions| captions.get(activity_id.to_string().as_str()).copied());
+        let caption = caption.unwrap_or("Unknown");
+        set("activity_id", activity_id.into());
+        set("activity_name", word.filter(|_| activity_id == 99).unwrap_or(caption).into());
+        set("category_name", class.category.into());
+        set("category_uid", class.category_uid.into());
+        set("class_name", class.caption.into());
+        set("class_uid", class_uid.into());
+        set("type_name", format!("{}: {caption}", class.caption).into());
+        set("type_uid", (class_uid * 100 + activity_id).into());
+    }
+
+    /// The word for the activity where the class itself is not available.
+    fn activity_word(&self, row: &Row) -> &'static str {
+        match (row.activity, row.kind) {
+            (Activity::Other(word), _) => word,
+            (_, Kind::Downstream) => "Downstream Request",
+            (_, Kind::Access) => "Access",
+            (_, Kind::Auth) => "Authenticate",
+            (_, Kind::Process) => "Process",
+            _ => "Record",
+        }
+    }
+
+    fn metadata(&self, row: &Row, set: &mut impl FnMut(&str, Value)) {
+        let record = self.record;
+        set("metadata.version", Version::NEWEST.as_str().into());
+        set("metadata.uid", record.event_id.to_string().into());
+        set("metadata.correlation_uid", self.chain().into());
+        set("metadata.event_code", row.code.into());
+        set(
+            "metadata.product",
+            json!({"name": "threadline", "vendor_name": "threadline", "version": env!("CARGO_PKG_VERSION")}),
+        );
+        set("metadata.log_name", "records".into());
+        set("metadata.tenant_uid", self.name(&record.tenant).into());
+        set("metadata.logged_time", plausible(record.observed_time_unix_us / 1000).unwrap_or(self.time_ms()).into());
+        set("metadata.loggers", json!([{"name": self.name(&record.source_name), "log_name": record.decoder}]));
+        if !row.profiles.is_empty() {
+            set("metadata.profiles", row.profiles.into());
+        }
+        if let Some(sequence) = self.occurrence.sequence {
+            set("metadata.sequence", sequence.into());
+        }
+        if record.redactions.is_some() {
+            set("metadata.labels", json!(["redacted"]));
+        }
+    }
+
+    /// Severity and status; a finding has its own states.
+    fn outcome(&self, class_uid: i64, set: &mut impl FnMut(&str, Value)) {
+        let record = self.record;
+        let is_denied = record.outcome == Some(Outcome::Denied) || matches!(record.decision, Some(Decision::Deny));
+        let severity = match record.kind {
+            Kind::Finding => 4,
+            Kind::Gap => 3,
+            Kind::Rejected => 2,
+            _ if is_denied => 3,
+            _ if matches!(record.outcome, Some(Outcome::Error)) => 2,
+            _ => 1,
+        };
+        let severities = ["Unknown", "Informational", "Low", "Medium", "High"];
+        set("severity_id", severity.into());
+        set("severity", severities.get(severity).copied().unwrap_or("Unknown").into());
+        if class_uid == mapping::FINDING {
+            set("status_id", 1.into());
+            return set("status", "New".into());
+        }
+        let status = match (record.outcome, record.decision) {
+            (Some(Outcome::Ok), _) | (None, Some(Decision::Allow | Decision::Redact)) => 1,
+            (Some(Outcome::Error | Outcome::Denied | Outcome::Cancelled), _) => 2,
+            (None, Some(Decision::Deny | Decision::Cancel)) => 2,
+            (Some(Outcome::InputRequired), _) | (None, Some(Decision::Ask) | None) => 0,
+        };
+        set("status_id", status.into());
+        set("status", ["Unknown", "Success", "Failure"].get(status).copied().unwrap_or("Unknown").into());
+        self.status_code().into_iter().for_each(|code| set("status_code", code.into()));
+    }
+
+    /// The most telling code of the layers: decision, JSON-RPC, tool, transport.
+    fn status_code(&self) -> Option<String> {
+        let record = self.record;
+        let by_person = record.decision_by.as_deref().is_some_and(|by| by.contains("user"));
+        match (record.decision, record.outcome) {
+            (Some(Decision::Allow), _) => Some(if by_person { "approved" } else { "policy_allowed" }.into()),
+            (Some(Decision::Deny), _) => Some(if by_person { "rejected" } else { "policy_denied" }.into()),
+            (Some(Decision::Ask), _) => Some("approval_requested".into()),
+            (Some(Decision::Redact), _) => Some("policy_modified".into()),
+            (Some(Decision::Cancel), _) | (None, Some(Outcome::Cancelled)) => Some("cancelled".into()),
+            (None, Some(Outcome::InputRequired)) => Some("input_required".into()),
+            (None, None) if record.kind == Kind::Call => Some("no_result".into()),
+            (None, Some(Outcome::Error | Outcome::Denied)) => {
+                let layers = [
+                    record.rpc_error_code.map(|code| code.to_string()),
+                    record.tool_is_error.filter(|is_error| *is_error).map(|_| "isError".to_string()),
+                    record.error_type.as_deref().map(|text| self.name(text)),
+                    record.transport_status.as_deref().map(|text| self.name(text)),
+                ];
+                Some(layers.into_iter().flatten().next().unwrap_or_else(|| "error".into()))
+            }
+            _ => None,
+        }
+    }
+
+    fn actors(&self, role: Role, set: &mut impl FnMut(&str, Value)) {
+        let record = self.record;
+        let client = record.agent_name.as_deref().or(record.client_name.as_deref());
+        let client = client.or((record.source_kind == SourceKind::Host).then_some(record.source_name.as_str()));
+        let server = record.server_name.as_deref();
+        let server = server.or((record.source_kind == SourceKind::Server).then_some(record.source_name.as_str()));
+        let (acting, other) = if role == Role::Tool { (server, client) } else { (client, server) };
+        let source = Some(record.source_name.as_str()).filter(|name| !name.is_empty());
+        let acting_name = self.name(acting.or(source).unwrap_or("unknown"));
+        set("actor.app_name", acting_name.clone().into());
+        set("actor.session.uid", self.session().into());
+        if let Some(user) = fields::user(self) {
+            set("actor.user", user);
+        }
+        set("src_endpoint.svc_name", acting_name.clone().into());
+        if let Some(other) = other {
+            set("dst_endpoint.svc_name", self.name(other).into());
+        }
+        set("message_context.uid", self.name(record.conversation_id.as_deref().unwrap_or(&record.session_key)).into());
+        set("message_context.ai_role_id", (role as i64).into());
+        set("message_context.ai_role", format!("{role:?}").into());
+        match server {
+            Some(server) => set("message_context.service.name", self.name(server).into()),
+            None => set("message_context.application.name", acting_name.into()),
+        }
+    }
+
+    /// The profile `security_control`: what was decided, by whom.
+    fn verdict(&self, set: &mut impl FnMut(&str, Value)) {
+        let by = self.record.decision_by.as_deref();
+        let by_person = by.is_some_and(|by| by.contains("user")) || self.record.kind == Kind::Approval;
+        let (action, disposition) = match self.record.decision {
+            Some(Decision::Allow) => ((1, "Allowed"), if by_person { (8, "Approved") } else { (1, "Allowed") }),
+            Some(Decision::Deny | Decision::Cancel) => {
+                ((2, "Denied"), if by_person { (25, "Rejected") } else { (2, "Blocked") })
+            }
+            Some(Decision::Redact) => ((4, "Modified"), (11, "Corrected")),
+            Some(Decision::Ask) | None => ((3, "Observed"), (14, "Delayed")),
+        };
+        set("action_id", action.0.into());
+        set("action", action.1.into());
+        set("disposition_id", disposition.0.into());
+        set("disposition", disposition.1.into());
+        let Some(decision) = self.record.decision else { return };
+        let mut authorization = json!({"decision": decision.as_str()});
+        if let Some(by) = by {
+            authorization["policy"] = json!({"name": self.name(by), "is_applied": true});
+        }
+        set("authorizations", json!([authorization]));
+    }
+
+    /// What has no place in OCSF: flat, scalar, bounded.
+    fn unmapped(&self, set: &mut impl FnMut(&str, Value)) {
+        let record = self.record;
+        let mut flat = Map::new();
+        let mut put = |name: &str, value: Option<Value>| {
+            value.into_iter().for_each(|value| drop(flat.insert(name.into(), value)));
+        };
+        let text = |value: &Option<String>| value.as_deref().map(|value| Value::from(self.name(value)));
+        put("threadline.kind", Some(record.kind.as_str().into()));
+        put("threadline.source_kind", Some(record.source_kind.as_str().into()));
+        put("threadline.session_key", Some(self.name(&record.session_key).into()));
+        put("threadline.turn_key", text(&record.turn_key));
+        put("threadline.call_key", text(&record.call_key));
+        let request = self.request.map(|request| Value::from(request.event_id.to_string()));
+        put("threadline.request_event_id", request);
+        if record.time_quality != TimeQuality::Source {
+            put("threadline.time_quality", Some(record.time_quality.as_str().into()));
+        }
+        put("threadline.arguments_digest", text(&record.arguments_digest));
+        put("threadline.result_digest", text(&record.result_digest));
+        put("threadline.outcome", record.outcome.map(|outcome| outcome.as_str().into()));
+        put("threadline.decision_by", text(&record.decision_by));
+        put("mcp.jsonrpc_id", text(&record.rpc_id));
+        put("mcp.tool", text(&record.tool_name));
+        put("mcp.server", text(&record.server_name));
+        put("ai.turn_id", text(&record.turn_id));
+        put("ai.tool_call_id", text(&record.tool_call_id));
+        put("otel.trace_id", text(&record.trace_id));
+        put("otel.span_id", text(&record.span_id));
+        put("user.credential_fingerprint", text(&record.credential_fingerprint));
+        put("user.authority", text(&record.authority));
+        if let Some(base) = &self.policy.base_url {
+            let link = format!("{}/sessions/{}", base.trim_end_matches('/'), fields::percent(self.session_id()));
+            put("threadline.session_url", Some(link.into()));
+        }
+        set("unmapped", Value::Object(flat));
+    }
+
+    /// An event that holds only what every version knows; for what could not be fitted otherwise.
+    fn bare(&self, row: &Row, version: Version) -> Value {
+        let mut event = Map::new();
+        let mut set = |path: &str, value: Value| set_at(&mut event, path, value);
+        set("time", self.time_ms().into());
+        self.classify(mapping::API, Activity::Other("Record"), &mut set);
+        set("severity_id", 1.into());
+        set("metadata.version", version.as_str().into());
+        set("metadata.uid", self.record.event_id.to_string().into());
+        set("metadata.correlation_uid", self.chain().into());
+        set("metadata.product", json!({"name": "threadline", "vendor_name": "threadline"}));
+        set("actor.session.uid", self.session().into());
+        set("api.operation", row.code.into());
+        set("src_endpoint.svc_name", self.name(&self.record.source_name).into());
+        Value::Object(event)
+    }
+
+    /// When it happened, epoch milliseconds; when we saw it, where the source's time is not plausible.
+    fn time_ms(&self) -> i64 {
+        let seen = plausible(self.record.observed_time_unix_us / 1000);
+        plausible(self.record.time_unix_nano / 1_000_000).or(seen).unwrap_or(*TIME_MS.start())
+    }
+
+    fn duration_ms(&self) -> Option<i64> {
+        let duration = self.record.duration_nano? / 1_000_000;
+        let is_plausible = duration >= 0 && plausible(self.time_ms().checked_sub(duration)?).is_some();
+        is_plausible.then_some(duration)
+    }
+
+    fn chain(&self) -> String {
+        let record = self.record;
+        let own = record.trace_id.as_deref().or(record.turn_key.as_deref()).or(record.call_key.as_deref());
+        let chain = self.occurrence.chain.or(own).unwrap_or(&record.session_key);
+        if chain.is_empty() { record.event_id.to_string() } else { self.name(chain) }
+    }
+
+    fn session_id(&self) -> &str {
+        let record = self.record;
+        let own = record.conversation_id.as_deref().unwrap_or(&record.session_key);
+        self.occurrence.session.unwrap_or(own)
+    }
+
+    fn session(&self) -> String {
+        let session = self.name(self.session_id());
+        if session.is_empty() { self.record.event_id.to_string() } else { session }
+    }
+
+    /// `text` as a name: nothing hidden in it, on one line, bounded.
+    pub(super) fn name(&self, text: &str) -> String {
+        self.bounded(text, NAME_BYTES_MAX)
+    }
+
+    /// `text` as content, if the policy gives content at all.
+    pub(super) fn content(&self, text: &str) -> Option<String> {
+        (self.policy.text_bytes_max > 0).then(|| self.bounded(text, self.policy.text_bytes_max))
+    }
+
+    fn bounded(&self, text: &str, bytes_max: usize) -> String {
+        let cut = text.floor_char_boundary(bytes_max);
+        let mut shown = visible(&text[..cut], Lines::Show);
+        if cut < text.len() {
+            self.is_truncated.set(true);
+            shown.push('…');
+        }
+        shown
+    }
+
+    /// A member of the record's attributes.
+    pub(super) fn attribute(&self, names: &[&str]) -> Option<&Json> {
+        let parse = || {
+            self.record
+                .attributes
+                .as_deref()
+                .and_then(|text| json::parse(text.as_bytes()).ok())
+                .map(|parsed| parsed.value)
+        };
+        let attributes = self.attributes.get_or_init(parse).as_ref()?;
+        names.iter().find_map(|name| attributes.get(name))
+    }
+}
+
+fn plausible(time_ms: i64) -> Option<i64> {
+    TIME_MS.contains(&time_ms).then_some(time_ms)
+}
+
+/// Sets `value` at a dotted path, making the objects on the way.
+fn set_at(event: &mut Map<String, Value>, path: &str, value: Value) {
+    match path.split_once('.') {
+        None => drop(event.insert(path.into(), value)),
+        Some((first, rest)) => {
+            let inner = event.entry(first).or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(inner) = inner {
+                set_at(inner, rest, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! Fits an event of the newest version to another one, or to its class: what the target does not know
+//! moves to `unmapped`, nothing is lost.
+//!
+//! - a profile that the version or class does not have is taken out of `metadata.profiles`, and its
+//!   attributes move to `unmapped` as `security_control.…`, `ai.…` or `trace.…`
+//! - any other attribute that is not known there moves as its own path
+//! - an enum value that is not known there moves with its label; the attribute becomes absent, or 99 with
+//!   the label where it is required
+//! - an observable whose path moved goes with it
+//! - `unmapped.downgraded_from` says that this was done, so that "absent" and "moved" differ
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::facts::{AttributeType, Schema, Shape, Version};
+use super::validate::{validate, values_at};
+
+/// The event as `version` can say it; `None` when its class is not there or needs what the event has not.
+pub(super) fn fit(mut event: Value, version: Version) -> Option<Value> {
+    let schema = version.schema();
+    let class = schema.classes.get(&event.get("class_uid")?.as_i64()?)?;
+    let (active, foreign) = split_profiles(&mut event, schema, &class.profiles);
+    let mut fitting = Fitting { schema, active, foreign, moved: Map::new() };
+    let members = event.as_object_mut()?;
+    fitting.shape(members, &class.shape, "");
+    event["metadata"]["version"] = version.as_str().into();
+    keep_true_observables(&mut event);
+    let is_older = version < Version::NEWEST;
+    if !fitting.moved.is_empty() {
+        let unmapped = event.as_object_mut()?.entry("unmapped").or_insert_with(|| Value::Object(Map::new()));
+        let unmapped = unmapped.as_object_mut()?;
+        unmapped.extend(fitting.moved);
+        if is_older {
+            unmapped.insert("downgraded_from".into(), Version::NEWEST.as_str().into());
+        }
+    }
+    validate(&event, version).is_empty().then_some(event)
+}
+
+/// Takes the profiles out that do not apply; returns those that do, and those that do not.
+fn split_profiles(
+    event: &mut Value,
+    schema: &Schema,
+    allowed: &BTreeSet<&'static str>,
+) -> (BTreeSet<String>, BTreeSet<String>) {
+    let declared = event.pointer("/metadata/profiles").and_then(Value::as_array).cloned().unwrap_or_default();
+    let declared = declared.iter().filter_map(Value::as_str).map(str::to_string);
+    let applies = |name: &String| schema.profiles.contains(name.as_str()) && allowed.contains(name.as_str());
+    let (active, foreign): (BTreeSet<_>, BTreeSet<_>) = declared.partition(applies);
+    if let Some(metadata) = event.get_mut("metadata").and_then(Value::as_object_mut) {
+        if active.is_empty() {
+            metadata.remove("profiles");
+        } else {
+            metadata.insert("profiles".into(), active.iter().cloned().collect());
+        }
+    }
+    (active, foreign)
+}
+
+fn keep_true_observables(event: &mut Value) {
+    let Some(observables) = event.get("observables").and_then(Value::as_array) else { return };
+    let is_true = |observable: &&Value| {
+        let path = observable["name"].as_str().unwrap_or_default();
+        values_at(event, path).contains(&&observable["value"])
+    };
+    let kept: Vec<Value> = observables.iter().filter(is_true).cloned().collect();
+    if kept.is_empty() {
+        event.as_object_mut().map(|members| members.remove("observables"));
+    } else {
+        event["observables"] = kept.into();
+    }
+}
+
+struct Fitting {
+    schema: &'static Schema,
+    active: BTreeSet<String>,
+    foreign: BTreeSet<String>,
+    moved: Map<String, Value>,
+}
+
+impl Fitting {
+    fn shape(&mut self, members: &mut Map<String, Value>, shape: &'static Shape, path: &str) {
+        let active: BTreeSet<&str> = self.active.iter().map(String::as_str).collect();
+        let is_known = |name: &str| shape.attributes.get(name).is_some_and(|attribute| attribute.is_active(&active));
+        let strangers: Vec<String> = members.keys().filter(|name| !is_known(name)).cloned().collect();
+        drop(active);
+        for name in strangers {
+            if let Some(value) = members.remove(&name) {
+                let at = self.foreign_name(path, &name);
+                flatten(&at, value, &mut self.moved);
+            }
+        }
+        self.enums(members, shape, path);
+        let names: Vec<String> = members.keys().cloned().collect();
+        for name in names {
+            let Some(attribute) = shape.attributes.get(name.as_str()) else { continue };
+            let AttributeType::Object(object) = attribute.kind else { continue };
+            let Some(inner) = self.schema.objects.get(object).filter(|inner| !inner.attributes.is_empty()) else {
+                continue;
+            };
+            let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            match members.get_mut(&name) {
+                Some(Value::Object(inner_members)) => self.shape(inner_members, inner, &at),
+                Some(Value::Array(items)) => {
+                    for (index, item) in items.iter_mut().enumerate() {
+                        if let Value::Object(item) = item {
+                            self.shape(item, inner, &format!("{at}[{index}]"));
+                        }
+                    }
+                }
+                _ => {}
+            }
+            if members.get(&name).and_then(Value::as_object).is_some_and(Map::is_empty) {
+                members.remove(&name);
+            }
+        }
+    }
+
+    /// Values that the target's enum does not have.
+    fn enums(&mut self, members: &mut Map<String, Value>, shape: &'static Shape, path: &str) {
+        for (name, attribute) in &shape.attributes {
+            let Some(value) = members.get(*name).filter(|_| !attribute.values.is_empty() && !attribute.is_array) else {
+                continue;
+            };
+            let key = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+            if attribute.values.contains_key(key.as_str()) {
+                continue;
+            }
+            let label = attribute.sibling.and_then(|sibling| members.get(sibling)).cloned();
+            let at = self.foreign_name(path, name);
+            flatten(&at, value.clone(), &mut self.moved);
+            if attribute.is_required && label.is_some() {
+                members.insert((*name).into(), 99.into());
+                continue;
+            }
+            members.remove(*name);
+            if let Some((sibling, label)) = attribute.sibling.zip(label) {
+                members.remove(sibling);
+                flatten(&self.foreign_name(path, sibling), label, &mut self.moved);
+            }
+        }
+    }
+
+    /// Where an attribute moves to: under the profile that it comes from, else under its own path.
+    fn foreign_name(&self, path: &str, name: &str) -> String {
+        let whole = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+        let root = whole.split(['.', '[']).next().unwrap_or_default();
+        let newest = Version::NEWEST.schema().classes.values().find_map(|class| class.shape.attributes.get(root));
+        let profile = newest
+            .into_iter()
+            .flat_map(|attribute| &attribute.profiles)
+            .find(|profile| self.foreign.contains(**profile));
+        match profile.copied() {
+            Some("ai_operation") => format!("ai.{whole}"),
+            Some(profile) => format!("{profile}.{whole}"),
+            None => whole,
+        }
+    }
+}
+
+/// Scalars at their paths, so that a consumer's index does not grow by nesting.
+fn flatten(path: &str, value: Value, out: &mut Map<String, Value>) {
+    match value {
+        Value::Object(members) => {
+            members.into_iter().for_each(|(name, value)| flatten(&format!("{path}.{name}"), value, out))
+        }
+        Value::Array(items) => {
+            for (index, value) in items.into_iter().enumerate() {
+                flatten(&format!("{path}[{index}]"), value, out);
+            }
+        }
+        scalar => drop(out.insert(path.to_string(), scalar)),
+    }
+}

@@ -1,0 +1,304 @@
+//! Checks an event against the facts of its version, as strictly as the schema's own rules allow.
+//!
+//! Errors are what a consumer may refuse: missing and unknown attributes at any depth, profiles
+//! unknown or not declared, types, ranges, formats, enums, labels that disagree with their ids,
+//! constraints, `type_uid`, times, observables, explicit nulls, empty objects.
+//!
+//! Not here: recommended attributes, URL grammar, duplicate keys (events are made, not parsed).
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::facts::{Attribute, AttributeType, Class, Constraint, Schema, Shape, Version};
+
+/// Plausible epoch milliseconds: the years 2000 to 2100.
+pub(super) const TIME_MS: std::ops::RangeInclusive<i64> = 946_684_800_000..=4_102_444_800_000;
+
+/// One thing wrong with an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Where, as `resources[0].name`; `$` for the whole event.
+    pub path: String,
+    /// What, in a few words that hold no value from the event.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path, self.reason)
+    }
+}
+
+/// Everything wrong with `event` as an event of `version`; empty when it is valid.
+pub fn validate(event: &Value, version: Version) -> Vec<Violation> {
+    let mut check = Check { schema: version.schema(), active: BTreeSet::new(), found: Vec::new() };
+    check.event(event);
+    check.found
+}
+
+struct Check<'e> {
+    schema: &'static Schema,
+    active: BTreeSet<&'e str>,
+    found: Vec<Violation>,
+}
+
+impl<'e> Check<'e> {
+    fn wrong(&mut self, path: &str, reason: impl Into<String>) {
+        let path = if path.is_empty() { "$" } else { path };
+        self.found.push(Violation { path: path.into(), reason: reason.into() });
+    }
+
+    fn event(&mut self, event: &'e Value) {
+        let Some(members) = event.as_object() else {
+            return self.wrong("", "an event is an object");
+        };
+        let Some(class) =
+            members.get("class_uid").and_then(Value::as_i64).and_then(|uid| self.schema.classes.get(&uid))
+        else {
+            return self.wrong("class_uid", "not a class of the facts");
+        };
+        self.profiles(event, class);
+        self.shape(members, &class.shape, "");
+        self.identity(members, class);
+        self.times(members);
+        self.observables(event);
+    }
+
+    fn profiles(&mut self, event: &'e Value, class: &Class) {
+        let declared = event.pointer("/metadata/profiles").and_then(Value::as_array);
+        for (index, profile) in declared.into_iter().flatten().enumerate() {
+            let Some(profile) = profile.as_str() else { continue };
+            let path = format!("metadata.profiles[{index}]");
+            if !self.schema.profiles.contains(profile) {
+                self.wrong(&path, "no such profile");
+            } else if !class.profiles.contains(profile) {
+                self.wrong(&path, "does not apply to this class");
+            } else if !self.active.insert(profile) {
+                self.wrong(&path, "listed twice");
+            }
+        }
+    }
+
+    fn shape(&mut self, members: &'e Map<String, Value>, shape: &'static Shape, path: &str) {
+        for (name, attribute) in &shape.attributes {
+            if attribute.is_required && attribute.is_active(&self.active) && !members.contains_key(*name) {
+                self.wrong(&join(path, name), "required");
+            }
+        }
+        for (name, value) in members {
+            let path = join(path, name);
+            match shape.attributes.get(name.as_str()) {
+                None => self.wrong(&path, "not an attribute here"),
+                Some(attribute) => {
+                    if !attribute.is_active(&self.active) {
+                        self.wrong(&path, "belongs to a profile that is not declared");
+                    }
+                    self.attribute(attribute, value, &path);
+                }
+            }
+        }
+        self.labels(members, shape, path);
+        for (rule, names) in &shape.constraints {
+            let have = names.iter().filter(|name| is_present(members, name)).count();
+            let holds = match rule {
+                Constraint::AtLeastOne => have >= 1,
+                Constraint::JustOne => have == 1,
+            };
+            if !holds {
+                self.wrong(
+                    path,
+                    format!("needs {} of {}", if have == 0 { "one" } else { "only one" }, names.join(", ")),
+                );
+            }
+        }
+    }
+
+    fn attribute(&mut self, attribute: &'static Attribute, value: &'e Value, path: &str) {
+        if attribute.is_array {
+            let Some(items) = value.as_array() else { return self.wrong(path, "must be a list") };
+            if items.is_empty() && attribute.is_required {
+                self.wrong(path, "required and empty");
+            }
+            for (index, item) in items.iter().enumerate() {
+                self.value(attribute, item, &format!("{path}[{index}]"));
+            }
+        } else {
+            if attribute.is_required && value.as_str() == Some("") {
+                self.wrong(path, "required and empty");
+            }
+            self.value(attribute, value, path);
+        }
+    }
+
+    fn value(&mut self, attribute: &'static Attribute, value: &'e Value, path: &str) {
+        if value.is_null() {
+            return self.wrong(path, "null; leave it out");
+        }
+        match attribute.kind {
+            AttributeType::Scalar("json_t") => {}
+            AttributeType::Scalar(kind) => self.scalar(attribute, kind, value, path),
+            AttributeType::Object(name) => {
+                let Some(members) = value.as_object() else { return self.wrong(path, "must be an object") };
+                match self.schema.objects.get(name) {
+                    None => self.wrong(path, "its object is not in the facts"),
+                    Some(shape) if shape.attributes.is_empty() => {}
+                    Some(_) if members.is_empty() => self.wrong(path, "an empty object says nothing"),
+                    Some(shape) => self.shape(members, shape, path),
+                }
+            }
+        }
+    }
+
+    fn scalar(&mut self, attribute: &'static Attribute, kind: &str, value: &Value, path: &str) {
+        let base = self.schema.types.get(kind).copied().unwrap_or(kind);
+        let fits = match base {
+            "boolean_t" => value.is_boolean(),
+            "integer_t" | "long_t" => value.is_i64(),
+            "float_t" => value.is_number(),
+            _ => value.is_string(),
+        };
+        if !fits {
+            return self.wrong(path, format!("must be {kind}"));
+        }
+        if !has_format(kind, value) {
+            self.wrong(path, format!("is no {kind}"));
+        }
+        let key = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        if !attribute.values.is_empty() && !attribute.values.contains_key(key.as_str()) {
+            self.wrong(path, "not one of the enum's values");
+        }
+    }
+
+    /// An enum's caption beside it must be the caption of its value; `Other` needs the source's own word.
+    fn labels(&mut self, members: &Map<String, Value>, shape: &Shape, path: &str) {
+        for (name, attribute) in &shape.attributes {
+            let Some(sibling) = attribute.sibling.filter(|_| !attribute.values.is_empty() && !attribute.is_array)
+            else {
+                continue;
+            };
+            let (value, label) = (members.get(*name), members.get(sibling).and_then(Value::as_str));
+            let at = join(path, sibling);
+            let Some(value) = value else {
+                if label.is_some() && attribute.is_active(&self.active) {
+                    self.wrong(&at, format!("given without {name}"));
+                }
+                continue;
+            };
+            let key = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+            match (attribute.values.get(key.as_str()).copied(), label) {
+                (Some("Other"), None) if key == "99" => self.wrong(&at, "Other needs the source's own word"),
+                (Some("Other"), Some("" | "Other" | "Unknown")) if key == "99" => {
+                    self.wrong(&at, "hides the source's own word")
+                }
+                (Some(caption), Some(label)) if key != "99" && label != caption => {
+                    self.wrong(&at, "is not the caption of its id")
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn identity(&mut self, members: &Map<String, Value>, class: &Class) {
+        let number = |name: &str| members.get(name).and_then(Value::as_i64);
+        if let (Some(uid), Some(activity), Some(kind)) =
+            (number("class_uid"), number("activity_id"), number("type_uid"))
+            && uid.checked_mul(100).and_then(|uid| uid.checked_add(activity)) != Some(kind)
+        {
+            self.wrong("type_uid", "is not class_uid * 100 + activity_id");
+        }
+        if number("category_uid").is_some_and(|category| category != class.category_uid) {
+            self.wrong("category_uid", "is not the category of the class");
+        }
+        if members.get("class_name").is_some_and(|name| name.as_str() != Some(class.caption)) {
+            self.wrong("class_name", "is not the caption of the class");
+        }
+        let version = members.get("metadata").and_then(|metadata| metadata.get("version")).and_then(Value::as_str);
+        if version.is_some_and(|version| version != self.schema.version) {
+            self.wrong("metadata.version", "is not the version it is checked against");
+        }
+    }
+
+    fn times(&mut self, members: &Map<String, Value>) {
+        let number = |name: &str| members.get(name).and_then(Value::as_i64);
+        if let (Some(start), Some(end)) = (number("start_time"), number("end_time")) {
+            if end < start {
+                self.wrong("end_time", "is before start_time");
+            } else if number("duration").is_some_and(|duration| duration != end - start) {
+                self.wrong("duration", "is not end_time - start_time");
+            }
+        }
+    }
+
+    /// `observables[].name` is a path of the event, and `value` the text there.
+    fn observables(&mut self, event: &Value) {
+        let observables = event.get("observables").and_then(Value::as_array);
+        for (index, observable) in observables.into_iter().flatten().enumerate() {
+            let (Some(name), Some(value)) = (observable["name"].as_str(), observable["value"].as_str()) else {
+                continue;
+            };
+            if !values_at(event, name).iter().any(|found| found.as_str() == Some(value)) {
+                self.wrong(&format!("observables[{index}]"), "its value is not at its path");
+            }
+        }
+    }
+}
+
+/// The values at a dotted path; a list stands for each of its items.
+pub(super) fn values_at<'v>(value: &'v Value, path: &str) -> Vec<&'v Value> {
+    let mut at = vec![value];
+    for name in path.split('.') {
+        let stepped = at.iter().filter_map(|value| value.get(name.trim_end_matches("[]")));
+        at = stepped
+            .flat_map(|value| value.as_array().map_or_else(|| vec![value], |items| items.iter().collect()))
+            .collect();
+    }
+    at
+}
+
+fn is_present(members: &Map<String, Value>, name: &str) -> bool {
+    let (first, rest) = name.split_once('.').map_or((name, None), |(first, rest)| (first, Some(rest)));
+    members.get(first).is_some_and(|value| match rest {
+        None => !value.is_null(),
+        Some(rest) => value.as_object().is_some_and(|members| is_present(members, rest)),
+    })
+}
+
+fn has_format(kind: &str, value: &Value) -> bool {
+    if kind == "timestamp_t" {
+        return value.as_i64().is_some_and(|time| TIME_MS.contains(&time));
+    }
+    let Some(text) = value.as_str() else {
+        return kind != "port_t" || value.as_i64().is_some_and(|port| (0..=65535).contains(&port));
+    };
+    match kind {
+        "ip_t" => text.parse::<std::net::IpAddr>().is_ok(),
+        "uuid_t" => uuid::Uuid::parse_str(text).is_ok() && text.len() == 36,
+        "datetime_t" => chrono::DateTime::parse_from_rfc3339(text).is_ok(),
+        "hostname_t" => is_hostname(text) || text.parse::<std::net::IpAddr>().is_ok(),
+        "url_t" => is_url(text),
+        _ => true,
+    }
+}
+
+/// Letters, digits, hyphens and underscores in labels of at most 63, 253 in all.
+pub(super) fn is_hostname(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(is_inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+/// Something that no consumer stumbles over: not empty, no blanks, quotes or angle brackets.
+pub(super) fn is_url(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || matches!(c, '<' | '>' | '"'))
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
+}
