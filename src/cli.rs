@@ -68,6 +68,13 @@ enum Command {
     Links(LinksArguments),
     /// Check data directory, disk, clock, ports and table; say the next step
     Doctor(DoctorArguments),
+    /// Answer one SQL query for a server (started by it)
+    #[command(hide = true)]
+    SqlWorker {
+        /// Data directory to read
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+    },
     /// Print a completion script
     Completions {
         /// Shell to write for
@@ -382,6 +389,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sql(arguments) => read::sql(arguments).await,
         Command::Links(arguments) => read::links(arguments).await,
         Command::Doctor(arguments) => doctor::run(arguments).await,
+        Command::SqlWorker { data } => {
+            Ok(tokio::task::spawn_blocking(move || threadline_query::sql::worker::serve(&data)).await?)
+        }
         Command::Completions { shell } => {
             let mut command = <Arguments as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "threadline", &mut std::io::stdout());
@@ -417,6 +427,20 @@ pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
     output::talk(&text);
     let unavailable = error.downcast_ref::<client::Unavailable>().is_some();
     ExitCode::from(if unavailable { EXIT_UNAVAILABLE } else { 1 })
+}
+
+/// The engine that answers over `data`: SQL runs in a process of its own, this program again.
+pub(crate) fn engine(
+    reader: threadline_store::Reader,
+    data: &std::path::Path,
+) -> anyhow::Result<threadline_query::Engine> {
+    // The link stays good when the program is replaced while it runs.
+    let own = PathBuf::from("/proc/self/exe");
+    let path = if own.exists() { own } else { std::env::current_exe()? };
+    let arguments = vec!["sql-worker".into(), "--data".into(), std::path::absolute(data)?.into_os_string()];
+    let sql_worker = Some(threadline_query::sql::worker::Program { path, arguments });
+    let config = threadline_query::EngineConfig { sql_worker, ..threadline_query::EngineConfig::default() };
+    Ok(threadline_query::Engine::new(reader, config))
 }
 
 /// The data directory: as given, or `$XDG_DATA_HOME/threadline` (`~/.local/share/threadline`).

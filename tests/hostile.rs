@@ -108,6 +108,96 @@ fn hostile_input_is_bounded_inert_and_findable() {
     damaged_files(work.path());
 }
 
+/// Queries that take all the memory or time there is, each by another way around the engine's own accounting.
+fn heavy_queries() -> Vec<(&'static str, String)> {
+    let doubled = |first: &str| {
+        let steps: String = (0..40).map(|n| format!(", a{} AS (SELECT s||s AS s FROM a{n})", n + 1)).collect();
+        format!("WITH a0 AS (SELECT {first} AS s){steps} SELECT length(s) FROM a40")
+    };
+    vec![
+        ("constants that double", doubled("'xxxxxxxxxxxxxxxx'")),
+        (
+            "values that double",
+            doubled("cast(value AS varchar) || 'x'").replace(" AS s)", " AS s FROM generate_series(1, 2))"),
+        ),
+        (
+            "nested encoding",
+            format!("SELECT length({}'{}'{})", "encode(".repeat(40), "x".repeat(999), ",'hex')".repeat(40)),
+        ),
+        (
+            "back-references",
+            format!(
+                "SELECT length({}'a'{})",
+                "regexp_replace(".repeat(30),
+                ",'(.)','\\\\1\\\\1\\\\1\\\\1','g')".repeat(30)
+            ),
+        ),
+        ("window", "SELECT max(s) FROM (SELECT sum(value) OVER () s FROM generate_series(1, 9000000000))".into()),
+        (
+            "unnest",
+            format!(
+                "SELECT count(*) FROM (SELECT unnest([{}1]) FROM generate_series(1, 9000000000))",
+                "1,".repeat(1900)
+            ),
+        ),
+        ("aggregate", "SELECT array_agg(value) FROM generate_series(1, 9000000000)".into()),
+        ("recursion", "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM t) SELECT count(*) FROM t".into()),
+        ("many terms", format!("SELECT count(*) FROM records WHERE {}true", "kind = 'a' or ".repeat(900))),
+    ]
+}
+
+#[test]
+fn sql_slows_and_swells_nobody_but_itself() {
+    let work = tempfile::tempdir().unwrap();
+    let serve = Serve::start(&work.path().join("data"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        for (name, query) in heavy_queries() {
+            let (status, _, text) = sql(&serve.url, &query, 1000).await;
+            assert!([200, 400, 504].contains(&status.as_u16()), "{name}: {status} {text}");
+            assert_eq!(get(&format!("{}/healthz", serve.url)).await, "ok\n", "{name}");
+        }
+        let endless = "SELECT count(*) FROM generate_series(1, 9000000000) a, generate_series(1, 9000000000) b";
+        let heavy: Vec<_> = (0..2).map(|_| tokio::spawn(admitted(serve.url.clone(), endless))).collect();
+        let (status, retry_after, text) = loop {
+            let answer = sql(&serve.url, "SELECT 1", 10_000).await;
+            if answer.0 != StatusCode::OK || heavy.iter().any(tokio::task::JoinHandle::is_finished) {
+                break answer;
+            }
+        };
+        assert_eq!((status, retry_after.is_some()), (StatusCode::SERVICE_UNAVAILABLE, true), "{text}");
+        // Everything else is answered while both still run.
+        assert_eq!(get(&format!("{}/healthz", serve.url)).await, "ok\n");
+        assert!(get(&format!("{}/api/v1/sessions", serve.url)).await.contains("\"data\":[]"));
+        assert!(!heavy.iter().any(tokio::task::JoinHandle::is_finished));
+        for one in heavy {
+            assert_eq!(one.await.unwrap(), StatusCode::GATEWAY_TIMEOUT);
+        }
+        assert_eq!(admitted(serve.url.clone(), "SELECT 1").await, StatusCode::OK);
+    });
+    let peak = peak_memory(serve.child.id());
+    println!("peak memory of the server beside heavy queries: {} MiB", peak >> 20);
+    assert!(peak <= MEMORY_BYTES_MAX / 2, "the server used {} MiB for queries of others", peak >> 20);
+    serve.stop();
+}
+
+async fn sql(url: &str, query: &str, timeout_ms: u64) -> (StatusCode, Option<String>, String) {
+    let body = serde_json::json!({"query": query, "timeout_ms": timeout_ms}).to_string();
+    let response = reqwest::Client::new().post(format!("{url}/api/v1/sql")).body(body).send().await.unwrap();
+    let retry_after = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_string());
+    (response.status(), retry_after, response.text().await.unwrap())
+}
+
+/// Asks until there is room for the query.
+async fn admitted(url: String, query: &str) -> StatusCode {
+    loop {
+        match sql(&url, query, 6_000).await.0 {
+            StatusCode::SERVICE_UNAVAILABLE => tokio::task::yield_now().await,
+            status => return status,
+        }
+    }
+}
+
 async fn all_at_once(url: &str) {
     let attacks = std::sync::Arc::new(attacks());
     let http = reqwest::Client::new();

@@ -81,7 +81,7 @@ impl From<QueryError> for ReadError {
             QueryError::NoRaw { .. } => ReadError::NoBytes,
             QueryError::SeveralSessions { sessions, .. } => ReadError::Several { sessions },
             QueryError::Parameter { .. } => ReadError::Question(error.to_string()),
-            QueryError::Busy | QueryError::Timeout { .. } => ReadError::Busy(error.to_string()),
+            QueryError::Busy { .. } | QueryError::Timeout { .. } => ReadError::Busy(error.to_string()),
             other => ReadError::Failed(Box::new(other)),
         }
     }

@@ -115,7 +115,8 @@ async fn around(State(engine): State<Arc<Engine>>, request: Request, next: Next)
     let path = request.uri().path().to_string();
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        if problem.status >= 500 {
+        // Too much or too long is the asker's affair and said there.
+        if problem.status == StatusCode::INTERNAL_SERVER_ERROR.as_u16() {
             tracing::error!(request_id = %id, route = %route, status = problem.status, "request failed");
         }
         response = problem.complete(&id, &path);
@@ -135,10 +136,15 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Response {
     json_as(StatusCode::OK, "application/json", value)
 }
 
+/// An answer as JSON text that is safe to look at.
+pub(crate) fn text<T: Serialize>(value: &T) -> Option<String> {
+    serde_json::to_string(value).ok().map(|text| display::json(&text))
+}
+
 fn json_as<T: Serialize>(status: StatusCode, content_type: &'static str, value: &T) -> Response {
-    match serde_json::to_string(value) {
-        Ok(text) => (status, [(header::CONTENT_TYPE, content_type)], Body::from(display::json(&text))).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    match text(value) {
+        Some(text) => (status, [(header::CONTENT_TYPE, content_type)], Body::from(text)).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use base64::Engine as _;
 use threadline_schemas::{Kind, Record, leaf, record::event_id};
 use threadline_store::{KeyQuery, Reader, RowId, Snapshot};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::error::QueryError;
@@ -40,8 +40,12 @@ pub struct EngineConfig {
     pub summary_records_max: usize,
     /// SQL queries that run at once; further ones are refused.
     pub sql_at_once_max: usize,
-    /// Memory of one SQL query.
+    /// Runs SQL in a process of its own; without one it runs on threads of this process.
+    pub sql_worker: Option<crate::sql::worker::Program>,
+    /// Memory of one SQL query, as far as the engine accounts for it.
     pub sql_bytes_max: usize,
+    /// Private memory of one worker process, without its stacks.
+    pub sql_process_bytes_max: u64,
     /// Rows of one SQL answer.
     pub sql_rows_max: usize,
     /// Time of one SQL query.
@@ -60,7 +64,9 @@ impl Default for EngineConfig {
             index_bytes_max: 512 << 20,
             summary_records_max: 5_000,
             sql_at_once_max: 2,
+            sql_worker: None,
             sql_bytes_max: 128 << 20,
+            sql_process_bytes_max: 384 << 20,
             sql_rows_max: 10_000,
             sql_timeout_ms: 30_000,
             sql_links_rows_max: 200_000,
@@ -85,7 +91,7 @@ pub struct Engine {
     index: SessionIndex,
     summaries: Mutex<HashMap<SummaryKey, SessionSummary>>,
     gather_permits: Semaphore,
-    sql_permits: Semaphore,
+    sql_permits: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -100,7 +106,7 @@ impl Engine {
         Engine {
             index: SessionIndex::new(config.index_bytes_max),
             gather_permits: Semaphore::new(config.gather_at_once_max.max(1)),
-            sql_permits: Semaphore::new(config.sql_at_once_max),
+            sql_permits: Arc::new(Semaphore::new(config.sql_at_once_max)),
             reader,
             config,
             summaries: Mutex::default(),
@@ -123,8 +129,8 @@ impl Engine {
         Ok(self.reader.snapshot().await?)
     }
 
-    pub(crate) fn sql_permits(&self) -> &Semaphore {
-        &self.sql_permits
+    pub(crate) fn sql_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.sql_permits).try_acquire_owned().ok()
     }
 
     pub(crate) async fn indexed(&self) -> Result<Arc<Indexed>, QueryError> {

@@ -62,8 +62,21 @@ pub enum QueryError {
         limit_ms: u64,
     },
     /// Too much at once.
-    #[error("too many heavy queries at once; try again in a moment")]
-    Busy,
+    #[error(
+        "{at_once} SQL queries run already, and no more run at once; one that passed its limit may still be ending. Try again in a moment"
+    )]
+    Busy {
+        /// How many may run.
+        at_once: usize,
+    },
+    /// What is stored could not be read while a query ran.
+    #[error("{} could not be read: {reason}", file.as_deref().map_or_else(|| "a file of the store".to_string(), |file| format!("the file {file} of the store")))]
+    Unread {
+        /// Which, if it could be found, within the data directory.
+        file: Option<String>,
+        /// What the reader says, made visible and cut.
+        reason: String,
+    },
     /// The store could not be read.
     #[error("the store could not be read")]
     Store(#[from] StoreError),

@@ -1,207 +1,109 @@
 //! Read-only SQL over one snapshot: tables `records` and `links`.
 //!
+//! ```text
+//! guard (text) -> permit -> worker process: plan, execute, answer as JSON -> passed on byte for byte
+//!                              └ killed at the time limit, ended by its memory limit; the permit goes back when it is gone
+//! ```
+//!
 //! Invariants
 //! - text is checked before the parser ([`guard`]); only one query statement is planned, no DDL, DML, COPY, SET
 //! - no table but ours: no catalog, object store or file function is registered
-//! - memory, time, rows and bytes of an answer are bounded, and an answer says what it left out
-//! - planning runs on a thread with a large stack of its own, so a deep query cannot end the process
+//! - planning and execution share nothing with the server but the disk: their memory and time are bounded from
+//!   outside ([`worker`]), whatever an expression, a plan or the engine does; the pool inside bounds what the engine
+//!   itself accounts for and gives the better message
+//! - `sql_at_once_max` queries run, those that are still ending included; further ones are refused at once
+//! - time, rows and bytes of an answer are bounded, and an answer says what it left out
+//!
+//! Without a worker program ([`crate::EngineConfig::sql_worker`]) a query runs on threads of its own in this process,
+//! under the same limits but for memory that the engine does not account for.
 //!
 //! Not here: writing, parameters, sessions of their own.
 
 mod cell;
+mod failure;
 pub mod guard;
+mod links_table;
+mod run;
+mod searched;
+mod thread;
+pub mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use datafusion::catalog::MemTable;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::GreedyMemoryPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
-use futures::StreamExt;
-use threadline_schemas::display;
-use threadline_store::Snapshot;
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
-use crate::engine::{Engine, EngineConfig, answer, completeness};
+use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::model::{Answer, SqlQuestion, Table};
-use guard::refused;
+pub(crate) use failure::error_file;
 
-/// Stack of the planning thread; virtual, only what is used is taken.
-const PLANNING_STACK_BYTES: usize = 128 << 20;
-/// Bytes of JSON cells in one answer.
+/// Bytes of JSON in one answer's rows.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
-/// Words before which nothing is planned.
-const QUERY_WORDS: &[&str] = &["select", "with", "values", "explain", "show", "describe", "table", "(", "from"];
+
+/// What one query may take.
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Limits {
+    /// Rows of the answer.
+    rows_max: usize,
+    /// Time until the answer.
+    time_ms: u64,
+    /// Memory that the engine accounts for.
+    pool_bytes: usize,
+    /// Memory of the worker process.
+    process_bytes: u64,
+    /// Records up to which the table `links` is offered.
+    links_rows_max: u64,
+}
 
 impl Engine {
-    /// Runs one query.
-    pub async fn sql(&self, question: &SqlQuestion) -> Result<Answer<Table>, QueryError> {
-        guard::check(&question.query)?;
-        check_start(&question.query)?;
-        let _permit = self.sql_permits().try_acquire().map_err(|_| QueryError::Busy)?;
-        let config = self.config();
-        let limit_ms = question.timeout_ms.unwrap_or(u64::MAX).clamp(1, config.sql_timeout_ms);
-        let rows_max = question.limit.unwrap_or(usize::MAX).min(config.sql_rows_max);
-        let snapshot = self.snapshot().await?;
-        let run = self.run(&snapshot, question, rows_max, limit_ms);
-        match tokio::time::timeout(Duration::from_millis(limit_ms), run).await {
-            Ok(answer) => answer,
-            Err(_) => Err(QueryError::Timeout { limit_ms }),
-        }
+    /// Runs one query in this process, on threads of its own.
+    pub async fn sql(self: &Arc<Self>, question: &SqlQuestion) -> Result<Answer<Table>, QueryError> {
+        let (limits, permit) = self.admit(question)?;
+        self.sql_here(question, limits, permit).await
     }
 
-    async fn run(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        question: &SqlQuestion,
-        rows_max: usize,
-        limit_ms: u64,
-    ) -> Result<Answer<Table>, QueryError> {
-        let context = context(self.config())?;
-        context.register_table("records", snapshot.table_provider()?).map_err(failed)?;
-        if mentions_links(&question.query) {
-            context.register_table("links", self.links_table().await?).map_err(failed)?;
-        }
-        let plan = plan(context.clone(), question.query.clone()).await?;
-        let columns: Vec<String> = plan.schema().fields().iter().map(|field| field.name().clone()).collect();
-        let mut stream = execute_stream(plan, context.task_ctx()).map_err(failed)?;
-        let mut table = Table { columns, rows: Vec::new() };
-        let (mut rows_cut, mut bytes) = (0u64, 0usize);
-        // Rows beyond the limit are counted for half of the time that is left at most.
-        let counting = tokio::time::Instant::now() + Duration::from_millis(limit_ms / 2);
-        let mut all_counted = true;
-        while let Some(batch) = stream.next().await {
-            let batch = batch.map_err(failed)?;
-            let room = if bytes > ANSWER_BYTES_MAX { 0 } else { rows_max.saturating_sub(table.rows.len()) };
-            let taken = batch.num_rows().min(room);
-            bytes += cell::append(&batch.slice(0, taken), &mut table.rows)?;
-            rows_cut += (batch.num_rows() - taken) as u64;
-            if rows_cut > 0 && tokio::time::Instant::now() > counting {
-                all_counted = false;
-                break;
+    /// The answer to one query as JSON: from a worker process where one is configured.
+    pub(crate) async fn sql_json(self: &Arc<Self>, question: &SqlQuestion) -> Result<Bytes, QueryError> {
+        let (limits, permit) = self.admit(question)?;
+        match &self.config().sql_worker {
+            Some(program) => worker::ask(program, question, limits, permit).await,
+            None => {
+                let answer = self.sql_here(question, limits, permit).await?;
+                Ok(crate::api::text(&answer).ok_or(QueryError::Interrupted)?.into())
             }
         }
-        let mut completeness = completeness(snapshot);
-        completeness.rows_cut = rows_cut;
-        if rows_cut > 0 {
-            let least = if all_counted { "" } else { "at least " };
-            completeness.reasons.push(format!(
-                "{least}{rows_cut} rows beyond the first {} are not shown; add LIMIT and OFFSET or narrow the query",
-                table.rows.len()
-            ));
-        }
-        Ok(answer(table, None, completeness))
     }
 
-    /// Every placement as a table in memory, for stores small enough.
-    async fn links_table(&self) -> Result<Arc<MemTable>, QueryError> {
-        let walk = self.walk().await?;
-        let rows = walk.index.rows_indexed();
-        let max = self.config().sql_links_rows_max;
-        if rows > max {
-            return Err(refused(
-                format!("the table links is offered up to {max} records, and {rows} are stored"),
-                "read GET /api/v1/links (or `threadline links`), or ask for one session there",
-            ));
-        }
-        let mut batches: Vec<RecordBatch> = Vec::new();
-        for step in 0..walk.steps() {
-            batches.push(cell::placements(&walk.step(step).await?)?);
-        }
-        MemTable::try_new(cell::placement_schema(), vec![batches]).map(Arc::new).map_err(failed)
+    fn admit(&self, question: &SqlQuestion) -> Result<(Limits, OwnedSemaphorePermit), QueryError> {
+        guard::check(&question.query)?;
+        guard::check_start(&question.query)?;
+        let config = self.config();
+        let permit = self.sql_permit().ok_or(QueryError::Busy { at_once: config.sql_at_once_max })?;
+        let limits = Limits {
+            rows_max: question.limit.unwrap_or(usize::MAX).min(config.sql_rows_max),
+            time_ms: question.timeout_ms.unwrap_or(u64::MAX).clamp(1, config.sql_timeout_ms),
+            pool_bytes: config.sql_bytes_max,
+            process_bytes: config.sql_process_bytes_max,
+            links_rows_max: config.sql_links_rows_max,
+        };
+        Ok((limits, permit))
     }
-}
 
-fn context(config: &EngineConfig) -> Result<SessionContext, QueryError> {
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(GreedyMemoryPool::new(config.sql_bytes_max)))
-        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
-        .build_arc()
-        .map_err(failed)?;
-    let session = SessionConfig::new().with_information_schema(true).with_target_partitions(2);
-    let context = SessionContext::new_with_config_rt(session, runtime);
-    // They make much out of nothing while the query is planned, before any memory limit sees it.
-    for name in [
-        "repeat",
-        "lpad",
-        "rpad",
-        "array_repeat",
-        "list_repeat",
-        "array_resize",
-        "list_resize",
-        "range",
-        "generate_series",
-    ] {
-        context.deregister_udf(name);
-    }
-    Ok(context)
-}
-
-/// Plans on a thread of its own with a large stack; work that the plan needs runs on this runtime.
-async fn plan(context: SessionContext, sql: String) -> Result<Arc<dyn ExecutionPlan>, QueryError> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    let runtime = tokio::runtime::Handle::current();
-    let work = move || {
-        let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        let planned = runtime.block_on(async {
-            let frame = context.sql_with_options(&sql, options).await?;
-            frame.create_physical_plan().await
-        });
-        // Nobody waits any more when the query timed out.
-        drop(sender.send(planned));
-    };
-    std::thread::Builder::new()
-        .name("sql-plan".into())
-        .stack_size(PLANNING_STACK_BYTES)
-        .spawn(work)
-        .map_err(|_| QueryError::Busy)?;
-    receiver.await.map_err(|_| QueryError::Interrupted)?.map_err(failed)
-}
-
-/// DDL, DML, COPY and SET are refused by the planner as well; this says it in plain words.
-fn check_start(sql: &str) -> Result<(), QueryError> {
-    let mut text = sql.trim_start();
-    while let Some(rest) = text.strip_prefix("--") {
-        text = rest.split_once('\n').map_or("", |(_, rest)| rest).trim_start();
-    }
-    let word: String =
-        text.chars().take_while(|c| c.is_alphabetic() || *c == '(').collect::<String>().to_ascii_lowercase();
-    let is_query = QUERY_WORDS.iter().any(|known| word.starts_with(known)) || text.starts_with("/*");
-    if is_query {
-        return Ok(());
-    }
-    Err(refused(
-        "only one query is run here, and nothing that writes or sets".into(),
-        "start with SELECT, WITH or EXPLAIN",
-    ))
-}
-
-fn mentions_links(sql: &str) -> bool {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    sql.split(|c: char| !is_word(c)).any(|word| word.eq_ignore_ascii_case("links"))
-}
-
-/// What the engine says, cut and made visible. It may quote the query, which the asker knows.
-fn failed(error: datafusion::error::DataFusionError) -> QueryError {
-    let text = error.strip_backtrace();
-    let (short, _) = display::cut(&text, 600);
-    let short = display::visible(&short, display::Lines::Show);
-    let next_step = match () {
-        () if text.contains("not found") && text.contains("table") => {
-            "the tables are records and links; SHOW TABLES lists them"
+    /// The caller has its answer at the limit; the permit goes back when the threads are done.
+    async fn sql_here(
+        self: &Arc<Self>,
+        question: &SqlQuestion,
+        limits: Limits,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Answer<Table>, QueryError> {
+        let receiver = thread::start(Arc::clone(self), question.query.clone(), limits, Some(permit))?;
+        match tokio::time::timeout(Duration::from_millis(limits.time_ms), receiver).await {
+            Ok(answer) => answer.map_err(|_| QueryError::Interrupted)?,
+            Err(_) => Err(QueryError::Timeout { limit_ms: limits.time_ms }),
         }
-        () if text.contains("No field named") => "SHOW COLUMNS FROM records lists the columns",
-        () if text.contains("Resources exhausted") => {
-            "ask for fewer rows or columns, or aggregate in smaller ranges of time"
-        }
-        () if text.contains("not supported") || text.contains("not allowed") => "only queries are run here",
-        () => return QueryError::SqlFailed { reason: short },
-    };
-    QueryError::SqlRefused { reason: short, next_step: next_step.into() }
+    }
 }
 
 #[cfg(test)]

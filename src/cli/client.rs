@@ -57,7 +57,7 @@ impl Client {
         }
         let reader = threadline_store::Reader::open(&directory)
             .with_context(|| format!("cannot read the data directory {}", directory.display()))?;
-        let engine = threadline_query::Engine::new(reader, threadline_query::EngineConfig::default());
+        let engine = super::engine(reader, &directory)?;
         Ok(Client::Local(threadline_query::router(std::sync::Arc::new(engine))))
     }
 

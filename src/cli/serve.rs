@@ -52,7 +52,7 @@ impl Server {
         let otlp_guard = Guard::new(arguments.otlp_http, tls.is_some(), token)?;
         let store = open_store(directory).await?;
         let pipeline = super::record::pipeline(directory, store.appender())?;
-        let engine = threadline_query::Engine::new(store.reader(), threadline_query::EngineConfig::default());
+        let engine = super::engine(store.reader(), directory)?;
         let engine = Arc::new(engine);
         let otlp = threadline_ingest::http::otlp(pipeline.clone());
         let api = Router::new()

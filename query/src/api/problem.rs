@@ -1,13 +1,17 @@
 //! Errors as RFC 9457 problems.
 
 use axum::body::Body;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use threadline_store::StoreError;
 use utoipa::ToSchema;
 
 use super::json_as;
 use crate::error::QueryError;
+
+/// What a caller is told to wait when too much runs.
+const RETRY_SECONDS: u64 = 2;
 
 /// What went wrong, for the caller.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -28,6 +32,10 @@ pub struct Problem {
     /// Sessions that the id may mean, when it occurs in several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<String>,
+    /// Seconds after which to ask again, for the header `Retry-After`.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub retry_after: Option<u64>,
 }
 
 impl Problem {
@@ -45,7 +53,11 @@ impl Problem {
         self.request_id = request_id.into();
         self.instance = path.into();
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        json_as(status, "application/problem+json", &self)
+        let mut response = json_as(status, "application/problem+json", &self);
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
     }
 }
 
@@ -75,12 +87,27 @@ impl From<QueryError> for Problem {
             QueryError::SqlRefused { .. } => make(StatusCode::BAD_REQUEST, "sql-refused", "The query is not run"),
             QueryError::SqlFailed { .. } => make(StatusCode::BAD_REQUEST, "sql-failed", "The query failed"),
             QueryError::Timeout { .. } => make(StatusCode::GATEWAY_TIMEOUT, "timeout", "The query took too long"),
-            QueryError::Busy => make(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many heavy queries"),
-            QueryError::Store(_) | QueryError::Columns(_) | QueryError::Interrupted => {
+            QueryError::Busy { .. } => Problem {
+                retry_after: Some(RETRY_SECONDS),
+                ..make(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many SQL queries at once")
+            },
+            QueryError::Unread { .. } | QueryError::Store(_) | QueryError::Columns(_) | QueryError::Interrupted => {
                 tracing::error!(error = %chain(&error), "the store could not be read");
-                make(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The store could not be read")
+                let problem = make(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The store could not be read");
+                match error {
+                    QueryError::Store(error) => named(problem, &error),
+                    _ => problem,
+                }
             }
         }
+    }
+}
+
+/// Which file the operator has to look at.
+fn named(problem: Problem, error: &StoreError) -> Problem {
+    match crate::sql::error_file(error) {
+        Some(file) => Problem { detail: format!("the file {file} of the store could not be read"), ..problem },
+        None => problem,
     }
 }
 

@@ -20,25 +20,54 @@ use crate::model::Placement;
 /// Largest integer that every JSON reader keeps exactly.
 const EXACT_MAX: u64 = 1 << 53;
 
-/// Appends a batch's rows; tells the bytes they take, roughly.
-pub(super) fn append(batch: &RecordBatch, rows: &mut Vec<Vec<Value>>) -> Result<usize, ArrowError> {
-    let mut bytes = 0;
-    let columns: Vec<Vec<Value>> =
-        batch.columns().iter().map(|column| cells(column.as_ref())).collect::<Result<_, _>>()?;
-    let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
-    for _ in 0..batch.num_rows() {
-        let row: Vec<Value> = columns.iter_mut().map(|column| column.next().unwrap_or(Value::Null)).collect();
-        bytes += row.iter().map(weight).sum::<usize>();
-        rows.push(row);
-    }
-    Ok(bytes)
+/// Rows converted at once, so that a batch of large cells is not held twice.
+const PART_ROWS: usize = 128;
+
+/// What an answer may still take.
+pub(super) struct Room {
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
 }
 
+/// Appends the rows of a batch that find room; tells how many.
+pub(super) fn append(batch: &RecordBatch, rows: &mut Vec<Vec<Value>>, room: &mut Room) -> Result<usize, ArrowError> {
+    let mut taken = 0;
+    while room.rows > 0 && taken < batch.num_rows() {
+        let part = batch.slice(taken, PART_ROWS.min(batch.num_rows() - taken).min(room.rows));
+        let columns: Vec<Vec<Value>> =
+            part.columns().iter().map(|column| cells(column.as_ref())).collect::<Result<_, _>>()?;
+        let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
+        for _ in 0..part.num_rows() {
+            let row: Vec<Value> = columns.iter_mut().map(|column| column.next().unwrap_or(Value::Null)).collect();
+            let bytes = row.iter().map(weight).sum::<usize>() + 2;
+            if bytes > room.bytes {
+                // Later rows may be smaller, but an answer has no holes.
+                *room = Room { rows: 0, bytes: 0 };
+                return Ok(taken);
+            }
+            *room = Room { rows: room.rows - 1, bytes: room.bytes - bytes };
+            rows.push(row);
+            taken += 1;
+        }
+    }
+    Ok(taken)
+}
+
+/// Bytes of a cell in JSON at most, as `display::json` writes it.
 fn weight(cell: &Value) -> usize {
     match cell {
-        Value::String(text) => text.len() + 32,
-        Value::Array(items) => items.iter().map(weight).sum::<usize>() + 32,
+        Value::String(text) => text.chars().map(character_weight).sum::<usize>() + 3,
+        Value::Array(items) => items.iter().map(weight).sum::<usize>() + 3,
         _ => 32,
+    }
+}
+
+fn character_weight(c: char) -> usize {
+    match c {
+        '"' | '\\' => 2,
+        ' '..='~' => 1,
+        c if u32::from(c) < 0x1_0000 => 6,
+        _ => 12,
     }
 }
 
@@ -177,8 +206,19 @@ mod tests {
         ];
         assert_eq!(columns[1].1.data_type(), &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())));
         let mut rows = Vec::new();
-        append(&RecordBatch::try_from_iter(columns).unwrap(), &mut rows).unwrap();
+        let mut room = Room { rows: 10, bytes: 1000 };
+        append(&RecordBatch::try_from_iter(columns).unwrap(), &mut rows, &mut room).unwrap();
         expect_test::expect![[r#"[["1795170684171870505","2026-11-20T10:31:24.171870Z",0.5],[7,"1970-01-01T00:00:00.000000Z","NaN"],[null,"1970-01-01T00:00:00.000000Z","inf"]]"#]]
             .assert_eq(&serde_json::to_string(&rows).unwrap());
+    }
+
+    #[test]
+    fn an_answer_takes_rows_up_to_its_room() {
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..300).map(|_| "0123456789")));
+        let batch = RecordBatch::try_from_iter([("t", texts)]).unwrap();
+        let taken = |rows, bytes| append(&batch, &mut Vec::new(), &mut Room { rows, bytes }).unwrap();
+        assert_eq!([taken(7, 10_000), taken(200, 10_000), taken(1000, 10_000), taken(1000, 150)], [7, 200, 300, 10]);
+        let cell = Value::from("\u{202e}\u{1}\"é\u{1f600}");
+        assert!(weight(&cell) >= threadline_schemas::display::json(&cell.to_string()).len());
     }
 }

@@ -19,6 +19,9 @@ pub const DEPTH_MAX: usize = 48;
 /// Operators, signs and words that nest an expression or a plan.
 pub const OPERATORS_MAX: usize = 2000;
 
+/// Words before which nothing is planned.
+const QUERY_WORDS: &[&str] = &["select", "with", "values", "explain", "show", "describe", "table", "(", "from"];
+
 /// Words that make a plan or expression deeper.
 const NESTING_WORDS: &[&str] = &[
     "and",
@@ -72,6 +75,24 @@ pub(crate) fn check(sql: &str) -> Result<(), QueryError> {
         ));
     }
     Ok(())
+}
+
+/// DDL, DML, COPY and SET are refused by the planner as well; this says it in plain words.
+pub(crate) fn check_start(sql: &str) -> Result<(), QueryError> {
+    let mut text = sql.trim_start();
+    while let Some(rest) = text.strip_prefix("--") {
+        text = rest.split_once('\n').map_or("", |(_, rest)| rest).trim_start();
+    }
+    let word: String =
+        text.chars().take_while(|c| c.is_alphabetic() || *c == '(').collect::<String>().to_ascii_lowercase();
+    let is_query = QUERY_WORDS.iter().any(|known| word.starts_with(known)) || text.starts_with("/*");
+    if is_query {
+        return Ok(());
+    }
+    Err(refused(
+        "only one query is run here, and nothing that writes or sets".into(),
+        "start with SELECT, WITH or EXPLAIN",
+    ))
 }
 
 pub(crate) fn refused(reason: String, next_step: &str) -> QueryError {

@@ -1,13 +1,14 @@
 use threadline_store::{Store, StoreConfig};
 
 use super::*;
+use crate::engine::EngineConfig;
 use crate::testing::call;
 
-async fn engine(dir: &std::path::Path) -> (Store, Engine) {
+async fn engine(dir: &std::path::Path) -> (Store, Arc<Engine>) {
     let store = Store::open(dir, StoreConfig::default()).await.unwrap();
     store.appender().append(call("a", "conv", "run", "toolu_1", 0)).await.unwrap();
     let engine = Engine::new(store.reader(), EngineConfig::default());
-    (store, engine)
+    (store, Arc::new(engine))
 }
 
 fn ask(query: &str) -> SqlQuestion {
@@ -25,6 +26,7 @@ async fn queries_over_tail_and_files() {
     assert_eq!(before.data.rows, after.data.rows);
     assert_eq!(serde_json::to_string(&after.data.rows).unwrap(), r#"[["call",1],["result",2],["selection",1]]"#);
     assert_eq!((before.completeness.snapshot.tail_rows, after.completeness.snapshot.tail_rows), (4, 0));
+    assert_eq!((before.completeness.rows_searched, after.completeness.rows_searched), (4, 4));
 
     let links = engine.sql(&ask("SELECT l.rule, l.grade, r.kind FROM links l JOIN records r USING (event_id) WHERE l.parent_event_id IS NOT NULL ORDER BY l.rule, r.kind")).await.unwrap();
     assert_eq!(
@@ -89,5 +91,85 @@ async fn rows_beyond_the_limit_are_counted() {
     );
     let question = SqlQuestion { timeout_ms: Some(300), ..endless };
     assert!(matches!(engine.sql(&question).await, Err(QueryError::Timeout { limit_ms: 300 })));
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_says_how_many_rows_were_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, engine) = engine(dir.path()).await;
+    store.seal_now().await.unwrap();
+    store.appender().append(call("b", "conv-2", "run-2", "toolu_2", 10)).await.unwrap();
+    for (query, rows) in [
+        ("SELECT 1", 0),
+        ("SELECT count(*) FROM records", 8),
+        ("SELECT * FROM records WHERE kind = 'nothing'", 8),
+        ("SELECT event_id FROM records WHERE time_unix_nano < 0", 8),
+        ("SELECT a.kind FROM records a JOIN records b USING (event_id)", 8),
+        ("SELECT count(*) FROM links", 8),
+        ("SELECT count(*) FROM information_schema.tables", 0),
+    ] {
+        let answer = engine.sql(&ask(query)).await.unwrap();
+        assert_eq!(answer.completeness.rows_searched, rows, "{query}");
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_table_is_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = engine(dir.path()).await;
+    let config = EngineConfig { sql_links_rows_max: 2, ..EngineConfig::default() };
+    let engine = Arc::new(Engine::new(store.reader(), config));
+    let query = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1";
+    let tables = engine.sql(&ask(query)).await.unwrap().data.rows;
+    assert_eq!(serde_json::to_string(&tables).unwrap(), r#"[["links"],["records"]]"#);
+    let shown = engine.sql(&ask("SHOW TABLES")).await.unwrap().data.rows;
+    assert!(shown.iter().any(|row| row[2] == "links"), "{shown:?}");
+    let refused = engine.sql(&ask("SELECT * FROM links")).await.unwrap_err();
+    expect_test::expect!["the table links is offered up to 2 records, and 4 are stored; read GET /api/v1/links (or `threadline links`), or ask for one session there"]
+        .assert_eq(&refused.to_string());
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, engine) = engine(dir.path()).await;
+    store.seal_now().await.unwrap();
+    let path = engine.snapshot().await.unwrap().files()[0].path.clone();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let footer = bytes.len() - bytes.len() / 3;
+    bytes[4..footer].fill(0xa5);
+    std::fs::write(&path, bytes).unwrap();
+    let error = engine.sql(&ask("SELECT * FROM records")).await.unwrap_err();
+    let name = path.file_name().unwrap().to_str().unwrap();
+    assert!(
+        matches!(&error, QueryError::Unread { file: Some(file), .. } if file.starts_with("records/") && file.ends_with(name)),
+        "{error:?}"
+    );
+    assert_eq!(crate::api::Problem::from(error).status, 500);
+    // What the asker computes wrongly stays the asker's.
+    let error = engine.sql(&ask("SELECT 1/0")).await.unwrap_err();
+    assert_eq!(crate::api::Problem::from(error).status, 400);
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_beyond_its_time_holds_its_permit_until_it_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = engine(dir.path()).await;
+    let config = EngineConfig { sql_at_once_max: 1, ..EngineConfig::default() };
+    let engine = Arc::new(Engine::new(store.reader(), config));
+    let endless = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b";
+    let question = SqlQuestion { timeout_ms: Some(100), ..ask(endless) };
+    assert!(matches!(engine.sql(&question).await, Err(QueryError::Timeout { limit_ms: 100 })));
+    loop {
+        match engine.sql(&ask("SELECT 1")).await {
+            Ok(_) => break,
+            Err(QueryError::Busy { at_once: 1 }) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
     store.close().await.unwrap();
 }
