@@ -17,6 +17,7 @@ mod output;
 mod read;
 mod record;
 mod serve;
+mod source;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -52,8 +53,11 @@ enum Command {
     Wrap(WrapArguments),
     /// Follow growing transcript files
     Watch(WatchArguments),
-    /// Load files or folders: transcripts, MCP captures, OTLP bodies, native events
+    /// Load files or folders: transcripts, MCP captures, OTLP bodies, logs by their profile, native events
     Import(ImportArguments),
+    /// Profiles: how logs of gateways, servers and databases are read
+    #[command(subcommand)]
+    Source(SourceCommand),
     /// List sessions, or show one from any id
     #[command(subcommand)]
     Session(SessionCommand),
@@ -235,6 +239,12 @@ pub(crate) struct WatchArguments {
     /// Read what is there and stop
     #[arg(long)]
     pub(crate) once: bool,
+    /// Kind of the files: a built-in one or a profile (see `source list`); auto looks at each
+    #[arg(long = "as", default_value = "auto", value_name = "NAME")]
+    pub(crate) kind: String,
+    /// Profile to know besides those shipped and those in DIR/sources; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -242,14 +252,65 @@ pub(crate) struct ImportArguments {
     /// Data directory to load into (beside a running server or without one)
     #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// Kind of the files; auto looks at each
+    /// Kind of the files: a built-in one or a profile (see `source list`); auto looks at each
     #[arg(long = "as", default_value = "auto", value_name = "NAME")]
     pub(crate) kind: String,
+    /// Profile to know besides those shipped and those in DIR/sources; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) printing: Printing,
     /// Files or folders (recursive; .gz and .zst are read through)
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SourceCommand {
+    /// List the profiles
+    List(SourceListArguments),
+    /// Print the text of a profile
+    Show(SourceShowArguments),
+    /// Show field by field what a profile makes of each line of a file
+    Test(SourceTestArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SourceListArguments {
+    /// Data directory whose own profiles (DIR/sources/*.toml) count too
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Profile to know besides; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SourceShowArguments {
+    /// Name of a profile, or a file that ends in .toml
+    pub(crate) name: String,
+    /// Data directory whose own profiles (DIR/sources/*.toml) count too
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SourceTestArguments {
+    /// Name of a profile, or a file that ends in .toml
+    pub(crate) profile: String,
+    /// File with lines (.gz and .zst are read through)
+    pub(crate) file: PathBuf,
+    /// Data directory whose own profiles (DIR/sources/*.toml) count too
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Show this many records (0: all); the summary counts the whole file
+    #[arg(long, default_value_t = 20)]
+    pub(crate) lines: u64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -381,6 +442,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Wrap(arguments) => record::wrap(arguments),
         Command::Watch(arguments) => record::watch(arguments).await,
         Command::Import(arguments) => import::run(arguments).await,
+        Command::Source(command) => source::run(command),
         Command::Session(SessionCommand::List(arguments)) => read::session_list(arguments).await,
         Command::Session(SessionCommand::Show(arguments)) => read::session_show(arguments).await,
         Command::Event(EventCommand::Show(arguments)) => read::event_show(arguments).await,

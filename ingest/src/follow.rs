@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use threadline_schemas::decode::profile::Catalogue;
 use threadline_schemas::decode::recognise::{self, Format, HEAD_BYTES};
 use threadline_schemas::decode::{Line, LineDecoder};
 use threadline_schemas::{Collector, Kind, Record, SourceKind};
@@ -26,6 +27,8 @@ use crate::import::LineKeys;
 use crate::pipeline::Pipeline;
 use crate::watch::{Batch, Interruption, InterruptionKind, Oversized, Position, Watch, WatchOptions};
 
+/// How long the last entry of a file may wait for lines that go on with it.
+const HELD_MAX: Duration = Duration::from_secs(2);
 const WAIT_FIRST: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -45,13 +48,32 @@ pub enum FollowError {
 /// # Errors
 /// See [`FollowError`]. Dropping it loses nothing: the next run reads the files again.
 pub async fn follow(paths: &[PathBuf], pipeline: Arc<Pipeline>, once: bool) -> Result<(), FollowError> {
+    follow_with(paths, pipeline, once, Catalogue::shipped(), None).await
+}
+
+/// The same with these profiles; with `format`, every file is of that format instead of being recognised.
+///
+/// # Errors
+/// As [`follow`].
+pub async fn follow_with(
+    paths: &[PathBuf],
+    pipeline: Arc<Pipeline>,
+    once: bool,
+    catalogue: Arc<Catalogue>,
+    format: Option<Format>,
+) -> Result<(), FollowError> {
     let mut watch = Watch::new(paths.to_vec(), WatchOptions::default());
-    let mut following = Following { pipeline, roots: paths.to_vec(), files: HashMap::new() };
+    let mut following = Following {
+        pipeline,
+        roots: paths.to_vec(),
+        files: HashMap::new(),
+        kinds: Arc::new(Kinds { catalogue, format }),
+    };
     if once {
         loop {
             let batches = watch.poll_once().await;
             if batches.is_empty() {
-                return Ok(());
+                return following.finish().await;
             }
             for batch in batches {
                 following.take(batch).await?;
@@ -59,9 +81,26 @@ pub async fn follow(paths: &[PathBuf], pipeline: Arc<Pipeline>, once: bool) -> R
         }
     }
     loop {
-        let batch = watch.next().await.ok_or(FollowError::Watch)?;
-        following.take(batch).await?;
+        let next = watch.next();
+        let batch = if following.is_holding() {
+            match tokio::time::timeout(HELD_MAX, next).await {
+                Ok(batch) => batch,
+                Err(_) => {
+                    following.finish().await?;
+                    continue;
+                }
+            }
+        } else {
+            next.await
+        };
+        following.take(batch.ok_or(FollowError::Watch)?).await?;
     }
+}
+
+/// What files may be.
+struct Kinds {
+    catalogue: Arc<Catalogue>,
+    format: Option<Format>,
 }
 
 /// A file, whatever it is called.
@@ -71,11 +110,13 @@ struct Following {
     pipeline: Arc<Pipeline>,
     roots: Vec<PathBuf>,
     files: HashMap<Identity, File>,
+    kinds: Arc<Kinds>,
 }
 
 struct File {
     name: String,
     keys: LineKeys,
+    kinds: Arc<Kinds>,
     reading: Reading,
 }
 
@@ -100,7 +141,7 @@ impl Following {
             self.files.remove(&identity);
         }
         if batch.start_offset == 0 || !self.files.contains_key(&identity) {
-            self.files.insert(identity, File::new(name));
+            self.files.insert(identity, File::new(name, self.kinds.clone()));
         }
         if let Some(file) = self.files.get_mut(&identity) {
             let mut number = i64::try_from(batch.start_line).unwrap_or(i64::MAX);
@@ -111,6 +152,22 @@ impl Following {
             for line in batch.lines {
                 records.extend(file.line(&self.pipeline, number, line));
                 number = number.saturating_add(1);
+            }
+        }
+        self.store(records).await
+    }
+
+    fn is_holding(&self) -> bool {
+        self.files.values().any(|file| matches!(&file.reading, Reading::Lines(_, decoder) if decoder.is_holding()))
+    }
+
+    /// Stores what the files hold back in case their last entry goes on.
+    async fn finish(&mut self) -> Result<(), FollowError> {
+        let context = self.pipeline.context(Collector::Watch);
+        let mut records = Vec::new();
+        for file in self.files.values_mut() {
+            if let Reading::Lines(_, decoder) = &mut file.reading {
+                records.extend(decoder.finish(&context));
             }
         }
         self.store(records).await
@@ -161,14 +218,19 @@ impl Following {
 }
 
 impl File {
-    fn new(name: String) -> Self {
+    fn new(name: String, kinds: Arc<Kinds>) -> Self {
         let keys = LineKeys::new(name.rsplit('/').next().unwrap_or(&name));
-        File { name, keys, reading: Reading::Unrecognised { held: Vec::new(), bytes: 0 } }
+        File { name, keys, kinds, reading: Reading::Unrecognised { held: Vec::new(), bytes: 0 } }
     }
 
     fn line(&mut self, pipeline: &Pipeline, number: i64, line: Bytes) -> Vec<Record> {
         let key = self.keys.next(&line);
-        if line.trim_ascii().is_empty() {
+        let takes_empty = match &self.reading {
+            Reading::Lines(_, decoder) => decoder.takes_empty_lines(),
+            Reading::Unrecognised { .. } => true,
+            Reading::Skipped => false,
+        };
+        if line.trim_ascii().is_empty() && !takes_empty {
             return Vec::new();
         }
         match &mut self.reading {
@@ -190,12 +252,16 @@ impl File {
             head.extend_from_slice(line);
             head.push(b'\n');
         }
-        let found = recognise::recognise(&self.name, &head);
+        let found = match &self.kinds.format {
+            Some(format) => Ok(format.clone()),
+            None => recognise::recognise_with(&self.name, &head, &self.kinds.catalogue),
+        };
         let decoder = |format| recognise::decoder(format, &self.name, self.keys.first_line_digest());
-        match found.as_ref().map(|format| (*format, decoder(*format))) {
+        match found.as_ref().map(|format| (format.clone(), decoder(format))) {
             Ok((format, Some(mut decoder))) => {
                 let held = std::mem::take(held);
-                let lines = held.iter();
+                let takes_empty = decoder.takes_empty_lines();
+                let lines = held.iter().filter(|(_, _, line)| takes_empty || !line.trim_ascii().is_empty());
                 let records = lines
                     .flat_map(|(number, key, line)| decode(&self.name, &mut *decoder, pipeline, *number, key, line))
                     .collect();

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use threadline_schemas::decode::profile::Catalogue;
 use threadline_schemas::decode::recognise::Format;
 use threadline_store::AppendError;
 use tokio::sync::mpsc;
@@ -42,6 +43,8 @@ const ATTEMPTS_MAX: u32 = 20;
 pub struct Options {
     /// The format of every file, instead of recognising each. Default: recognise.
     pub format: Option<Format>,
+    /// Profiles by which lines can be read. Default: those that are shipped.
+    pub catalogue: Arc<Catalogue>,
     /// A longer line becomes `rejected` with its length and digest. Default 16 MiB.
     pub line_bytes_max: usize,
     /// A larger OTLP body is refused. Default 64 MiB.
@@ -58,6 +61,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             format: None,
+            catalogue: Catalogue::shipped(),
             line_bytes_max: 16 << 20,
             body_bytes_max: 64 << 20,
             ratio_max: 1000,
@@ -68,10 +72,10 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults for `--as NAME`: `auto` or a format. `None` when there is no such format.
-    pub fn named(name: &str) -> Option<Options> {
-        let format = if name == "auto" { None } else { Some(Format::parse(name)?) };
-        Some(Options { format, ..Options::default() })
+    /// The defaults for `--as NAME`: `auto`, a built-in format or a profile. `None` when there is no such format.
+    pub fn named(name: &str, catalogue: Arc<Catalogue>) -> Option<Options> {
+        let format = if name == "auto" { None } else { Some(Format::named(name, &catalogue)?) };
+        Some(Options { format, catalogue, ..Options::default() })
     }
 }
 
@@ -98,7 +102,7 @@ pub struct FileReport {
     /// Relative to the folder that was named, without `.gz` or `.zst`.
     pub path: String,
     /// Its format, when it was read.
-    pub format: Option<&'static str>,
+    pub format: Option<String>,
     /// Lines read, empty ones included; for a body its records.
     pub lines: u64,
     /// Records made.

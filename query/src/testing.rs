@@ -168,7 +168,7 @@ pub(crate) mod captures {
         let bytes = std::fs::read(path).unwrap();
         let Ok(format) = recognise(relative, &bytes[..bytes.len().min(HEAD_BYTES)]) else { return Vec::new() };
         let first = bytes.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
-        let Some(mut decoder) = decoder(format, relative, &hex::encode(Sha256::digest(first))) else {
+        let Some(mut decoder) = decoder(&format, relative, &hex::encode(Sha256::digest(first))) else {
             let encoding = if relative.ends_with(".pb") { Encoding::Protobuf } else { Encoding::Json };
             let signal: Signal = otlp_signal(relative, &bytes).unwrap();
             return decode_body(&context, &bytes, signal, encoding, Some(relative)).unwrap().records;

@@ -1,7 +1,7 @@
 //! From a source's bytes to records: what every decoder shares.
 //!
 //! Invariants
-//! - one line (or one record of a body) gives at least one record; what cannot be understood gives a
+//! - one line (or one record of a body) gives at least one record, or is part of one that its first line names; what cannot be understood gives a
 //!   `rejected` record with file, line and reason, and the rest goes on
 //! - `raw` holds the exact bytes of that line or record
 //! - decoders never panic on any input and never look at a clock or a file
@@ -15,6 +15,7 @@ pub mod http_capture;
 pub mod mcp;
 pub mod native;
 pub mod otlp;
+pub mod profile;
 pub mod recognise;
 #[cfg(test)]
 mod recorded;
@@ -55,8 +56,24 @@ pub struct Line<'a> {
 /// Decodes the lines of one file or connection in order; state (requests waiting for their response)
 /// lives in the implementation and is bounded.
 pub trait LineDecoder: Send {
-    /// The records of one line: at least one.
+    /// The records of one line: at least one, unless the line is held because its entry may go on.
     fn line(&mut self, context: &Context<'_>, line: Line<'_>) -> Vec<Record>;
+
+    /// Whether lines are held.
+    fn is_holding(&self) -> bool {
+        false
+    }
+
+    /// The records of what is held, when nothing more comes.
+    fn finish(&mut self, context: &Context<'_>) -> Vec<Record> {
+        let _ = context;
+        Vec::new()
+    }
+
+    /// Whether an empty line says something, if only that the file is damaged.
+    fn takes_empty_lines(&self) -> bool {
+        false
+    }
 }
 
 impl Context<'_> {

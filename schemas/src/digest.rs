@@ -6,9 +6,20 @@
 //! second). Computed on the bytes before redaction, stored only under the key.
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
-use crate::json::{Json, canonical};
+use crate::json::{Json, canonical, sorted};
+
+/// Hexadecimal digits of a SHA-256 that are compared: sources log 16 digits or all 64.
+pub const PREFIX_DIGITS: usize = 16;
+
+/// What a source that logs a SHA-256 of these arguments would log, first [`PREFIX_DIGITS`] digits: over compact JSON with
+/// sorted keys and numbers as they are written (Python's `json.dumps`), and over RFC 8785.
+pub fn sha256_forms(value: &Json) -> Vec<String> {
+    let prefix = |text: String| hex::encode(&Sha256::digest(text)[..PREFIX_DIGITS / 2]);
+    let (plain, normal) = (prefix(sorted(value)), prefix(canonical(value)));
+    if plain == normal { vec![plain] } else { vec![plain, normal] }
+}
 
 /// The tenant's secret for match digests and fingerprints, 32 bytes.
 #[derive(Clone)]
@@ -49,6 +60,14 @@ impl std::fmt::Debug for MatchKey {
 mod tests {
     use super::*;
     use crate::json::parse;
+
+    #[test]
+    fn digests_that_sources_log() {
+        let forms = |text: &str| sha256_forms(&parse(text.as_bytes()).unwrap().value);
+        // printf '{}' | sha256sum, printf '{"a":20.0,"ä":[1]}' | sha256sum, and the same with 20
+        assert_eq!(forms("{}"), ["44136fa355b3678a"]);
+        assert_eq!(forms(r#"{ "ä": [1], "a": 20.0 }"#), ["b16d2037b0ffcb9d", "ca8c7beaebdce32a"]);
+    }
 
     #[test]
     fn spelling_does_not_change_a_digest() {

@@ -249,6 +249,13 @@ pub fn canonical(value: &Json) -> String {
     out
 }
 
+/// Compact text with sorted keys and numbers as they were written.
+pub fn sorted(value: &Json) -> String {
+    let mut out = String::new();
+    write(value, &mut out, &|text| text.to_string(), true);
+    out
+}
+
 fn write(value: &Json, out: &mut String, number: &dyn Fn(&str) -> String, sorted: bool) {
     match value {
         Json::Null => out.push_str("null"),

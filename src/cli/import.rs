@@ -24,8 +24,10 @@ const COLUMNS: &[Column] = &[
 /// Loads the paths and says per file what became of it. Exit code 1 when a file could not be read.
 pub(crate) async fn run(arguments: ImportArguments) -> anyhow::Result<ExitCode> {
     let directory = data_directory(arguments.data)?;
-    let options =
-        Options::named(&arguments.kind).with_context(|| format!("--as {} is not a known kind", arguments.kind))?;
+    let catalogue = super::source::catalogue(&directory, &arguments.profile)?;
+    let options = Options::named(&arguments.kind, catalogue).with_context(|| {
+        format!("--as {} is not a known kind; `threadline source list` names the profiles", arguments.kind)
+    })?;
     let recording = Recording::open(&directory, "import").await?;
     let report = load(&recording, &arguments.paths, options).await;
     recording.close().await?;

@@ -184,9 +184,12 @@ pub(crate) async fn watch(arguments: WatchArguments) -> anyhow::Result<ExitCode>
         output::talk(&format!("{} does not exist yet: it is followed once it does", path.display()));
     }
     let directory = data_directory(arguments.data)?;
+    let catalogue = super::source::catalogue(&directory, &arguments.profile)?;
+    let options = threadline_ingest::import::Options::named(&arguments.kind, catalogue)
+        .with_context(|| format!("--as {} is not a known kind", arguments.kind))?;
     let recording = Recording::open(&directory, "watch").await?;
     let pipeline = recording.pipeline();
-    let watching = follow::follow(&paths, recording.pipeline(), arguments.once);
+    let watching = follow::follow_with(&paths, recording.pipeline(), arguments.once, options.catalogue, options.format);
     let outcome = tokio::select! {
         outcome = watching => outcome.map_err(anyhow::Error::new),
         () = super::serve::stop_signal() => Ok(()),

@@ -65,14 +65,15 @@ impl FileImport {
         let mut source = self.open(batch.disk_bytes.clone())?;
         let mut head = Vec::new();
         source.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
-        let format = match self.options.format.map_or_else(|| recognise::recognise(&self.name, &head), Ok) {
+        let recognised = || recognise::recognise_with(&self.name, &head, &self.options.catalogue);
+        let format = match self.options.format.clone().map_or_else(recognised, Ok) {
             Ok(format) => format,
             Err(skipped) => {
                 report.skipped = Some(skipped.to_string());
                 return Ok(());
             }
         };
-        report.format = Some(format.as_str());
+        report.format = Some(format.as_str().to_string());
         let mut source = BufReader::with_capacity(256 * 1024, Cursor::new(head.clone()).chain(source));
         match format {
             Format::OtlpProtobuf => self.body(source, &head, Encoding::Protobuf, batch, report),
@@ -82,11 +83,11 @@ impl FileImport {
                 let is_lines = !source.fill_buf()?.is_empty() && threadline_schemas::json::parse(&first_line).is_ok();
                 let source = Cursor::new(first_line).chain(source);
                 match is_lines {
-                    true => self.lines(source, format, batch, report),
+                    true => self.lines(source, &format, batch, report),
                     false => self.body(source, &head, Encoding::Json, batch, report),
                 }
             }
-            _ => self.lines(source, format, batch, report),
+            _ => self.lines(source, &format, batch, report),
         }
     }
 
@@ -104,7 +105,7 @@ impl FileImport {
     fn lines(
         &self,
         source: impl BufRead,
-        format: Format,
+        format: &Format,
         batch: &mut Batch<'_>,
         report: &mut FileReport,
     ) -> Result<(), Stop> {
@@ -112,7 +113,11 @@ impl FileImport {
         let mut decoder: Option<Box<dyn LineDecoder>> = None;
         while let Some(line) = lines.next()? {
             report.lines += 1;
-            if line.bytes.iter().all(u8::is_ascii_whitespace) && line.sha256.is_none() {
+            if decoder.is_none() {
+                decoder = recognise::decoder(format, &self.name, lines.keys().first_line_digest());
+            }
+            let takes_empty = decoder.as_ref().is_some_and(|decoder| decoder.takes_empty_lines());
+            if line.bytes.iter().all(u8::is_ascii_whitespace) && line.sha256.is_none() && !takes_empty {
                 continue;
             }
             let context = self.pipeline.context(Collector::Import);
@@ -122,16 +127,16 @@ impl FileImport {
                 number: line.number,
                 delivery_key: &line.delivery_key,
             };
-            if decoder.is_none() {
-                decoder = recognise::decoder(format, &self.name, lines.keys().first_line_digest());
-            }
             match &mut decoder {
                 _ if line.sha256.is_some() => batch.add(vec![too_long(&context, &given, &line, format)])?,
                 Some(decoder) => batch.add(decoder.line(&context, given))?,
                 None => self.json_line(&given, batch, report)?,
             }
         }
-        Ok(())
+        match &mut decoder {
+            Some(decoder) => batch.add(decoder.finish(&self.pipeline.context(Collector::Import))),
+            None => Ok(()),
+        }
     }
 
     /// One OTLP body in JSON per line, as the file exporter of the OpenTelemetry collector writes.
@@ -180,7 +185,7 @@ impl FileImport {
             }
             Err(error) => {
                 report.lines = 1;
-                let format = self.options.format.map_or(report.format.unwrap_or_default(), Format::as_str);
+                let format = report.format.as_deref().unwrap_or_default();
                 batch.add(vec![rejected_body(&context, &self.name, &body, format, &error.to_string())])
             }
         }
@@ -267,7 +272,7 @@ fn too_long(
     context: &threadline_schemas::decode::Context<'_>,
     line: &Line<'_>,
     read: &FileLine,
-    format: Format,
+    format: &Format,
 ) -> Record {
     let reason = format!("line of {} bytes is above the limit; its beginning and its digest are kept", read.length);
     let mut record = context.rejected(line, format.as_str(), &reason);

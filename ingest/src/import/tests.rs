@@ -21,7 +21,7 @@ fn shown(report: &Report) -> String {
     let line = |file: &FileReport| {
         let what = file.skipped.as_deref().or(file.error.as_deref()).unwrap_or("-");
         let numbers = [file.lines, file.records, file.rejected, file.duplicates];
-        format!("{} {} {numbers:?} {what}\n", file.path, file.format.unwrap_or("-"))
+        format!("{} {} {numbers:?} {what}\n", file.path, file.format.as_deref().unwrap_or("-"))
     };
     report.files.iter().map(line).collect()
 }
@@ -161,7 +161,7 @@ async fn bodies_one_per_line_are_read_line_by_line() {
     let other = fs::read_to_string(captures().join("claude-code/cc-1/otlp/0003-logs.json")).unwrap();
     let one_line = |body: &str| threadline_schemas::json::parse(body.as_bytes()).unwrap().value.to_string();
     fs::write(bench.path("lines.json"), format!("{}\n{{\"odd\":1}}\n{}", one_line(&body), one_line(&other))).unwrap();
-    let options = Options::named("otlp-json").unwrap();
+    let options = Options::named("otlp-json", Options::default().catalogue).unwrap();
     let report = import(&bench, &[bench.path("lines.json")], &options).await;
     expect![[r#"
         lines.json otlp-json [3, 5, 1, 0] -
@@ -169,5 +169,5 @@ async fn bodies_one_per_line_are_read_line_by_line() {
     .assert_eq(&shown(&report));
     let lines: std::collections::BTreeSet<_> = bench.records().await.iter().map(|record| record.origin_line).collect();
     assert_eq!(lines.len(), 3);
-    assert!(Options::named("nonsense").is_none());
+    assert!(Options::named("nonsense", Options::default().catalogue).is_none());
 }

@@ -26,7 +26,7 @@ pub(crate) mod message;
 pub mod meta;
 pub(crate) mod method;
 pub(crate) mod opening;
-mod outcome;
+pub(crate) mod outcome;
 pub(crate) mod parts;
 pub mod pending;
 pub mod tap;

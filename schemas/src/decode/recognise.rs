@@ -3,14 +3,17 @@
 //! The head of a file may end anywhere, so its lines are not parsed: only the members at the top of
 //! each object are looked at. Compressed files are recognised by what is inside, under the name without `.gz`.
 
-use super::LineDecoder;
+use std::sync::Arc;
+
 use super::claude_code::ClaudeCodeDecoder;
 use super::codex::CodexDecoder;
 use super::http_capture::HttpCapture;
 use super::native::NativeDecoder;
 use super::otlp::Signal;
+use super::profile::{Catalogue, Profile, ProfileDecoder};
 use super::stdio_capture::StdioCapture;
-use crate::record::Kind;
+use super::{Context, Line, LineDecoder};
+use crate::record::{Collector, Kind};
 
 /// Bytes of a file that [`recognise`] wants to see, or all of it.
 pub const HEAD_BYTES: usize = 64 * 1024;
@@ -18,8 +21,11 @@ pub const HEAD_BYTES: usize = 64 * 1024;
 /// Lines that are looked at.
 const LINES_MAX: usize = 8;
 
+/// Lines that a profile is tried on; entries of several lines need more than one.
+const PROFILE_LINES_MAX: usize = 24;
+
 /// A format that can be imported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone)]
 pub enum Format {
     /// Recorded stdio of an MCP server.
     McpStdioCapture,
@@ -35,7 +41,20 @@ pub enum Format {
     OtlpProtobuf,
     /// Native events.
     Native,
+    /// Lines as a profile describes them.
+    Profile(Arc<Profile>),
 }
+
+impl PartialEq for Format {
+    fn eq(&self, other: &Format) -> bool {
+        match (self, other) {
+            (Format::Profile(one), Format::Profile(other)) => one.digest() == other.digest(),
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+        }
+    }
+}
+
+impl Eq for Format {}
 
 /// Why a file is not imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -46,8 +65,8 @@ pub struct Skipped {
 }
 
 impl Format {
-    /// Every format.
-    pub const ALL: &'static [Format] = &[
+    /// Every format that is built in.
+    pub const BUILT_IN: &'static [Format] = &[
         Format::McpStdioCapture,
         Format::McpHttpCapture,
         Format::ClaudeCode,
@@ -58,7 +77,7 @@ impl Format {
     ];
 
     /// The name for `--as` and reports; also the decoder's name in records.
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Format::McpStdioCapture => "mcp-stdio",
             Format::McpHttpCapture => "mcp-http",
@@ -67,16 +86,28 @@ impl Format {
             Format::OtlpJson => "otlp-json",
             Format::OtlpProtobuf => "otlp-protobuf",
             Format::Native => "native",
+            Format::Profile(profile) => profile.name(),
         }
     }
 
-    /// The format of this name.
+    /// The format of this name, built in or a shipped profile.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|format| format.as_str() == name)
+        Self::named(name, &Catalogue::shipped())
+    }
+
+    /// The format of this name, built in or one of these profiles.
+    pub fn named(name: &str, catalogue: &Catalogue) -> Option<Self> {
+        let built_in = Self::BUILT_IN.iter().find(|format| format.as_str() == name).cloned();
+        built_in.or_else(|| catalogue.get(name).cloned().map(Format::Profile))
+    }
+
+    /// Whether the name is that of a built-in format.
+    pub fn is_built_in(name: &str) -> bool {
+        Self::BUILT_IN.iter().any(|format| format.as_str() == name)
     }
 
     /// Whether it is read line by line, so that a growing file can be followed.
-    pub const fn is_lines(self) -> bool {
+    pub fn is_lines(&self) -> bool {
         !matches!(self, Format::OtlpJson | Format::OtlpProtobuf)
     }
 }
@@ -87,8 +118,13 @@ impl std::fmt::Display for Format {
     }
 }
 
-/// The format of a file by its head, or why it is none.
+/// The format of a file by its head, or why it is none; profiles are those that are shipped.
 pub fn recognise(file_name: &str, head: &[u8]) -> Result<Format, Skipped> {
+    recognise_with(file_name, head, &Catalogue::shipped())
+}
+
+/// The same with these profiles.
+pub fn recognise_with(file_name: &str, head: &[u8], catalogue: &Catalogue) -> Result<Format, Skipped> {
     let skipped = |reason| Err(Skipped { reason });
     let base = file_name.rsplit(['/', '\\']).next().unwrap_or_default();
     let base = base.strip_suffix(".gz").unwrap_or(base);
@@ -107,7 +143,63 @@ pub fn recognise(file_name: &str, head: &[u8]) -> Result<Format, Skipped> {
     let lines = head.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).take(LINES_MAX);
     // A document over several lines shows its members only as a whole.
     let found = lines.map(top_members).chain([top_members(head)]).find_map(|members| of_members(&members));
-    found.unwrap_or_else(|| skipped("format not recognised"))
+    // What a built-in decoder reads goes first, then what a profile reads, then what is known not to be a log.
+    match found {
+        Some(Ok(format)) => Ok(format),
+        other => match profile(file_name, head, catalogue) {
+            Some(profile) => Ok(Format::Profile(profile)),
+            None => other.unwrap_or_else(|| skipped("format not recognised")),
+        },
+    }
+}
+
+/// The profile that reads most of the first lines, if it reads half of them at least.
+fn profile(file_name: &str, head: &[u8], catalogue: &Catalogue) -> Option<Arc<Profile>> {
+    let head = head.strip_suffix(b"\n").unwrap_or(head);
+    let all: Vec<&[u8]> = head.split(|byte| *byte == b'\n').take(PROFILE_LINES_MAX).collect();
+    let members: Vec<Vec<TopMember<'_>>> = all.iter().map(|line| top_members(line)).collect();
+    let mut best: Option<((usize, i32), &Arc<Profile>)> = None;
+    for profile in catalogue.profiles().iter().filter(|profile| profile.is_recognisable()) {
+        let lines: Vec<&[u8]> = match profile.json_members() {
+            None => all.clone(),
+            Some(wanted) => {
+                let has =
+                    |members: &[TopMember<'_>]| wanted.iter().all(|key| members.iter().any(|member| member.key == key));
+                all.iter().zip(&members).filter(|(_, members)| has(members)).map(|(line, _)| *line).collect()
+            }
+        };
+        // The last line of a head may be cut: then its first members have to do.
+        let is_cut = |line: &&[u8]| line.first() == Some(&b'{') && line.last() != Some(&b'}');
+        let cut = usize::from(profile.json_members().is_some_and(|wanted| !wanted.is_empty()))
+            * usize::from(lines.last().is_some_and(is_cut));
+        let fitting = fitting_lines(profile, file_name, &lines[..lines.len() - cut]) + cut;
+        let said = all.iter().filter(|line| !line.trim_ascii().is_empty()).count();
+        let rank = (fitting, profile.priority());
+        if fitting > 0 && fitting * 2 >= said && best.is_none_or(|(known, _)| rank > known) {
+            best = Some((rank, profile));
+        }
+    }
+    best.map(|(_, profile)| profile.clone())
+}
+
+/// Lines that end up in a record which is not rejected; none when no record is more than a plain log line.
+fn fitting_lines(profile: &Arc<Profile>, file_name: &str, lines: &[&[u8]]) -> usize {
+    let context =
+        Context { tenant: "", collector: Collector::Own, observed_time_unix_us: i64::MAX / 1000, match_key: None };
+    let mut decoder = ProfileDecoder::new(profile.clone());
+    let mut records = Vec::new();
+    for (line, number) in lines.iter().zip(1..) {
+        let line = Line { bytes: line, file: Some(file_name), number, delivery_key: "" };
+        records.extend(decoder.line(&context, line));
+    }
+    records.extend(decoder.finish(&context));
+    let read = records.iter().filter(|record| record.kind != Kind::Rejected);
+    let lines_of =
+        |record: &crate::Record| record.raw.as_deref().map_or(0, |raw| memchr::memchr_iter(b'\n', raw).count() + 1);
+    match records.iter().any(|record| profile.is_specific(record)) {
+        true => read.map(lines_of).sum(),
+        false => 0,
+    }
 }
 
 /// The signal of an OTLP body: in JSON by its content, in protobuf by the file's name.
@@ -124,13 +216,14 @@ pub fn otlp_signal(file_name: &str, head: &[u8]) -> Option<Signal> {
 
 /// The decoder of a line format, `None` for formats of one body. `first_line_digest` names the file
 /// in connection ids; it must not change when the file grows.
-pub fn decoder(format: Format, file_name: &str, first_line_digest: &str) -> Option<Box<dyn LineDecoder>> {
+pub fn decoder(format: &Format, file_name: &str, first_line_digest: &str) -> Option<Box<dyn LineDecoder>> {
     Some(match format {
         Format::McpStdioCapture => Box::new(StdioCapture::new(file_name, first_line_digest)),
         Format::McpHttpCapture => Box::new(HttpCapture::new(file_name, first_line_digest)),
         Format::ClaudeCode => Box::new(ClaudeCodeDecoder::new()),
         Format::Codex => Box::new(CodexDecoder::new()),
         Format::Native => Box::new(NativeDecoder),
+        Format::Profile(profile) => Box::new(ProfileDecoder::new(profile.clone())),
         Format::OtlpJson | Format::OtlpProtobuf => return None,
     })
 }
@@ -168,6 +261,7 @@ fn of_members(members: &[TopMember<'_>]) -> Option<Result<Format, Skipped>> {
         }
         () if has(&["agentType", "toolUseId"]) => skipped("description of a sub-agent; its transcript is the source"),
         () if has(&["content_type", "file", "path"]) => skipped("index of recorded OTLP bodies"),
+        () if has(&["line_id", "session", "kind"]) => skipped("ground truth of a corpus"),
         () if has(&["session", "turns"]) || has(&["session", "steps"]) => skipped("ground truth of a recording"),
         () if has(&["jsonrpc"]) => skipped("JSON-RPC messages that do not say which way they went"),
         () if is_event() => Some(Ok(Format::Native)),
@@ -321,9 +415,9 @@ mod tests {
 
     #[test]
     fn names_parse_back_and_every_line_format_has_a_decoder() {
-        for format in Format::ALL {
-            assert_eq!(Format::parse(format.as_str()), Some(*format));
-            assert_eq!(decoder(*format, "f", "d").is_some(), format.is_lines());
+        for format in Format::BUILT_IN {
+            assert_eq!(Format::parse(format.as_str()).as_ref(), Some(format));
+            assert_eq!(decoder(format, "f", "d").is_some(), format.is_lines());
         }
         assert_eq!(Format::parse("auto"), None);
     }

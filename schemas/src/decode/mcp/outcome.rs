@@ -52,7 +52,7 @@ impl McpDecoder {
 const URL_ELICITATION_REQUIRED: i64 = -32042;
 
 /// The outcome of a JSON-RPC error: `denied` when it refuses authorization.
-pub(super) fn error_outcome(code: Option<i64>, message: Option<&str>, http_status: Option<&str>) -> Outcome {
+pub(crate) fn error_outcome(code: Option<i64>, message: Option<&str>, http_status: Option<&str>) -> Outcome {
     const REFUSALS: &[&str] = &[
         "unauthorized",
         "unauthorised",

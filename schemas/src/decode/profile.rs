@@ -1,0 +1,402 @@
+//! Source profiles: a log format described in TOML, and the decoder that reads lines by it.
+//!
+//! ```text
+//! line(s) -> entry (json | logfmt | csv | template) -> expand -> first rule that fits -> record(s)
+//! ```
+//!
+//! Invariants
+//! - a profile is checked as a whole when it is loaded; a word that is unknown is an error with line and column
+//! - every line is in a record: an entry that no rule fits, or that lacks a required field, is `rejected` with the reason
+//! - lines of one entry (a quoted line break, an indented statement) make one record: raw holds all of them, `origin_line`
+//!   the first, `threadline.lines` how many; an entry has at most [`ENTRY_LINES_MAX`] lines and [`ENTRY_BYTES_MAX`] bytes
+//! - all matching is linear in the line; a profile holds no code
+//! - `decoder` of a record is `<name>/<version>#<first 12 digits of the SHA-256 of the profile>`
+//!
+//! Not here: which profile a file is of (`recognise`), where profiles are kept ([`catalogue`]).
+
+mod catalogue;
+mod compile;
+mod condition;
+mod entry;
+mod error;
+mod explain;
+mod extract;
+mod map;
+mod path;
+mod rule;
+mod spec;
+mod target;
+mod template;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use regex::Regex;
+
+pub use self::catalogue::{Catalogue, CatalogueError};
+use self::entry::Entry;
+pub use self::error::ProfileError;
+pub use self::explain::{Explained, Explaining, FieldShown};
+use self::extract::Scope;
+use self::map::Mapping;
+use self::rule::{Expand, Rule, RuleKind};
+use self::template::Template;
+use super::{Context, Line, LineDecoder};
+use crate::columns::Record;
+use crate::record::{Kind, SourceKind};
+
+/// Lines of one entry.
+pub const ENTRY_LINES_MAX: usize = 10_000;
+/// Bytes of an entry that has several lines.
+pub const ENTRY_BYTES_MAX: usize = 4 << 20;
+
+/// A log format, ready to read lines.
+#[derive(Debug)]
+pub struct Profile {
+    name: String,
+    version: u32,
+    digest: String,
+    text: String,
+    decoder: String,
+    title: String,
+    shape: String,
+    seen_live: bool,
+    source_kind: SourceKind,
+    format: Format,
+    entry_start: Option<Regex>,
+    recognise: Recognise,
+    expand: Vec<Expand>,
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug)]
+enum Format {
+    Json,
+    Logfmt { equals_in_values: bool },
+    Csv(Vec<String>),
+    Template(Template),
+}
+
+#[derive(Debug)]
+struct Recognise {
+    members: Vec<String>,
+    priority: i32,
+    never: bool,
+}
+
+impl Profile {
+    /// Reads and checks the TOML of a profile.
+    ///
+    /// # Errors
+    /// The first mistake, with its place.
+    pub fn parse(text: &str) -> Result<Profile, ProfileError> {
+        compile::profile(text)
+    }
+
+    /// Its name, for `--as`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its version, raised when it reads a line differently.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// SHA-256 of its text, hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The TOML it was read from.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Name, version and digest as records carry them.
+    pub fn decoder(&self) -> &str {
+        &self.decoder
+    }
+
+    /// What it reads, in one line.
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
+    /// Where its shape is known from.
+    pub fn shape(&self) -> &str {
+        &self.shape
+    }
+
+    /// Whether it was made from lines that the program itself wrote, not from its source or documents.
+    pub fn is_seen_live(&self) -> bool {
+        self.seen_live
+    }
+
+    /// Side of the call the source stands on.
+    pub fn source_kind(&self) -> SourceKind {
+        self.source_kind
+    }
+
+    /// The rules' names, in the order in which they are tried.
+    pub fn rules(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().map(|rule| rule.name.as_str())
+    }
+
+    /// Higher goes first where several profiles read a file equally well.
+    pub(super) fn priority(&self) -> i32 {
+        self.recognise.priority
+    }
+
+    /// Whether a file can be recognised as its.
+    pub(super) fn is_recognisable(&self) -> bool {
+        !self.recognise.never
+    }
+
+    /// Members that a JSON line must have to be looked at; `None` for other formats.
+    pub(super) fn json_members(&self) -> Option<&[String]> {
+        matches!(self.format, Format::Json).then_some(&self.recognise.members)
+    }
+
+    /// Whether a record was made by a rule that asks for something.
+    pub(super) fn is_specific(&self, record: &Record) -> bool {
+        record.kind != Kind::Rejected
+            && (!matches!(self.format, Format::Json | Format::Logfmt { .. }) || record.kind != Kind::Log)
+    }
+
+    /// The records of one entry and, for people, the rule that made each.
+    fn entry(&self, context: &Context<'_>, line: &Line<'_>, lines: usize) -> (Vec<Record>, Option<usize>) {
+        let rejected = |reason: &str| (vec![self.rejected(context, line, lines, reason)], None);
+        let text = match std::str::from_utf8(line.bytes) {
+            Ok(text) => text,
+            Err(error) => return rejected(&format!("not UTF-8 at byte {}", error.valid_up_to())),
+        };
+        if text.trim().is_empty() {
+            return rejected("an empty line");
+        }
+        if let Some(at) = memchr::memchr(0, line.bytes) {
+            return rejected(&format!("a NUL at byte {at}"));
+        }
+        let entry = match self.read(text) {
+            Ok(entry) => entry,
+            Err(reason) => return rejected(&reason),
+        };
+        let mut made = Vec::new();
+        let mut used = Vec::new();
+        for expand in &self.expand {
+            let mut new = Vec::new();
+            used.extend(expand.apply(&entry.root, &made, &mut new));
+            made.append(&mut new);
+        }
+        let mut scope =
+            Scope { line: text, root: &entry.root, made: &made, captures: &[], item: None, used: RefCell::new(used) };
+        if entry.unread.is_some() {
+            return (vec![self.interrupted(context, line, lines, &entry, &scope)], None);
+        }
+        let fitting = self.rules.iter().enumerate().find_map(|(index, rule)| Some((index, rule, rule.fits(&scope)?)));
+        let Some((index, rule, captures)) = fitting else {
+            return rejected("no rule of the profile fits");
+        };
+        scope.captures = &captures;
+        match self.records(context, line, lines, &entry, rule, scope) {
+            Ok(records) => (records, Some(index)),
+            Err(reason) => (vec![self.rejected(context, line, lines, &reason)], Some(index)),
+        }
+    }
+
+    fn records<'d>(
+        &self,
+        context: &Context<'_>,
+        line: &Line<'_>,
+        lines: usize,
+        entry: &Entry,
+        rule: &Rule,
+        scope: Scope<'d>,
+    ) -> Result<Vec<Record>, String> {
+        let mut records = Vec::new();
+        let mut scope = scope;
+        let items = rule.items(&scope);
+        let used = scope.used.borrow().clone();
+        for (part, item) in items.into_iter().enumerate() {
+            scope.item = item;
+            scope.used = RefCell::new(used.clone());
+            let kind = if let RuleKind::Fixed(kind) = rule.kind { kind } else { Kind::Request };
+            let mut record = context.part(line, part, kind, &self.decoder);
+            record.source_kind = self.source_kind;
+            record.source_name = self.name.clone();
+            let mut mapping = Mapping::new(context, &scope, record, !matches!(self.format, Format::Json));
+            mapping.apply(rule)?;
+            self.about(&mut mapping, entry, lines);
+            records.push(mapping.finish());
+        }
+        Ok(records)
+    }
+
+    /// A line whose beginning reads as fields and whose rest does not, as after a raw line break inside a value. It says
+    /// something, so it is kept; it is no event, because anybody whose text gets into the log could have written it.
+    fn interrupted(
+        &self,
+        context: &Context<'_>,
+        line: &Line<'_>,
+        lines: usize,
+        entry: &Entry,
+        scope: &Scope<'_>,
+    ) -> Record {
+        let mut record = context.record(line, Kind::Log, &self.decoder);
+        record.source_kind = self.source_kind;
+        record.source_name = self.name.clone();
+        record.error_type = Some("stray_text".into());
+        let mut mapping = Mapping::new(context, scope, record, true);
+        self.about(&mut mapping, entry, lines);
+        mapping.finish()
+    }
+
+    fn about(&self, mapping: &mut Mapping<'_, '_>, entry: &Entry, lines: usize) {
+        if lines > 1 {
+            mapping.number("threadline.lines", lines as i64);
+        }
+        if let Some(unread) = &entry.unread {
+            mapping.note("threadline.unread", unread);
+        }
+        mapping.notes("threadline.duplicate_keys", &entry.duplicate_keys);
+    }
+
+    fn read(&self, text: &str) -> Result<Entry, String> {
+        match &self.format {
+            Format::Json => entry::json_object(text),
+            Format::Logfmt { equals_in_values } => entry::logfmt(text, *equals_in_values),
+            Format::Csv(columns) => entry::csv_object(text, columns),
+            Format::Template(template) => template.read(text.strip_suffix('\r').unwrap_or(text)),
+        }
+    }
+
+    fn rejected(&self, context: &Context<'_>, line: &Line<'_>, lines: usize, reason: &str) -> Record {
+        let mut record = context.rejected(line, &self.decoder, reason);
+        record.source_kind = self.source_kind;
+        record.source_name = self.name.clone();
+        if lines > 1 {
+            record.attributes = Some(format!("{{\"threadline.lines\":{lines}}}"));
+        }
+        record
+    }
+}
+
+/// Reads the lines of one file by a profile.
+#[derive(Debug)]
+pub struct ProfileDecoder {
+    profile: Arc<Profile>,
+    held: Option<Held>,
+}
+
+/// Lines of an entry that may go on.
+#[derive(Debug)]
+struct Held {
+    bytes: Vec<u8>,
+    lines: usize,
+    file: Option<String>,
+    number: i64,
+    delivery_key: String,
+}
+
+impl Held {
+    fn of(line: &Line<'_>) -> Held {
+        Held {
+            bytes: line.bytes.to_vec(),
+            lines: 1,
+            file: line.file.map(str::to_string),
+            number: line.number,
+            delivery_key: line.delivery_key.into(),
+        }
+    }
+
+    fn line(&self) -> Line<'_> {
+        Line { bytes: &self.bytes, file: self.file.as_deref(), number: self.number, delivery_key: &self.delivery_key }
+    }
+
+    fn has_room(&self, bytes: &[u8]) -> bool {
+        self.lines < ENTRY_LINES_MAX && self.bytes.len() + bytes.len() < ENTRY_BYTES_MAX
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.push(b'\n');
+        self.bytes.extend_from_slice(bytes);
+        self.lines += 1;
+    }
+}
+
+impl ProfileDecoder {
+    /// For one file.
+    pub fn new(profile: Arc<Profile>) -> Self {
+        ProfileDecoder { profile, held: None }
+    }
+
+    fn flush(&mut self, context: &Context<'_>) -> Vec<Record> {
+        let Some(held) = self.held.take() else { return Vec::new() };
+        self.profile.entry(context, &held.line(), held.lines).0
+    }
+
+    /// Lines that belong together because a quote is still open.
+    fn csv_line(&mut self, context: &Context<'_>, line: &Line<'_>) -> Vec<Record> {
+        let mut records = Vec::new();
+        match &mut self.held {
+            None if entry::csv_is_complete(line.bytes) => return self.profile.entry(context, line, 1).0,
+            None => {
+                self.held = Some(Held::of(line));
+                return records;
+            }
+            Some(held) if held.has_room(line.bytes) => {
+                held.push(line.bytes);
+                if entry::csv_is_complete(&held.bytes) {
+                    records.extend(self.flush(context));
+                }
+                return records;
+            }
+            Some(_) => {}
+        }
+        // Too long to be an entry: refused, and reading starts again with this line.
+        records.extend(self.flush(context));
+        records.extend(self.csv_line(context, line));
+        records
+    }
+
+    /// Lines that do not begin an entry go on with the one before.
+    fn text_line(&mut self, context: &Context<'_>, line: &Line<'_>) -> Vec<Record> {
+        let start = self.profile.entry_start.as_ref();
+        let is_start = start.is_none_or(|start| std::str::from_utf8(line.bytes).is_ok_and(|text| start.is_match(text)));
+        if !is_start
+            && let Some(held) = &mut self.held
+            && held.has_room(line.bytes)
+        {
+            held.push(line.bytes);
+            return Vec::new();
+        }
+        let records = self.flush(context);
+        self.held = Some(Held::of(line));
+        records
+    }
+}
+
+impl LineDecoder for ProfileDecoder {
+    fn line(&mut self, context: &Context<'_>, line: Line<'_>) -> Vec<Record> {
+        match (&self.profile.format, &self.profile.entry_start) {
+            (Format::Csv(_), _) => self.csv_line(context, &line),
+            (_, Some(_)) => self.text_line(context, &line),
+            (_, None) => self.profile.entry(context, &line, 1).0,
+        }
+    }
+
+    fn is_holding(&self) -> bool {
+        self.held.is_some()
+    }
+
+    fn finish(&mut self, context: &Context<'_>) -> Vec<Record> {
+        self.flush(context)
+    }
+
+    fn takes_empty_lines(&self) -> bool {
+        true
+    }
+}
