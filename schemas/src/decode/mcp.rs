@@ -206,6 +206,7 @@ impl McpDecoder {
         self.asked_for(&mut record, parts, frame, method, params);
         self.ids_of(&mut record, frame.direction, params, transport);
         let mut attributes = transport.notes.clone();
+        note_sender(&mut attributes, method, frame.direction);
         let has_column: &[&str] = if method == "tools/call" { &["name", "arguments"] } else { &["arguments"] };
         attributes.rest_of(params, &[has_column, &["requestState", "inputResponses"]].concat());
         attributes.finish(&mut record);
@@ -277,6 +278,7 @@ impl McpDecoder {
             record.rpc_id = Some(id);
         }
         let mut attributes = transport.notes.clone();
+        note_sender(&mut attributes, method, frame.direction);
         attributes.rest_of(params, &[]);
         attributes.finish(&mut record);
         parts.push(record);
@@ -434,6 +436,13 @@ impl McpDecoder {
 
 /// A longer name of a client or server is not kept for the connection.
 const NAME_BYTES_MAX: usize = 1024;
+
+/// A server that calls tools, a client that elicits: no peer of the protocol does that.
+fn note_sender(attributes: &mut Attributes, method: &str, direction: Direction) {
+    if !method::is_sender(method, direction) {
+        attributes.put("threadline.unexpected_sender", Json::Bool(true));
+    }
+}
 
 fn request_state_key(state: &str) -> Key {
     Key::new(KeyKind::RequestState, &hex::encode(Sha256::digest(state)))

@@ -10,7 +10,10 @@
 //!   say is repeated in the `attributes` of each of its records
 //! - a log record or span that cannot be read becomes a `rejected` record; only a body that is not
 //!   OTLP at all, or that passes a limit below, fails as a whole
-//! - metrics are accepted and counted, not kept
+//! - metrics are accepted and counted by source and metric, not kept
+//! - receivers leave out what the drop list names ([`drop_list`]); imported files are taken whole
+//! - a record of a model's answer is followed by a part for each tool it chose ([`genai`]), of at most
+//!   [`PARTS_MAX`] and a part per KiB of body
 //!
 //! Time: a span's start. A log record's `timeUnixNano`, or when that is zero (Codex) its
 //! `observedTimeUnixNano` with `time_quality` zero: the order is then right although the source did
@@ -18,16 +21,22 @@
 //!
 //! Not here: transport, compression, content types; the caller names signal and encoding.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
+use self::drop_list::{DropList, Dropped};
 use super::{Context, Line};
 use crate::columns::Record;
 use crate::json::{JsonError, Limits};
 
 mod claude_code;
 mod codex;
+mod copilot;
+pub mod drop_list;
+mod gemini_cli;
+mod genai;
 mod item;
 mod json;
 mod mapping;
@@ -45,6 +54,12 @@ pub const EVENTS_MAX: usize = 1_024;
 pub const VALUE_DEPTH_MAX: usize = 32;
 /// Bytes that resource and scope may add to all records of one body together.
 pub const SHARED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Tool choices of one body that become records of their own; what is beyond stays in the attributes.
+pub const PARTS_MAX: usize = 1_024;
+/// Of a small body.
+const PARTS_MIN: usize = 8;
+/// Metrics of one body that are counted by name; what is beyond is counted without.
+pub const METRIC_NAMES_MAX: usize = 1_024;
 /// Bounds of a JSON body.
 pub const JSON_LIMITS: Limits = Limits { depth_max: 128, nodes_max: 2_000_000 };
 
@@ -153,13 +168,30 @@ pub enum OtlpError {
 /// What a body held.
 #[derive(Debug, Default)]
 pub struct OtlpBody {
-    /// A record per log record or span.
+    /// A record per log record or span that is not left out, with its parts, then `gap` records about the rest.
     pub records: Vec<Record>,
-    /// Metric data points, counted and dropped.
+    /// Log records and spans, left out or not.
+    pub items: usize,
+    /// Metric data points, counted and not kept.
     pub metric_points: u64,
+    /// The same by source and metric.
+    pub metrics: Vec<Named>,
+    /// Items left out, by source and rule.
+    pub dropped: Vec<Named>,
 }
 
-/// Decodes one export body.
+/// A count under two names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Whose.
+    pub source: String,
+    /// Of what: a metric, a rule.
+    pub name: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// Decodes one export body whole.
 pub fn decode_body(
     context: &Context<'_>,
     body: &[u8],
@@ -167,15 +199,29 @@ pub fn decode_body(
     encoding: Encoding,
     origin_file: Option<&str>,
 ) -> Result<OtlpBody, OtlpError> {
+    decode_body_without(context, body, signal, encoding, origin_file, &DropList::none())
+}
+
+/// Decodes one export body, leaving out what `drop_list` names.
+pub fn decode_body_without(
+    context: &Context<'_>,
+    body: &[u8],
+    signal: Signal,
+    encoding: Encoding,
+    origin_file: Option<&str>,
+    drop_list: &DropList,
+) -> Result<OtlpBody, OtlpError> {
     check_encoding(body, encoding)?;
     let groups = match (encoding, signal) {
-        (Encoding::Protobuf, Signal::Metrics) => return protobuf::metric_points(body).map(counted),
-        (Encoding::Json, Signal::Metrics) => return json::metric_points(body).map(counted),
+        (Encoding::Protobuf, Signal::Metrics) => return protobuf::metrics(body).map(Points::counted),
+        (Encoding::Json, Signal::Metrics) => return json::metrics(body).map(Points::counted),
         (Encoding::Protobuf, _) => protobuf::read(body, signal)?,
         (Encoding::Json, _) => json::read(body, signal)?,
     };
     let delivery = Delivery { body, digest: hex::encode(Sha256::digest(body)), origin_file };
-    let mut records = Vec::new();
+    let decoder = encoding.decoder();
+    let (mut records, mut items, mut dropped) = (Vec::new(), 0, Dropped::default());
+    let mut parts_left = (body.len() / 1024).clamp(PARTS_MIN, PARTS_MAX);
     let mut shared_bytes = 0usize;
     for group in groups {
         let side = side::of(&group);
@@ -186,26 +232,60 @@ pub fn decode_body(
                 return Err(OtlpError::SharedTooLarge(SHARED_BYTES_MAX));
             }
             for (span, item) in &scope.items {
-                let ordinal = records.len() + 1;
-                records.push(match item {
-                    Ok(item) => delivery.with_line(ordinal, span, |line| {
-                        mapping::record(context, &line, encoding.decoder(), &shared, side, item)
-                    }),
-                    Err(reason) => delivery.with_line(ordinal, span, |line| {
-                        let mut record = context.rejected(&line, encoding.decoder(), reason);
+                items += 1;
+                delivery.with_line(items, span, |line| match item {
+                    Ok(item) => {
+                        let mapped = mapping::records(context, &line, decoder, &shared, side, item, &mut parts_left);
+                        match mapped
+                            .first()
+                            .and_then(|record| drop_list.rule(record, &scope.name, item).zip(Some(record)))
+                        {
+                            Some((rule, record)) => dropped.add(record, rule),
+                            None => records.extend(mapped),
+                        }
+                    }
+                    Err(reason) => {
+                        let mut record = context.rejected(&line, decoder, reason);
                         record.source_kind = side;
                         record.source_name = shared.source_name.clone();
-                        record
-                    }),
+                        records.push(record);
+                    }
                 });
             }
         }
     }
-    Ok(OtlpBody { records, metric_points: 0 })
+    records.extend(dropped.gaps(context, decoder, &delivery));
+    Ok(OtlpBody { records, items, dropped: dropped.counts(), ..OtlpBody::default() })
 }
 
-fn counted(metric_points: u64) -> OtlpBody {
-    OtlpBody { records: Vec::new(), metric_points }
+/// Metric points as they are counted.
+#[derive(Debug, Default)]
+struct Points {
+    total: u64,
+    by_name: BTreeMap<(String, String), u64>,
+}
+
+impl Points {
+    fn add(&mut self, source: &str, metric: &str, points: u64) {
+        /// Longer names are cut: they are labels of counters.
+        const NAME_CHARS_MAX: usize = 128;
+        self.total += points;
+        let short = |text: &str| text.chars().take(NAME_CHARS_MAX).collect::<String>();
+        let key = (short(source), short(metric));
+        if points > 0 && (self.by_name.len() < METRIC_NAMES_MAX || self.by_name.contains_key(&key)) {
+            *self.by_name.entry(key).or_default() += points;
+        }
+    }
+
+    fn counted(self) -> OtlpBody {
+        let named: u64 = self.by_name.values().sum();
+        let mut metrics: Vec<Named> =
+            self.by_name.into_iter().map(|((source, name), count)| Named { source, name, count }).collect();
+        if named < self.total {
+            metrics.push(Named { source: "(other)".into(), name: "(other)".into(), count: self.total - named });
+        }
+        OtlpBody { metric_points: self.total, metrics, ..OtlpBody::default() }
+    }
 }
 
 /// Catches the wrong content type before it turns into an odd parse error. Every OTLP protobuf body
@@ -226,7 +306,7 @@ struct Delivery<'a> {
 }
 
 impl Delivery<'_> {
-    fn with_line(&self, ordinal: usize, span: &Range<usize>, read: impl FnOnce(Line<'_>) -> Record) -> Record {
+    fn with_line<T>(&self, ordinal: usize, span: &Range<usize>, read: impl FnOnce(Line<'_>) -> T) -> T {
         let key = format!("body:{}:{ordinal}", self.digest);
         let bytes = self.body.get(span.clone()).unwrap_or_default();
         read(Line { bytes, file: self.origin_file, number: ordinal as i64, delivery_key: &key })
@@ -235,3 +315,5 @@ impl Delivery<'_> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_conventions;

@@ -10,7 +10,9 @@ use std::ops::Range;
 use jiter::{Jiter, JiterError};
 
 use super::item::{Detail, Group, Item, Link, Scope, base64, double, id};
-use super::{ATTRIBUTES_MAX, EVENTS_MAX, JSON_LIMITS, OtlpError, RECORDS_PER_BODY_MAX, Signal, VALUE_DEPTH_MAX};
+use super::{
+    ATTRIBUTES_MAX, EVENTS_MAX, JSON_LIMITS, OtlpError, Points, RECORDS_PER_BODY_MAX, Signal, VALUE_DEPTH_MAX,
+};
 use crate::json::{Json, Member, parse_within};
 
 /// The member names of one signal.
@@ -51,17 +53,24 @@ pub(super) fn read(body: &[u8], signal: Signal) -> Result<Vec<Group>, OtlpError>
 }
 
 /// Counts data points: `resourceMetrics[].scopeMetrics[].metrics[].<kind>.dataPoints`.
-pub(super) fn metric_points(body: &[u8]) -> Result<u64, OtlpError> {
+pub(super) fn metrics(body: &[u8]) -> Result<Points, OtlpError> {
     let signal = Signal::Metrics;
     let root = root(body, signal)?;
     let mut budget = RECORDS_PER_BODY_MAX;
-    let mut points = 0;
+    let mut points = Points::default();
     for resource in array(&root, METRICS.resources, signal, &mut budget)? {
+        let of_resource = shared(resource.get("resource"), signal)?;
         for scope in array(resource, METRICS.scopes, signal, &mut budget)? {
+            let scope_name = scope.at(&["scope", "name"]).and_then(Json::as_str).unwrap_or_default();
+            let source = super::mapping::source_name(&of_resource, scope_name);
             for metric in array(scope, METRICS.items, signal, &mut budget)? {
                 let kinds = ["gauge", "sum", "histogram", "exponentialHistogram", "summary"];
                 let of = |kind: &&str| metric.at(&[kind, "dataPoints"]).map_or(0, |points| points.items().len());
-                points += kinds.iter().map(of).sum::<usize>() as u64;
+                points.add(
+                    source,
+                    metric.str_at("name").unwrap_or_default(),
+                    kinds.iter().map(of).sum::<usize>() as u64,
+                );
             }
         }
     }

@@ -1,9 +1,14 @@
 //! From an item to a record: time, ids, keys, and the attributes that no column takes. What the item
-//! means is decided by the emitter's dialect ([`super::claude_code`], [`super::codex`]) or else by
-//! the conventions ([`super::spans`]).
+//! means is decided by the emitter's dialect ([`super::claude_code`], [`super::codex`],
+//! [`super::gemini_cli`], [`super::copilot`]) or else by the conventions ([`super::spans`]).
+//!
+//! A span link is a second parent: its ids are a `parent-span` key behind the span's own, and its
+//! trace a key behind the span's own trace. A span that links to many traces (a batch) belongs to
+//! none of them.
 
+use super::genai::Choice;
 use super::item::{Detail, Group, Item, Link, Scope, get};
-use super::{claude_code, codex, spans};
+use super::{claude_code, codex, copilot, gemini_cli, genai, spans};
 use crate::columns::Record;
 use crate::decode::transcript::{member, millis_to_nanos};
 use crate::decode::{Context, Line};
@@ -28,8 +33,7 @@ impl Shared<'_> {
 
 /// Reads what resource and scope say.
 pub(super) fn shared<'a>(group: &Group, scope: &'a Scope) -> Shared<'a> {
-    let service = get(&group.resource, "service.name").and_then(Json::as_str).filter(|name| !name.is_empty());
-    let source_name = service.or(Some(scope.name.as_str()).filter(|name| !name.is_empty())).unwrap_or("unknown");
+    let source_name = source_name(&group.resource, &scope.name);
     let mut resource = vec![member("attributes", Json::Object(group.resource.clone()))];
     push_text(&mut resource, "schema_url", &group.schema_url);
     let mut about = Vec::new();
@@ -43,6 +47,15 @@ pub(super) fn shared<'a>(group: &Group, scope: &'a Scope) -> Shared<'a> {
     Shared { scope: &scope.name, source_name: source_name.to_string(), rendered }
 }
 
+/// Who says it: the service, else the instrumentation scope.
+pub(super) fn source_name<'a>(resource: &'a [Member], scope: &'a str) -> &'a str {
+    let service = get(resource, "service.name").and_then(Json::as_str).filter(|name| !name.is_empty());
+    service.or(Some(scope).filter(|name| !name.is_empty())).unwrap_or("unknown")
+}
+
+/// Traces that one span may link to and still belong to all of them.
+const LINKED_TRACES_MAX: usize = 8;
+
 /// An item on its way to a record.
 pub(super) struct Reading<'a> {
     pub(super) context: &'a Context<'a>,
@@ -51,23 +64,25 @@ pub(super) struct Reading<'a> {
     pub(super) record: Record,
     /// Attributes that went into columns as they are.
     taken: Vec<&'static str>,
+    choices: Vec<Choice>,
 }
 
-/// The record of one item.
-pub(super) fn record(
+/// The record of one item, and a part for each tool that a model chose in it, of which `parts_left` more may come.
+pub(super) fn records(
     context: &Context<'_>,
     line: &Line<'_>,
     decoder: &str,
     shared: &Shared<'_>,
     side: SourceKind,
     item: &Item,
-) -> Record {
+    parts_left: &mut usize,
+) -> Vec<Record> {
     let kind = if item.span_kind().is_some() { Kind::Span } else { Kind::Log };
     let mut record = context.record(line, kind, decoder);
     record.source_kind = side;
     record.source_name = shared.source_name.clone();
     record.name = Some(item.name.clone()).filter(|name| !name.is_empty());
-    let mut reading = Reading { context, shared, item, record, taken: Vec::new() };
+    let mut reading = Reading { context, shared, item, record, taken: Vec::new(), choices: Vec::new() };
     reading.set_time();
     reading.set_trace();
     reading.set_detail();
@@ -75,16 +90,45 @@ pub(super) fn record(
     match dialect(shared) {
         Dialect::ClaudeCode => claude_code::map(&mut reading),
         Dialect::Codex => codex::map(&mut reading),
+        Dialect::GeminiCli => gemini_cli::map(&mut reading),
+        Dialect::Copilot => copilot::map(&mut reading),
         Dialect::Conventions => spans::map(&mut reading),
     }
     let attributes = reading.attributes();
     reading.record.attributes = Some(attributes);
-    reading.record
+    let choices = std::mem::take(&mut reading.choices);
+    let mut records = vec![reading.record];
+    for choice in choices {
+        let Some(left) = parts_left.checked_sub(1) else { break };
+        *parts_left = left;
+        let part = context.part(line, records.len(), Kind::Selection, decoder);
+        records.push(selection(context, part, &records[0], choice));
+    }
+    records
+}
+
+/// A choice bears the ids of the answer it stands in.
+fn selection(context: &Context<'_>, mut part: Record, answer: &Record, choice: Choice) -> Record {
+    part.time_unix_nano = answer.time_unix_nano;
+    part.time_quality = answer.time_quality;
+    part.source_kind = answer.source_kind;
+    part.source_name.clone_from(&answer.source_name);
+    part.agent_name.clone_from(&answer.agent_name);
+    part.user_claimed.clone_from(&answer.user_claimed);
+    part.trace_id.clone_from(&answer.trace_id);
+    part.span_id.clone_from(&answer.span_id);
+    part.conversation_id.clone_from(&answer.conversation_id);
+    part.turn_id.clone_from(&answer.turn_id);
+    genai::describe(&mut part, choice);
+    part.arguments_digest = context.digest_text(part.arguments.as_deref());
+    part
 }
 
 enum Dialect {
     ClaudeCode,
     Codex,
+    GeminiCli,
+    Copilot,
     Conventions,
 }
 
@@ -93,9 +137,17 @@ fn dialect(shared: &Shared<'_>) -> Dialect {
         Dialect::ClaudeCode
     } else if shared.scope.starts_with("codex") || shared.source_name.starts_with("codex") {
         Dialect::Codex
+    } else if ["gemini-cli", "gemini_cli"].iter().any(|name| is_named(shared, name)) {
+        Dialect::GeminiCli
+    } else if is_named(shared, "copilot-chat") {
+        Dialect::Copilot
     } else {
         Dialect::Conventions
     }
+}
+
+fn is_named(shared: &Shared<'_>, prefix: &str) -> bool {
+    shared.scope.starts_with(prefix) || shared.source_name.starts_with(prefix)
 }
 
 impl Reading<'_> {
@@ -124,11 +176,31 @@ impl Reading<'_> {
         self.record.span_id = id(&self.item.span_id, 16);
         if let Detail::Span { parent_span_id, links, .. } = &self.item.detail {
             self.record.parent_span_id = id(parent_span_id, 16);
-            for link in links.iter().filter(|link| is_id(&link.trace_id, 32)) {
+            self.set_links(links);
+        }
+    }
+
+    /// Second parents, behind the span's own trace and parent.
+    fn set_links(&mut self, links: &[Link]) {
+        let valid: Vec<&Link> = links.iter().filter(|link| is_id(&link.trace_id, 32)).collect();
+        if valid.is_empty() {
+            return;
+        }
+        if let Some(trace) = self.record.trace_id.clone() {
+            self.record.add_key(Key::new(KeyKind::Trace, &trace));
+            if let Some(parent) = self.record.parent_span_id.clone() {
+                self.record.add_key(Key::scoped(KeyKind::ParentSpan, &trace, &parent));
+            }
+        }
+        let mut traces: Vec<&str> = valid.iter().map(|link| link.trace_id.as_str()).collect();
+        traces.sort_unstable();
+        traces.dedup();
+        for link in valid {
+            if traces.len() <= LINKED_TRACES_MAX {
                 self.record.add_key(Key::new(KeyKind::Trace, &link.trace_id));
-                if is_id(&link.span_id, 16) {
-                    self.record.add_key(Key::scoped(KeyKind::Span, &link.trace_id, &link.span_id));
-                }
+            }
+            if is_id(&link.span_id, 16) {
+                self.record.add_key(Key::scoped(KeyKind::ParentSpan, &link.trace_id, &link.span_id));
             }
         }
     }
@@ -162,7 +234,15 @@ impl Reading<'_> {
 
     /// Ids that mean the same whoever writes them.
     fn set_common(&mut self) {
-        self.record.conversation_id = self.take(&["gen_ai.conversation.id", "conversation.id", "session.id"]);
+        self.record.conversation_id = self.take(&[
+            "gen_ai.conversation.id",
+            "conversation.id",
+            "session.id",
+            "traceloop.association.properties.conversation_id",
+            "traceloop.association.properties.thread_id",
+            "traceloop.association.properties.session_id",
+            "traceloop.association.properties.chat_id",
+        ]);
         self.record.turn_id = self.take(&["prompt.id", "turn.id", "turn_id"]);
         self.record.tool_call_id = self.take(&[
             "gen_ai.tool.call.id",
@@ -171,9 +251,18 @@ impl Reading<'_> {
             "tool.call_id",
             "call_id",
             "tool_call.id",
+            "message.tool_call_id",
+            "tool.id",
         ]);
-        self.record.user_claimed = self.take(&["enduser.id", "user.email", "user.id", "user_id", "user"]);
-        self.record.agent_name = self.take(&["gen_ai.agent.name"]);
+        self.record.user_claimed = self.take(&[
+            "enduser.id",
+            "user.email",
+            "user.id",
+            "user_id",
+            "user",
+            "traceloop.association.properties.user_id",
+        ]);
+        self.record.agent_name = self.take(&["gen_ai.agent.name", "agent.name"]);
         self.record.rpc_error_code = ["rpc.response.status_code", "rpc.jsonrpc.error_code", "mcp.error.code"]
             .iter()
             .find_map(|key| self.item.attribute(key).and_then(Json::as_i64));
@@ -195,8 +284,13 @@ impl Reading<'_> {
             let scope = server.unwrap_or(&self.shared.source_name);
             self.record.add_key(Key::scoped(KeyKind::McpSession, scope, session));
         }
-        let rpc_id = ["jsonrpc.request.id", "rpc.jsonrpc.request_id", "mcp.request.id"];
+        let rpc_id = ["jsonrpc.request.id", "rpc.jsonrpc.request_id", "rpc.request.id", "mcp.request.id"];
         self.record.rpc_id = rpc_id.iter().find_map(|key| self.item.attribute(key)).and_then(rpc_id_text);
+    }
+
+    /// A tool that the model chose in this record.
+    pub(super) fn choose(&mut self, choice: Choice) {
+        self.choices.push(choice);
     }
 
     /// The first of these text attributes that says something; it goes into a column as it is.

@@ -16,7 +16,7 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span};
 use prost::Message;
 
 use super::item::{Detail, Group, Item, Link, Scope, base64, double, id};
-use super::{ATTRIBUTES_MAX, EVENTS_MAX, OtlpError, RECORDS_PER_BODY_MAX, Signal, VALUE_DEPTH_MAX};
+use super::{ATTRIBUTES_MAX, EVENTS_MAX, OtlpError, Points, RECORDS_PER_BODY_MAX, Signal, VALUE_DEPTH_MAX};
 use crate::json::{Json, Member};
 
 /// Reads a logs or traces body.
@@ -177,19 +177,28 @@ fn value(any: Option<AnyValue>, depth: usize) -> Result<Json, String> {
 }
 
 /// Counts data points: `ResourceMetrics.scope_metrics.metrics.<kind>.data_points`.
-pub(super) fn metric_points(body: &[u8]) -> Result<u64, OtlpError> {
+pub(super) fn metrics(body: &[u8]) -> Result<Points, OtlpError> {
     /// Gauge, sum, histogram, exponential histogram, summary.
     const KINDS: [u32; 5] = [5, 7, 9, 10, 11];
     let walk = Walk { body, signal: Signal::Metrics };
-    let mut points = 0;
+    let mut points = Points::default();
     for resource in walk.messages(0..body.len(), 1)? {
+        let mut about = Resource::default();
+        for part in walk.messages(resource.clone(), 1)? {
+            walk.merge(&mut about, part)?;
+        }
+        let about = walk.shared(members(about.attributes), resource.start)?;
         for scope in walk.messages(resource, 2)? {
+            let name = walk.messages(scope.clone(), 1)?.pop().map(|scope| walk.text(scope, 1)).transpose()?;
+            let source = super::mapping::source_name(&about, name.as_deref().unwrap_or_default());
             for metric in walk.messages(scope, 2)? {
+                let mut of_metric = 0;
                 for kind in KINDS {
                     for data in walk.messages(metric.clone(), kind)? {
-                        points += walk.messages(data, 1)?.len() as u64;
+                        of_metric += walk.messages(data, 1)?.len() as u64;
                     }
                 }
+                points.add(source, &walk.text(metric, 1)?, of_metric);
             }
         }
     }

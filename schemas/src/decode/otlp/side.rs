@@ -4,6 +4,7 @@
 //! A body shows only some of a service's spans, so two bodies of one service may differ here;
 //! `unknown` is a normal answer.
 
+use super::genai;
 use super::item::{Group, Item, KIND_CLIENT, KIND_SERVER, get};
 use crate::json::Json;
 use crate::record::SourceKind;
@@ -64,7 +65,11 @@ pub(super) fn of(group: &Group) -> SourceKind {
 /// What one span shows about the process that made it.
 fn shown_by(item: &Item) -> Option<SourceKind> {
     let kind = item.span_kind()?;
-    if matches!(item.text("gen_ai.operation.name"), Some("invoke_agent" | "chat" | "generate_content")) {
+    if matches!(item.text("gen_ai.operation.name"), Some("invoke_agent" | "chat" | "generate_content"))
+        || matches!(item.text("traceloop.span.kind"), Some("agent" | "workflow"))
+        || item.text("openinference.span.kind") == Some("AGENT")
+        || genai::is_model_request(item)
+    {
         return Some(SourceKind::Host);
     }
     let method = item.text("mcp.method.name")?;

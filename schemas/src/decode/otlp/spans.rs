@@ -1,12 +1,23 @@
 //! What a span or log record means by the conventions: MCP, GenAI, HTTP and database attributes, and
-//! the names that SDKs and gateways use instead.
+//! the names that SDKs and gateways use instead, old ones beside new ones. Models: [`super::genai`].
+//!
+//! | what | now | before, elsewhere |
+//! | --- | --- | --- |
+//! | method | `mcp.method.name` | `rpc.method` of `rpc.system` `jsonrpc` or `mcp`, `mcp.method`, `mcp.request.method`, span `<method>.mcp` |
+//! | JSON-RPC id | `jsonrpc.request.id` | `rpc.jsonrpc.request_id`, `mcp.request.id` |
+//! | error code | `rpc.response.status_code` | `rpc.jsonrpc.error_code`, `mcp.error.code` |
+//! | tool | `gen_ai.tool.name` | `mcp.tool.name`, `tool.name`, `traceloop.entity.name` |
+//! | prompt, resource | `gen_ai.prompt.name`, `mcp.resource.uri` | `mcp.prompt.name`, `mcp.resource.id` |
+//! | arguments | `gen_ai.tool.call.arguments` | `mcp.tool.arguments`, `input.value`, `traceloop.entity.input` |
+//! | result | `gen_ai.tool.call.result` | `mcp.tool.result`, `output.value`, `traceloop.entity.output` |
 //!
 //! A nested client span of the same call (fastmcp above `MCP send ..`) is a record of its own; that
 //! the two are one call is seen by trace and parent, not here.
 
+use super::genai;
 use super::item::{KIND_CLIENT, KIND_PRODUCER};
 use super::mapping::Reading;
-use crate::decode::mcp::method::request_kind;
+use crate::decode::mcp::method::{is_known, request_kind};
 use crate::json::{self, Json};
 use crate::record::{Kind, Outcome, SourceKind};
 
@@ -29,12 +40,17 @@ pub(super) fn map(reading: &mut Reading<'_>) {
     if reading.record.source_kind == SourceKind::Gateway && gateway(reading) {
         return;
     }
+    if genai::is_model_request(reading.item) {
+        genai::model_request(reading);
+        return;
+    }
     match reading.item.text("gen_ai.operation.name") {
         Some("execute_tool") => call(reading),
-        Some("chat" | "generate_content" | "text_completion" | "embeddings") => {
-            reading.record.kind = Kind::ModelRequest;
-        }
         Some(_) => {}
+        None if reading.item.text("openinference.span.kind") == Some("TOOL") => call(reading),
+        None if reading.item.text("traceloop.span.kind") == Some("agent") => {
+            reading.record.agent_name = reading.take(&["traceloop.entity.name"]);
+        }
         None if is_downstream(reading) => downstream(reading),
         None => reading.http_status(),
     }
@@ -42,8 +58,13 @@ pub(super) fn map(reading: &mut Reading<'_>) {
 
 fn log(reading: &mut Reading<'_>) {
     let name = reading.item.text("event.name").unwrap_or(&reading.item.name);
-    if name == "gen_ai.client.inference.operation.details" {
-        reading.record.kind = Kind::ModelRequest;
+    match name {
+        "gen_ai.client.inference.operation.details" => genai::model_request(reading),
+        "gen_ai.client.operation.exception" => {
+            reading.record.kind = Kind::ModelRequest;
+            reading.record.outcome = Some(Outcome::Error);
+        }
+        _ => _ = genai::message_event(reading, name),
     }
     if !name.is_empty() {
         reading.record.name = Some(name.to_string());
@@ -53,21 +74,24 @@ fn log(reading: &mut Reading<'_>) {
 /// `mcp.method.name`; `rpc.method` of JSON-RPC where it is an MCP method; a span `<method>.mcp`.
 fn mcp_method(reading: &Reading<'_>) -> Option<String> {
     let item = reading.item;
-    if let Some(method) = item.text("mcp.method.name") {
+    if let Some(method) = item.first(&["mcp.method.name", "mcp.request.method", "mcp.method"]) {
         return Some(method.to_string());
     }
     if reading.shared.scope.starts_with("opentelemetry.instrumentation.mcp") {
         return item.name.strip_suffix(".mcp").map(str::to_string);
     }
-    item.text("rpc.method").filter(|method| kind_of_method(method) != Kind::Request).map(str::to_string)
+    let method = item.text("rpc.method")?;
+    // Some write the method behind the service: `mcp/tools/call`.
+    let method = method.strip_prefix("mcp/").unwrap_or(method);
+    is_known(method).then(|| method.to_string())
 }
 
 fn mcp(reading: &mut Reading<'_>, method: &str) {
     reading.record.kind = kind_of_method(method);
-    reading.record.server_name = reading.take(&["mcp.server.name", "fastmcp.server.name"]);
+    reading.record.server_name = reading.take(&["mcp.server.name", "fastmcp.server.name", "mcp.backend.name"]);
     match reading.record.kind {
         Kind::Call => call(reading),
-        Kind::Resource => reading.record.target = reading.take(&["mcp.resource.uri"]),
+        Kind::Resource => reading.record.target = reading.take(&["mcp.resource.uri", "mcp.resource.id"]),
         Kind::PromptTemplate => {
             reading.record.target = reading.take(&["gen_ai.prompt.name", "mcp.prompt.name"]);
         }

@@ -458,9 +458,7 @@ fn what_has_no_column_stays_in_the_attributes() {
        "links":[{"traceId":"11111111111111111111111111111111","spanId":"2222222222222222"}]}]}]}]}"#;
     let record = decode_json(body, Signal::Traces).remove(0);
     expect![[r#"{"attributes":{"mcp.method.name":"tools/call","jsonrpc.request.id":"7","x":{"y":1.0,"y":9007199254740993},"b":{"base64":"AAE="},"n":null},"span_kind":2,"trace_state":"a=b","events":[{"time_unix_nano":6,"name":"e","attributes":{}}],"links":[{"trace_id":"11111111111111111111111111111111","span_id":"2222222222222222","attributes":{}}],"flags":257,"resource":{"attributes":{"service.name":"shop"}},"scope":{"name":"s","version":"1"}}"#]].assert_eq(record.attributes.as_deref().unwrap());
-    expect![[
-        r#"["trace:11111111111111111111111111111111", "span:11111111111111111111111111111111/2222222222222222"]"#
-    ]]
+    expect![[r#"["trace:0af7651916cd43dd8448eb211c80319c", "trace:11111111111111111111111111111111", "parent-span:11111111111111111111111111111111/2222222222222222"]"#]]
     .assert_eq(&format!("{:?}", record.keys));
     expect![[r#"call server -/refund id=7 error error - args={"a": 1} result=-"#]]
         .assert_eq(&calls(std::slice::from_ref(&record)));
