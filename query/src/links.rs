@@ -13,6 +13,7 @@
 //! | `traceparent` | span -> the request that carried the same parent span | execution | matched |
 //! | `client-span` | request -> the span that its `_meta.traceparent` names | execution | matched |
 //! | `parent-span` | span -> the span it names | downstream, observation | claimed; matched when a frame carried it |
+//! | `span-link` | span -> the span or request that a link of it names: its second parent | observation, execution | claimed |
 //! | `only-open-call` | server's question -> the one call open on the connection | observation | inferred; ambiguous with several |
 //! | `turn` | anything -> the prompt of the same turn id | prompt | claimed |
 //! | `log-span` | log line -> the span it was written in | observation | claimed |

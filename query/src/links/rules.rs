@@ -20,6 +20,7 @@ pub(super) const RULES: &[Rule] = &[
     traceparent,
     client_span,
     parent_span,
+    span_link,
     only_open_call,
     turn,
     log_span,
@@ -32,7 +33,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// How many of them give a parent.
-pub(super) const PARENT_RULES: usize = 15;
+pub(super) const PARENT_RULES: usize = 16;
 
 /// Messages that are followed up a chain.
 const MESSAGES_MAX: usize = 1000;
@@ -202,6 +203,8 @@ fn parent_span(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
     if !is_span(record) {
         return None;
     }
+    // Without a parent of its own, the first key is that of a link.
+    record.parent_span_id.as_ref()?;
     let (key, parent) = span_parent(index, child)?;
     let carried = index.key(child, KeyKind::ParentSpan).is_some_and(|key| index.is_carried(key));
     let grade = if carried { Grade::Matched } else { Grade::Claimed };
@@ -211,6 +214,25 @@ fn parent_span(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
         _ => "observation",
     };
     Some(edge(child, parent, relation, grade, "parent-span").by(&key))
+}
+
+/// The second parent. Of several links the first that leads to a record.
+fn span_link(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let record = &index.records[child];
+    if !is_span(record) {
+        return None;
+    }
+    let own = |key: &&str| record.parent_span_id.as_deref().is_some_and(|parent| key.ends_with(parent));
+    let mut linked = index.keys(child, KeyKind::ParentSpan).filter(|key| !own(key)).take(CANDIDATES_MAX);
+    let to = |key: &str| {
+        let span = format!("span:{}", key.split_once(':')?.1);
+        if let Some(parent) = index.span(&span).filter(|parent| *parent != child) {
+            return Some(edge(child, parent, "observation", Grade::Claimed, "span-link").by(&span));
+        }
+        let request = *index.requests(key).first()?;
+        Some(edge(child, request, "execution", Grade::Claimed, "span-link").by(key))
+    };
+    linked.find_map(to)
 }
 
 fn log_span(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {

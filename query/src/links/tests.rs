@@ -171,6 +171,40 @@ fn twin_requests_under_one_span_are_not_guessed() {
 }
 
 #[test]
+fn a_span_link_is_a_second_parent() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    const OTHER: &str = "11111111111111111111111111111111";
+    let span = |name: &str, trace: &str, span: &str, parent: Option<&str>, ms: i64| {
+        make(name, Kind::Span, ms).trace(trace).span(Some(span), parent).with(|record| {
+            record.transport_status = Some("ok".into());
+        })
+    };
+    let link = |to: &str| threadline_schemas::Key::scoped(KeyKind::ParentSpan, OTHER, to);
+    let own = |record: &mut Record, to: &str| {
+        threadline_schemas::stamp::stamp(record);
+        record.add_key(link(to));
+    };
+    let records = vec![
+        span("http", TRACE, "00000000000000a1", None, 0).done(),
+        span("client", OTHER, "00000000000000b1", None, 1).done(),
+        span("server", TRACE, "00000000000000a2", Some("00000000000000a1"), 2)
+            .with(|r| own(r, "00000000000000b1"))
+            .done(),
+        span("root", TRACE, "00000000000000a3", None, 3).with(|r| own(r, "00000000000000b1")).done(),
+        span("nowhere", TRACE, "00000000000000a4", None, 4).with(|r| own(r, "00000000000000ff")).done(),
+    ];
+    check(
+        records,
+        &Contest::default(),
+        expect![[r#"
+        root => client: observation claimed span-link [span 11111111111111111111111111111111/00000000000000b1=11111111111111111111111111111111/00000000000000b1]
+        server -> client: observation claimed span-link [span 11111111111111111111111111111111/00000000000000b1=11111111111111111111111111111111/00000000000000b1]
+        server => http: observation claimed parent-span [span 0af7651916cd43dd8448eb211c80319c/00000000000000a1=0af7651916cd43dd8448eb211c80319c/00000000000000a1]
+    "#]],
+    );
+}
+
+#[test]
 fn rounds_of_one_call_meet_by_request_state() {
     let round = |name: &str, kind: Kind, ms: i64, rpc: &str| {
         let direction = if kind == Kind::Call { C2S } else { S2C };

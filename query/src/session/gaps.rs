@@ -134,7 +134,8 @@ fn no_result(records: &[Record], call: &Observed) -> Option<Gap> {
         return Some(gap("no_result", call, description, &[request]));
     }
     let selection = &records[call.selection?];
-    if call.host_result.is_some() || call.response.is_some() {
+    // A span of the call that tells how it ended is an answer too.
+    if call.host_result.is_some() || call.response.is_some() || call.call.outcome.is_some() {
         return None;
     }
     let description = format!(
