@@ -154,6 +154,12 @@ pub(crate) struct ServeArguments {
     /// OTLP over HTTP (/v1/logs, /v1/traces, /v1/metrics); also served on --listen
     #[arg(long, default_value = "127.0.0.1:4318", value_name = "ADDR")]
     pub(crate) otlp_http: std::net::SocketAddr,
+    /// OTLP over gRPC; each of the three addresses takes both forms
+    #[arg(long, default_value = "127.0.0.1:4317", value_name = "ADDR")]
+    pub(crate) otlp_grpc: std::net::SocketAddr,
+    /// What OTLP receivers leave out and only count (TOML); default: the list that ships
+    #[arg(long, env = "THREADLINE_OTLP_DROP", value_name = "FILE")]
+    pub(crate) otlp_drop: Option<PathBuf>,
     /// Certificate chain (PEM); needed for an address beyond loopback
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,

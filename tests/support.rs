@@ -60,6 +60,8 @@ pub(crate) struct Serve {
     pub(crate) url: String,
     /// The OTLP address, `http://127.0.0.1:PORT`.
     pub(crate) otlp: String,
+    /// The address for OTLP/gRPC, `127.0.0.1:PORT`.
+    pub(crate) otlp_grpc: String,
 }
 
 impl Serve {
@@ -70,11 +72,17 @@ impl Serve {
 
     /// The same with a prepared command.
     pub(crate) fn start_with(command: &mut Command) -> Serve {
-        command.args(["--listen", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0"]);
+        Serve::start_on(command, "127.0.0.1:0", "127.0.0.1:0")
+    }
+
+    /// The same with OTLP where senders expect it.
+    pub(crate) fn start_on(command: &mut Command, otlp_http: &str, otlp_grpc: &str) -> Serve {
+        command.args(["--listen", "127.0.0.1:0", "--otlp-http", otlp_http, "--otlp-grpc", otlp_grpc]);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
         let mut url = None;
         let mut otlp = None;
+        let mut otlp_grpc = None;
         let mut said = String::new();
         while otlp.is_none() {
             let Some(Ok(line)) = lines.next() else { panic!("serve ended: {said}") };
@@ -82,13 +90,19 @@ impl Serve {
             said.push('\n');
             let address = |marker: &str| line.trim().strip_prefix(marker).map(|rest| rest.trim().to_string());
             url = url.or_else(|| address("pages and API"));
+            otlp_grpc = otlp_grpc.or_else(|| address("OTLP/gRPC"));
             otlp = otlp.or_else(|| {
                 address("OTLP/HTTP").map(|text| text.trim_end_matches("/v1/{logs,traces,metrics}").to_string())
             });
         }
         // Keep the pipe drained, so that the server never waits for us.
         std::thread::spawn(move || lines.for_each(drop));
-        Serve { child, url: url.expect("the address is printed"), otlp: otlp.expect("the OTLP address is printed") }
+        Serve {
+            child,
+            url: url.expect("the address is printed"),
+            otlp: otlp.expect("the OTLP address is printed"),
+            otlp_grpc: otlp_grpc.expect("the OTLP/gRPC address is printed"),
+        }
     }
 
     /// Sends SIGTERM and waits for a clean end.

@@ -1,4 +1,5 @@
-//! Collectors over HTTP: OTLP (`/v1/logs`, `/v1/traces`, `/v1/metrics`) and native events (`/api/v1/events`).
+//! Collectors over HTTP: OTLP (`/v1/logs`, `/v1/traces`, `/v1/metrics`, and the three gRPC services) and native events
+//! (`/api/v1/events`).
 //!
 //! ```text
 //! headers -> read (budget) -> unpack -> weigh (budget) -> decode -> pipeline -> 2xx
@@ -16,11 +17,16 @@
 //! Not here: addresses, TLS, tokens; those are layers around these routers.
 
 mod body;
+mod counts;
 mod events;
+mod grpc;
 mod otlp;
 mod problem;
+mod status;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_grpc;
 mod weigh;
 
 use std::sync::Arc;
@@ -29,11 +35,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::post;
-use threadline_schemas::decode::otlp::Signal;
 use threadline_store::AppendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::pipeline::Pipeline;
+
+pub use self::counts::{NAME_CHARS_MAX, NAMES_MAX, OtlpCounts};
+pub use self::otlp::Otlp;
 
 /// Largest body, compressed and decompressed.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
@@ -57,17 +65,6 @@ const RETRY_NO_SPACE_SECONDS: u64 = 30;
 /// Unit of the budgets.
 const UNIT_BYTES: usize = 64 * 1024;
 
-/// Routes for OTLP/HTTP exporters.
-pub fn otlp(pipeline: Arc<Pipeline>) -> Router {
-    let route = |signal: Signal| post(move |state, request| otlp::export(signal, state, request));
-    Router::new()
-        .route("/v1/logs", route(Signal::Logs))
-        .route("/v1/traces", route(Signal::Traces))
-        .route("/v1/metrics", route(Signal::Metrics))
-        .layer(DefaultBodyLimit::disable())
-        .with_state(Collecting::new(pipeline))
-}
-
 /// Route for native events.
 pub fn events(pipeline: Arc<Pipeline>) -> Router {
     Router::new()
@@ -77,7 +74,7 @@ pub fn events(pipeline: Arc<Pipeline>) -> Router {
 }
 
 /// What the handlers share.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Collecting {
     pipeline: Arc<Pipeline>,
     reading: Arc<Semaphore>,

@@ -49,6 +49,8 @@ pub(crate) async fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
         data: Some(directory.clone()),
         listen: arguments.listen,
         otlp_http: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+        otlp_grpc: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+        otlp_drop: None,
         tls_cert: None,
         tls_key: None,
         token_file: None,

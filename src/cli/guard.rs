@@ -53,7 +53,13 @@ impl Guard {
 }
 
 /// Middleware that refuses what the guard does not let through.
-pub(crate) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+pub(crate) async fn check(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    // HTTP/2 names the site in its pseudo header instead.
+    if !request.headers().contains_key(header::HOST)
+        && let Some(host) = request.uri().authority().and_then(|site| header::HeaderValue::from_str(site.as_str()).ok())
+    {
+        request.headers_mut().insert(header::HOST, host);
+    }
     let open = matches!(request.uri().path(), "/healthz" | "/readyz");
     match guard.refusal(request.method(), request.headers()) {
         Some((status, detail)) if !(open && status == StatusCode::UNAUTHORIZED) => refuse(status, detail),

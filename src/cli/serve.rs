@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum::middleware;
+use threadline_schemas::decode::otlp::drop_list::DropList;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -26,6 +27,7 @@ pub(crate) async fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
     let server = Server::start(&directory, &arguments).await?;
     output::talk(&format!("threadline serves {}", directory.display()));
     output::talk(&format!("  pages and API  {}", server.address(&arguments)));
+    output::talk(&format!("  OTLP/gRPC      {}", server.otlp_grpc));
     output::talk(&format!("  OTLP/HTTP      http://{}/v1/{{logs,traces,metrics}}", server.otlp));
     stop_signal().await;
     output::talk("stopping: draining requests and sealing");
@@ -41,20 +43,25 @@ pub(crate) struct Server {
     /// Where API and pages listen.
     pub(crate) listen: SocketAddr,
     otlp: SocketAddr,
+    otlp_grpc: SocketAddr,
 }
 
 impl Server {
-    /// Opens the store and binds both addresses.
+    /// Opens the store and binds the addresses.
     pub(crate) async fn start(directory: &Path, arguments: &ServeArguments) -> anyhow::Result<Server> {
         let tls = tls(arguments)?;
         let token = arguments.token_file.as_deref();
         let api_guard = Guard::new(arguments.listen, tls.is_some(), token)?;
         let otlp_guard = Guard::new(arguments.otlp_http, tls.is_some(), token)?;
+        let grpc_guard = Guard::new(arguments.otlp_grpc, tls.is_some(), token)?;
+        let drop_list = drop_list(arguments.otlp_drop.as_deref())?;
         let store = open_store(directory).await?;
         let pipeline = super::record::pipeline(directory, store.appender())?;
         let engine = super::engine(store.reader(), directory)?;
         let engine = Arc::new(engine);
-        let otlp = threadline_ingest::http::otlp(pipeline.clone());
+        let receivers = threadline_ingest::http::Otlp::new(pipeline.clone(), drop_list);
+        engine.metrics().register(|registry| registry.register_collector(Box::new(receivers.counts().clone())));
+        let otlp = receivers.router();
         let api = Router::new()
             .merge(threadline_query::router(engine.clone()))
             .merge(threadline_ingest::http::events(pipeline))
@@ -65,8 +72,12 @@ impl Server {
         let mut listeners = JoinSet::new();
         let listen =
             listen(&mut listeners, arguments.listen, guarded(api, api_guard), tls.clone(), stopped.clone()).await?;
-        let otlp = listen_otlp(&mut listeners, arguments.otlp_http, guarded(otlp, otlp_guard), tls, stopped).await?;
-        Ok(Server { store, listeners, shutdown, listen, otlp })
+        let grpc = guarded(otlp.clone(), grpc_guard);
+        let otlp_grpc =
+            listen_otlp(&mut listeners, "--otlp-grpc", arguments.otlp_grpc, grpc, tls.clone(), stopped.clone()).await?;
+        let http = guarded(otlp, otlp_guard);
+        let otlp = listen_otlp(&mut listeners, "--otlp-http", arguments.otlp_http, http, tls, stopped).await?;
+        Ok(Server { store, listeners, shutdown, listen, otlp, otlp_grpc })
     }
 
     fn address(&self, arguments: &ServeArguments) -> String {
@@ -101,9 +112,18 @@ fn guarded(router: Router, guard: Guard) -> Router {
     router.layer(middleware::from_fn_with_state(guard, guard::check))
 }
 
-/// The OTLP port is a convenience beside `--listen`: when another collector has it, say so and go on.
+/// What OTLP receivers leave out.
+fn drop_list(path: Option<&Path>) -> anyhow::Result<DropList> {
+    let Some(path) = path else { return Ok(DropList::shipped()) };
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the drop list {}", path.display()))?;
+    DropList::parse(&text).with_context(|| format!("in {}", path.display()))
+}
+
+/// Another collector may have the customary port: say which option chooses another.
 async fn listen_otlp(
     tasks: &mut JoinSet<anyhow::Result<()>>,
+    option: &str,
     address: SocketAddr,
     router: Router,
     tls: Option<Arc<rustls::ServerConfig>>,
@@ -111,7 +131,7 @@ async fn listen_otlp(
 ) -> anyhow::Result<SocketAddr> {
     listen(tasks, address, router, tls, stopped)
         .await
-        .with_context(|| format!("is another OTLP collector using {address}? choose another with --otlp-http ADDR"))
+        .with_context(|| format!("is another OTLP collector using {address}? choose another with {option} ADDR"))
 }
 
 async fn listen(
@@ -208,7 +228,10 @@ fn tls(arguments: &ServeArguments) -> anyhow::Result<Option<Arc<rustls::ServerCo
     let key =
         PrivateKeyDer::from_pem_file(key).with_context(|| format!("cannot read the private key {}", key.display()))?;
     let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
-    Ok(Some(Arc::new(config.context("the certificate and key do not fit together")?)))
+    let mut config = config.context("the certificate and key do not fit together")?;
+    // gRPC needs HTTP/2, which TLS clients choose by this name.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Some(Arc::new(config)))
 }
 
 /// Resolves at SIGINT or SIGTERM.

@@ -28,7 +28,8 @@ def environment():
 def serve(program, folder):
     """Starts the server; returns the process and its host:port. It says why when it does not start."""
     process = subprocess.Popen(
-        [program, "serve", "--data", folder, "--listen", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0"],
+        [program, "serve", "--data", folder, "--listen", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0",
+         "--otlp-grpc", "127.0.0.1:0"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,

@@ -17,11 +17,29 @@ pub(super) struct Held {
     _share: Option<OwnedSemaphorePermit>,
 }
 
+/// A body as it arrived, with its share of the memory for such bodies.
+pub(super) struct Arrived {
+    pub(super) bytes: Vec<u8>,
+    share: Option<OwnedSemaphorePermit>,
+}
+
 /// The body of a request; 16 MiB at most, whatever it says about itself.
 pub(super) async fn read(collecting: &Collecting, headers: &HeaderMap, body: Body) -> Result<Held, Refusal> {
     let coding = coding(headers)?;
+    let arrived = arrive(collecting, headers, body).await?;
+    unpack(collecting, arrived, coding).await
+}
+
+/// Receives a body as it is.
+pub(super) async fn arrive(collecting: &Collecting, headers: &HeaderMap, body: Body) -> Result<Arrived, Refusal> {
     let reading = tokio::time::timeout(READ_TIME_MAX, receive(collecting, headers, body));
-    let (bytes, arrived) = reading.await.map_err(|_| Refusal::TimedOut)??;
+    let (bytes, share) = reading.await.map_err(|_| Refusal::TimedOut)??;
+    Ok(Arrived { bytes, share })
+}
+
+/// Unpacks what arrived.
+pub(super) async fn unpack(collecting: &Collecting, arrived: Arrived, coding: Coding) -> Result<Held, Refusal> {
+    let Arrived { bytes, share: arrived } = arrived;
     if coding == Coding::Identity {
         return Ok(Held { bytes, _share: arrived });
     }

@@ -1,27 +1,79 @@
 //! OTLP/HTTP: one handler for logs, traces and metrics, in protobuf and in JSON; the answer is in the encoding of the
-//! request.
+//! request. [`store`] is what it and OTLP/gRPC have in common.
 //!
-//! Records that could not be understood are kept as `rejected` records and reported as a partial success. Metrics are
-//! accepted and counted, not kept, so that an exporter that sends all three does not fail.
+//! Records that could not be understood are kept as `rejected` records and reported as a partial success. Metric points
+//! are counted by source and metric, not kept, so that an exporter that sends all three signals does not fail. What the
+//! drop list leaves out is counted and said by `gap` records; it is no partial success, because the sender did nothing
+//! wrong.
 
-use axum::extract::{Request, State};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::post;
 use prost::Message;
+use threadline_schemas::decode::otlp::drop_list::DropList;
 use threadline_schemas::decode::otlp::{self, Encoding, OtlpBody, OtlpError, Signal};
 use threadline_schemas::{Collector, Kind};
 
+use super::body::Held;
+use super::counts::{OtlpCounts, Protocol};
 use super::problem::{REQUEST_ID, RequestId};
-use super::{Collecting, Refusal, body, weigh};
+use super::status::{RetryInfo, RpcStatus};
+use super::{Collecting, Refusal, body, grpc, weigh};
+use crate::pipeline::Pipeline;
 
 /// Estimated memory above which a body is refused even when nobody else is there.
 const WEIGHT_MAX: usize = 160 << 20;
 /// Log records or spans in one request; exporters send 512 by default, collectors 8,192.
 const RECORDS_MAX: usize = 20_000;
 
+/// The OTLP receivers of one process: HTTP and gRPC over one admission, one drop list and one set of counts.
+#[derive(Debug, Clone)]
+pub struct Otlp {
+    collecting: Collecting,
+    drop_list: Arc<DropList>,
+    counts: Arc<OtlpCounts>,
+}
+
+impl Otlp {
+    /// Receivers that store through `pipeline` and leave out what `drop_list` names.
+    pub fn new(pipeline: Arc<Pipeline>, drop_list: DropList) -> Self {
+        Otlp { collecting: Collecting::new(pipeline), drop_list: Arc::new(drop_list), counts: Arc::default() }
+    }
+
+    /// Routes for OTLP/HTTP and OTLP/gRPC exporters: any address may take both, so that nobody fails who mixes up the
+    /// two customary ports.
+    pub fn router(&self) -> Router {
+        [Signal::Logs, Signal::Traces, Signal::Metrics]
+            .into_iter()
+            .fold(Router::new(), |router, signal| {
+                router
+                    .route(
+                        &format!("/v1/{}", signal.as_str()),
+                        post(move |state, request| export(signal, state, request)),
+                    )
+                    .route(grpc::path(signal), post(move |state, request| grpc::export(signal, state, request)))
+            })
+            .layer(DefaultBodyLimit::disable())
+            .with_state(self.clone())
+    }
+
+    /// What was taken, left out and counted.
+    pub fn counts(&self) -> &Arc<OtlpCounts> {
+        &self.counts
+    }
+
+    pub(super) fn collecting(&self) -> &Collecting {
+        &self.collecting
+    }
+}
+
 /// `Export{Logs,Trace,Metrics}ServiceResponse`: the three have the same shape.
 #[derive(Clone, PartialEq, Message)]
-struct ExportResponse {
+pub(super) struct ExportResponse {
     #[prost(message, optional, tag = "1")]
     partial_success: Option<PartialSuccess>,
 }
@@ -34,17 +86,19 @@ struct PartialSuccess {
     error_message: String,
 }
 
-/// `google.rpc.Status`
-#[derive(Clone, PartialEq, Message)]
-struct Status {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
+impl ExportResponse {
+    /// Says how many were rejected, if any were.
+    pub(super) fn new(rejected: usize) -> Self {
+        let partial_success = (rejected > 0).then(|| PartialSuccess {
+            rejected: rejected as i64,
+            error_message: "some records could not be understood; they are kept as rejected records".into(),
+        });
+        ExportResponse { partial_success }
+    }
 }
 
 /// Takes one export request.
-pub(super) async fn export(signal: Signal, State(collecting): State<Collecting>, request: Request) -> Response {
+async fn export(signal: Signal, State(otlp): State<Otlp>, request: Request) -> Response {
     let id = RequestId::new();
     let (parts, body) = request.into_parts();
     let instance = parts.uri.path();
@@ -53,7 +107,9 @@ pub(super) async fn export(signal: Signal, State(collecting): State<Collecting>,
         // In which encoding should it be told? A problem is what people can read.
         Err(refusal) => return refusal.response(instance, id),
     };
-    match take(&collecting, signal, encoding, &parts.headers, body).await {
+    let taken = take(&otlp, signal, encoding, &parts.headers, body).await;
+    otlp.counts.answered(Protocol::Http, signal, taken.is_ok());
+    match taken {
         Ok(rejected) => accepted(signal, encoding, rejected, id),
         Err(refusal) => refused(&refusal, encoding, instance, id),
     }
@@ -67,13 +123,24 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
 
 /// Reads, decodes and stores; returns how many records could not be understood.
 async fn take(
-    collecting: &Collecting,
+    otlp: &Otlp,
     signal: Signal,
     encoding: Encoding,
     headers: &HeaderMap,
     body: axum::body::Body,
 ) -> Result<usize, Refusal> {
-    let held = body::read(collecting, headers, body).await?;
+    let held = body::read(&otlp.collecting, headers, body).await?;
+    store(otlp, Protocol::Http, signal, encoding, held).await
+}
+
+/// Decodes and stores a body, whichever way it came; returns how many records could not be understood.
+pub(super) async fn store(
+    receiver: &Otlp,
+    protocol: Protocol,
+    signal: Signal,
+    encoding: Encoding,
+    held: Held,
+) -> Result<usize, Refusal> {
     let weight = weigh::otlp(&held.bytes, encoding);
     if weight.records > RECORDS_MAX {
         return Err(Refusal::TooLarge(format!("more than {RECORDS_MAX} records in one request; send smaller batches")));
@@ -83,15 +150,19 @@ async fn take(
             "body holds more values than can be decoded at once; send smaller batches".into(),
         ));
     }
+    let collecting = &receiver.collecting;
     let _share = collecting.work(weight.bytes).await?;
-    let pipeline = collecting.pipeline.clone();
+    let (pipeline, drop_list) = (collecting.pipeline.clone(), receiver.drop_list.clone());
     let decoding = collecting.pipeline.compute(move || {
         let context = pipeline.context(Collector::Otlp);
-        otlp::decode_body(&context, &held.bytes, signal, encoding, None)
+        otlp::decode_body_without(&context, &held.bytes, signal, encoding, None, &drop_list)
     });
-    let OtlpBody { records, .. } = decoding.await?.map_err(malformed)?;
+    let OtlpBody { records, items, metrics, dropped, .. } = decoding.await?.map_err(malformed)?;
     let rejected = records.iter().filter(|record| record.kind == Kind::Rejected).count();
     collecting.pipeline.submit(records).await?;
+    receiver.counts.took(protocol, items, rejected);
+    receiver.counts.dropped(&dropped);
+    receiver.counts.counted(&metrics);
     Ok(rejected)
 }
 
@@ -106,19 +177,17 @@ fn malformed(error: OtlpError) -> Refusal {
 }
 
 fn accepted(signal: Signal, encoding: Encoding, rejected: usize, id: RequestId) -> Response {
-    let partial_success = (rejected > 0).then(|| PartialSuccess {
-        rejected: rejected as i64,
-        error_message: "some records could not be understood; they are kept as rejected records".into(),
-    });
+    let answer = ExportResponse::new(rejected);
     let body = match encoding {
-        Encoding::Protobuf => ExportResponse { partial_success }.encode_to_vec(),
+        Encoding::Protobuf => answer.encode_to_vec(),
         Encoding::Json => {
             let name = match signal {
                 Signal::Logs => "rejectedLogRecords",
                 Signal::Traces => "rejectedSpans",
                 Signal::Metrics => "rejectedDataPoints",
             };
-            let partial = partial_success
+            let partial = answer
+                .partial_success
                 .map(|partial| serde_json::json!({ "partialSuccess": { name: partial.rejected.to_string(), "errorMessage": partial.error_message } }));
             partial.unwrap_or_else(|| serde_json::json!({})).to_string().into_bytes()
         }
@@ -130,12 +199,13 @@ fn accepted(signal: Signal, encoding: Encoding, rejected: usize, id: RequestId) 
 
 fn refused(refusal: &Refusal, encoding: Encoding, instance: &str, id: RequestId) -> Response {
     refusal.log(instance, id);
-    let status = Status { code: code(refusal), message: refusal.to_string() };
+    let (code, message) = (grpc::code(refusal), refusal.to_string());
     let body = match encoding {
-        Encoding::Protobuf => status.encode_to_vec(),
-        Encoding::Json => {
-            serde_json::json!({ "code": status.code, "message": status.message }).to_string().into_bytes()
+        Encoding::Protobuf => {
+            let retry = refusal.kind().2.map(RetryInfo::after);
+            RpcStatus::new(code, message, retry.as_ref()).encode_to_vec()
         }
+        Encoding::Json => serde_json::json!({ "code": code as i32, "message": message }).to_string().into_bytes(),
     };
     let response = (refusal.status(), [(header::CONTENT_TYPE, content_type(encoding))], body).into_response();
     refusal.with_headers(response, id)
@@ -146,18 +216,4 @@ fn content_type(encoding: Encoding) -> HeaderValue {
         Encoding::Protobuf => "application/x-protobuf",
         Encoding::Json => "application/json",
     })
-}
-
-/// The gRPC code of a refusal.
-fn code(refusal: &Refusal) -> i32 {
-    const INVALID_ARGUMENT: i32 = 3;
-    const DEADLINE_EXCEEDED: i32 = 4;
-    const RESOURCE_EXHAUSTED: i32 = 8;
-    const UNAVAILABLE: i32 = 14;
-    match refusal {
-        Refusal::Malformed(_) | Refusal::ContentType { .. } | Refusal::ContentEncoding => INVALID_ARGUMENT,
-        Refusal::TimedOut => DEADLINE_EXCEEDED,
-        Refusal::TooLarge(_) | Refusal::Overloaded => RESOURCE_EXHAUSTED,
-        Refusal::Busy | Refusal::NoSpace | Refusal::Stopping | Refusal::Unknown => UNAVAILABLE,
-    }
 }

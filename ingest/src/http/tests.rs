@@ -6,6 +6,7 @@ use threadline_schemas::{Collector, Kind};
 
 use super::*;
 use crate::testing::Bench;
+use threadline_schemas::decode::otlp::drop_list::DropList;
 
 struct Server {
     bench: Bench,
@@ -32,7 +33,8 @@ impl Answer {
 impl Server {
     async fn start() -> Server {
         let bench = Bench::new().await;
-        let router = otlp(bench.pipeline.clone()).merge(events(bench.pipeline.clone()));
+        let router =
+            Otlp::new(bench.pipeline.clone(), DropList::shipped()).router().merge(events(bench.pipeline.clone()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -153,8 +155,8 @@ async fn otlp_refusals_are_in_the_encoding_of_the_request() {
         zstd bomb: 413 application/json {"code":8,"message":"decompressed size is more than 100 times the compressed size"}
         truncated gzip: 400 application/json {"code":3,"message":"body is not valid gzip"}
         not gzip: 400 application/json {"code":3,"message":"body is not valid gzip"}
-        two codings: 415 application/json {"code":3,"message":"content encoding must be gzip, zstd or identity"}
-        brotli: 415 application/json {"code":3,"message":"content encoding must be gzip, zstd or identity"}
+        two codings: 415 application/json {"code":12,"message":"content encoding must be gzip, zstd or identity"}
+        brotli: 415 application/json {"code":12,"message":"content encoding must be gzip, zstd or identity"}
         too long: 413 application/json {"code":8,"message":"body is above the limit of 16777216 bytes"}
         no type: 415 application/problem+json "content type application/x-protobuf or application/json expected"
         text: 415 application/problem+json "content type application/x-protobuf or application/json expected"
@@ -253,7 +255,7 @@ async fn a_stopped_store_is_never_acknowledged() {
     let server = Server::start().await;
     let Bench { dir, store, pipeline } = server.bench;
     store.close().await.unwrap();
-    let router = otlp(pipeline.clone()).merge(events(pipeline));
+    let router = Otlp::new(pipeline.clone(), DropList::none()).router().merge(events(pipeline));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
