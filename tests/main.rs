@@ -11,5 +11,6 @@ mod durability;
 mod hostile;
 mod joins;
 mod live;
+mod otlp;
 mod support;
 mod tidy;
