@@ -17,8 +17,12 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn new() -> Bench {
+        Self::with(StoreConfig::default()).await
+    }
+
+    pub(crate) async fn with(config: StoreConfig) -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("data"), StoreConfig::default()).await.unwrap();
+        let store = Store::open(&dir.path().join("data"), config).await.unwrap();
         let pipeline = Arc::new(Pipeline::new(store.appender(), MatchKey::new([9; 32]), "default".into()));
         Bench { dir, store, pipeline }
     }

@@ -496,7 +496,7 @@ columns! {
     51 arguments: Option<String> = None, Payload, since 1, "Arguments of a call or selection as JSON text, as received, after redaction.";
     52 result: Option<String> = None, Payload, since 1, "Result of a call as JSON text, as received, after redaction.";
     53 attributes: Option<String> = None, Payload, since 1, "Everything else the source said that has no column, JSON object.";
-    54 raw: Option<Vec<u8>> = None, Payload, since 1, "The exact bytes received for this record, after redaction.";
+    54 raw: Option<Vec<u8>> = None, Payload, since 1, "The exact bytes received for this record, after redaction. In Parquet without what other columns of the row hold: 1A hex begins a reference, see residue.rs; API, export and SQL of threadline give it back whole.";
     55 redactions: Option<String> = None, Detail, since 1, "What was redacted: JSON array of {field, kind, fingerprint, bytes}.";
     56 bodies: Option<String> = None, Detail, since 1, "Payload fields kept beside the row: JSON object field -> {sha256, bytes}. Set by the sealer.";
     57 leaf_salt: Option<Vec<u8>> = None, Outside, since 1, "32 random bytes drawn by the collector; salts the leaf's commitments.";

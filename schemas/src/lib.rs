@@ -24,6 +24,7 @@ pub mod keys;
 pub mod leaf;
 pub mod ocsf;
 pub mod record;
+pub mod residue;
 pub mod stamp;
 pub mod wire;
 

@@ -5,14 +5,15 @@
 //! - pages hold at most 512 rows and have an index, so that reading one row decodes one page per column
 //! - no minimum or maximum of a payload column is written anywhere: statistics must not leak content
 //! - a column that a file lacks, because an older version wrote it, reads as null
+//! - `raw` is stored without what other columns of the row hold (`threadline_schemas::residue`)
 //!
 //! No bloom filters: the id sidecar answers what they would, for 2 bytes per row less.
 
-use std::{fs::File, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{borrow::Cow, fs::File, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array},
-    datatypes::{DataType, Field, Schema},
+    array::{Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, RecordBatch, RecordBatchOptions, new_null_array},
+    datatypes::{DataType, Field, Int64Type, Schema},
     error::ArrowError,
 };
 use parquet::{
@@ -31,6 +32,7 @@ use parquet::{
 use threadline_schemas::{
     RECORD_VERSION, Record,
     columns::{COLUMNS, Role, schema, to_batch},
+    residue::{self, ResidueError, SOURCES, Source, Values},
 };
 use uuid::Uuid;
 
@@ -158,4 +160,62 @@ pub(crate) fn arrange(batch: &RecordBatch, columns: &[&str]) -> Result<RecordBat
     }
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
+}
+
+/// Columns that restoring `raw` takes, in the order of [`restore_raw`], `raw` itself first.
+pub(crate) fn raw_columns() -> impl Iterator<Item = &'static str> {
+    ["raw", "keys"].into_iter().chain(SOURCES.iter().map(|source| source.name))
+}
+
+/// One row of the arrays that [`raw_columns`] names, without the first.
+struct ArrayRow<'a> {
+    arrays: &'a [ArrayRef],
+    row: usize,
+}
+
+impl Values for ArrayRow<'_> {
+    fn column(&self, source: &Source) -> Option<Cow<'_, str>> {
+        let place = SOURCES.iter().position(|s| s.tag == source.tag)?;
+        let array = self.arrays.get(place + 1).filter(|array| !array.is_null(self.row))?;
+        if let Some(numbers) = array.as_primitive_opt::<Int64Type>() {
+            return Some(numbers.value(self.row).to_string().into());
+        }
+        array.as_string_opt::<i32>().map(|texts| texts.value(self.row).into())
+    }
+
+    fn key(&self, index: usize) -> Option<Cow<'_, str>> {
+        let keys = self.arrays.first()?.as_list_opt::<i32>()?.value(self.row);
+        let keys = keys.as_string_opt::<i32>()?;
+        (index < keys.len()).then(|| keys.value(index).to_string().into())
+    }
+}
+
+/// `raw` as it was received, from the arrays that [`raw_columns`] names; null where it refers to a payload beside the row.
+pub(crate) fn restore_raw(arrays: &[ArrayRef]) -> Result<BinaryArray, ArrowError> {
+    let absent = || ArrowError::SchemaError("no column raw".into());
+    let (raw, arrays) = arrays.split_first().ok_or_else(absent)?;
+    let raw = raw.as_binary_opt::<i32>().ok_or_else(absent)?;
+    let mut restored = BinaryBuilder::with_capacity(raw.len(), raw.value_data().len() * 2);
+    for row in 0..raw.len() {
+        let stored = (!raw.is_null(row)).then(|| residue::restore(raw.value(row), &ArrayRow { arrays, row }));
+        match stored.transpose() {
+            Ok(bytes) => restored.append_option(bytes),
+            Err(ResidueError::Column(_)) => restored.append_null(),
+            Err(error) => return Err(ArrowError::ExternalError(Box::new(error))),
+        }
+    }
+    Ok(restored.finish())
+}
+
+/// A batch whose column `raw` is as it was received. It must have every column of [`raw_columns`] that the file has.
+pub(crate) fn with_raw_restored(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let arrays = arrange(batch, &raw_columns().collect::<Vec<_>>())?;
+    let raw: ArrayRef = Arc::new(restore_raw(arrays.columns())?);
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+        let column = if field.name() == "raw" { &raw } else { column };
+        Arc::clone(column)
+    });
+    let columns = columns.collect();
+    RecordBatch::try_new(schema, columns)
 }

@@ -13,7 +13,7 @@ use std::{
 
 use arrow::array::RecordBatch;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
-use threadline_schemas::{Record, columns::from_batch};
+use threadline_schemas::{Record, columns::from_batch, residue};
 use uuid::Uuid;
 
 use crate::{
@@ -47,6 +47,8 @@ pub struct SealedFile {
     pub offsets: Range<u64>,
     /// Whether some payloads are in a bodies file.
     pub has_bodies: bool,
+    /// Whether `raw` is stored without what other columns hold; files of format 1 have it whole.
+    pub raw_is_reduced: bool,
 }
 
 /// Access to the sealed files of one data directory, with bounded caches.
@@ -145,8 +147,8 @@ impl Files {
         })
     }
 
-    /// Columns of rows in file order; all rows without `rows` (ascending, distinct).
-    pub(crate) fn columns(
+    /// Columns of rows in file order, as they are stored; all rows without `rows` (ascending, distinct).
+    fn stored_columns(
         &self,
         file: &SealedFile,
         rows: Option<&[u32]>,
@@ -156,7 +158,23 @@ impl Files {
         columnar::read(&file.path, &footer, rows, columns)
     }
 
-    /// Records of rows (ascending, distinct), payloads put back; with `columns`, everything else has its absent value.
+    /// Columns of rows in file order, `raw` as it was received; others may come with them.
+    pub(crate) fn columns(
+        &self,
+        file: &SealedFile,
+        rows: Option<&[u32]>,
+        columns: Option<&[&str]>,
+    ) -> Result<Vec<RecordBatch>, StoreError> {
+        let batches = self.stored_columns(file, rows, with_sources(file, columns).as_deref())?;
+        if !wants_raw(file, columns) {
+            return Ok(batches);
+        }
+        let restored = batches.iter().map(columnar::with_raw_restored).collect::<Result<_, _>>();
+        restored.map_err(|source| StoreError::Arrow { file: file.id, source })
+    }
+
+    /// Records of rows (ascending, distinct), payloads put back and `raw` as it was received; with `columns`, what is not
+    /// needed for them has its absent value.
     pub(crate) fn records(
         &self,
         file: &SealedFile,
@@ -164,7 +182,7 @@ impl Files {
         columns: Option<&[&str]>,
     ) -> Result<Vec<Record>, StoreError> {
         let mut records = Vec::new();
-        for batch in self.columns(file, rows, columns)? {
+        for batch in self.stored_columns(file, rows, with_sources(file, columns).as_deref())? {
             records.extend(from_batch(&batch).map_err(|source| StoreError::Arrow { file: file.id, source })?);
         }
         if file.has_bodies && records.iter().any(|r| r.bodies.is_some()) {
@@ -174,6 +192,15 @@ impl Files {
                 Ok::<_, StoreError>((directory, weight))
             })?;
             records.iter_mut().try_for_each(|record| bodies.put_back(record))?;
+        }
+        if wants_raw(file, columns) {
+            for record in &mut records {
+                if let Some(stored) = record.raw.take() {
+                    let raw = residue::restore(&stored, record);
+                    let malformed = |_| StoreError::Damaged { path: file.path.clone(), what: RAW_MALFORMED };
+                    record.raw = Some(raw.map_err(malformed)?);
+                }
+            }
         }
         Ok(records)
     }
@@ -191,6 +218,22 @@ impl Files {
         let mut indexed = self.indexed.lock().unwrap_or_else(PoisonError::into_inner);
         indexed.contains(&file.id) || (self.layout.text(file.id).is_dir() && indexed.insert(file.id))
     }
+}
+
+const RAW_MALFORMED: &str = "the raw bytes of a row refer to what is not there";
+
+/// Whether reading these columns takes restoring `raw`.
+fn wants_raw(file: &SealedFile, columns: Option<&[&str]>) -> bool {
+    file.raw_is_reduced && columns.is_none_or(|columns| columns.contains(&"raw"))
+}
+
+/// The columns, with those that `raw` refers to where it is among them.
+fn with_sources<'a>(file: &SealedFile, columns: Option<&[&'a str]>) -> Option<Vec<&'a str>> {
+    let mut names = columns?.to_vec();
+    if wants_raw(file, columns) {
+        columnar::raw_columns().chain(["bodies"]).for_each(|name| names.push(name));
+    }
+    Some(names)
 }
 
 /// Which of `ids` are sealed in `files`.

@@ -14,8 +14,11 @@
 //!
 //! Invariants
 //! - directories have mode 0700, files 0600
-//! - a directory whose `format.json` says a newer version is refused, by readers too
+//! - a directory whose `format.json` says a newer version is refused, by readers too; an older one is raised to this
+//!   version before anything is written
 //! - `match.key` never changes once it exists
+//!
+//! Format 2: `raw` of sealed rows refers to other columns. Files of format 1 stay as they are and stay readable.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -31,7 +34,7 @@ use uuid::Uuid;
 use crate::{StoreError, durable};
 
 /// Version of the layout above and of every file format in it.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Format {
@@ -49,6 +52,8 @@ pub(crate) struct Layout {
     root: PathBuf,
     /// Id of this data directory.
     pub(crate) store: Uuid,
+    /// What `format.json` said when it was read.
+    format_version: u32,
 }
 
 impl Layout {
@@ -63,6 +68,11 @@ impl Layout {
             create_once(&path, &serde_json::to_vec(&format).expect("three plain fields"))?;
         }
         let layout = Layout::open(&root)?;
+        if layout.format_version < FORMAT_VERSION {
+            // What is there stays readable; what is written from now on needs this version.
+            let format = Format { threadline: "data".into(), format_version: FORMAT_VERSION, store: layout.store };
+            durable::write_atomic(&path, &serde_json::to_vec(&format).expect("three plain fields"))?;
+        }
         for dir in ["keys", "log", "inbox", "records", "sidecars", "text", "ledger"] {
             durable::create_dirs(&layout.root.join(dir))?;
         }
@@ -79,7 +89,7 @@ impl Layout {
         if format.format_version > FORMAT_VERSION {
             return Err(StoreError::NewerFormat { path, found: format.format_version, known: FORMAT_VERSION });
         }
-        Ok(Layout { root, store: format.store })
+        Ok(Layout { root, store: format.store, format_version: format.format_version })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -199,9 +209,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Layout::create(dir.path()).unwrap();
         let path = dir.path().join("format.json");
-        let text = fs::read_to_string(&path).unwrap().replace("\"format_version\":1", "\"format_version\":2");
+        let text = fs::read_to_string(&path).unwrap().replace("\"format_version\":2", "\"format_version\":3");
         fs::write(&path, text).unwrap();
-        assert!(matches!(Layout::create(dir.path()), Err(StoreError::NewerFormat { found: 2, known: 1, .. })));
+        assert!(matches!(Layout::create(dir.path()), Err(StoreError::NewerFormat { found: 3, known: 2, .. })));
 
         let foreign = tempfile::tempdir().unwrap();
         fs::write(foreign.path().join("thesis.txt"), "x").unwrap();

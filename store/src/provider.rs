@@ -5,16 +5,20 @@
 //! - filters go down into the Parquet reader (statistics, page index, row filters); files whose times a filter excludes
 //!   are skipped by it
 //!
-//! Payloads over 64 KiB are null in sealed rows (`bodies` says so) and whole in the tail.
+//! Payloads over 64 KiB are null in sealed rows (`bodies` says so) and whole in the tail; so is a `raw` that repeats one.
+//! Otherwise `raw` is what was received: a projection above the scan puts back what the files leave out of it.
 
 use std::sync::{Arc, OnceLock};
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, SchemaRef},
+};
 use async_trait::async_trait;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::{
     catalog::{Session, TableProvider},
-    common::{DFSchema, Result},
+    common::{DFSchema, DataFusionError, Result},
     datasource::{
         TableType,
         listing::PartitionedFile,
@@ -22,12 +26,20 @@ use datafusion::{
         physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
     },
     execution::object_store::ObjectStoreUrl,
-    logical_expr::{Expr, TableProviderFilterPushDown, utils::conjunction},
-    physical_plan::{ExecutionPlan, union::UnionExec},
+    logical_expr::{
+        ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TableProviderFilterPushDown,
+        Volatility, utils::conjunction,
+    },
+    physical_expr::{PhysicalExpr, ScalarFunctionExpr, expressions::Column},
+    physical_plan::{ExecutionPlan, projection::ProjectionExec, union::UnionExec},
 };
 use threadline_schemas::columns::{schema, to_batch};
 
-use crate::snapshot::View;
+use crate::{
+    columnar::{raw_columns, restore_raw},
+    files::SealedFile,
+    snapshot::View,
+};
 
 /// Rows per batch of the tail.
 const TAIL_BATCH_ROWS: usize = 4096;
@@ -57,9 +69,9 @@ impl RecordsProvider {
     }
 
     /// One group of files per partition that the engine wants, about equal in bytes.
-    fn groups(&self, partitions: usize) -> Vec<FileGroup> {
+    fn groups(&self, partitions: usize, wanted: impl Fn(&SealedFile) -> bool) -> Vec<FileGroup> {
         let mut groups: Vec<(u64, Vec<PartitionedFile>)> = vec![(0, Vec::new()); partitions.max(1)];
-        for file in self.view.files.iter() {
+        for file in self.view.files.iter().filter(|file| wanted(file)) {
             let lightest = groups.iter_mut().min_by_key(|(bytes, _)| *bytes);
             if let Some((bytes, files)) = lightest {
                 *bytes += file.bytes;
@@ -81,7 +93,12 @@ impl TableProvider for RecordsProvider {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+        // The files do not have `raw` as filters mean it.
+        let below = |filter: &&Expr| match filter.column_refs().iter().any(|column| column.name == "raw") {
+            true => TableProviderFilterPushDown::Unsupported,
+            false => TableProviderFilterPushDown::Inexact,
+        };
+        Ok(filters.iter().map(below).collect())
     }
 
     async fn scan(
@@ -95,18 +112,108 @@ impl TableProvider for RecordsProvider {
         if self.view.files.is_empty() {
             return Ok(tail);
         }
+        let scan = Scan { provider: self, state, filters, limit };
+        let columns: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..schema().fields().len()).collect());
+        let mut parts = Vec::new();
+        if columns.iter().any(|index| schema().field(*index).name() == "raw") {
+            parts.extend(scan.files(columns.clone(), |file| !file.raw_is_reduced)?);
+            let sources = raw_columns().filter_map(|name| schema().index_of(name).ok());
+            let mut with_sources = columns.clone();
+            sources.for_each(|index| {
+                if !with_sources.contains(&index) {
+                    with_sources.push(index);
+                }
+            });
+            if let Some(reduced) = scan.files(with_sources, |file| file.raw_is_reduced)? {
+                parts.push(restored(reduced, &columns, state)?);
+            }
+        } else {
+            parts.extend(scan.files(columns, |_| true)?);
+        }
+        parts.push(tail);
+        UnionExec::try_new(parts)
+    }
+}
+
+/// One question to the files.
+struct Scan<'a> {
+    provider: &'a RecordsProvider,
+    state: &'a dyn Session,
+    filters: &'a [Expr],
+    limit: Option<usize>,
+}
+
+impl Scan<'_> {
+    /// Reads columns of the wanted files as they are stored; `None` when there is no such file.
+    fn files(
+        &self,
+        columns: Vec<usize>,
+        wanted: impl Fn(&SealedFile) -> bool,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let groups = self.provider.groups(self.state.config().target_partitions(), wanted);
+        if groups.is_empty() {
+            return Ok(None);
+        }
         let mut source = ParquetSource::new(schema()).with_pushdown_filters(true).with_enable_page_index(true);
-        if let Some(filter) = conjunction(filters.to_vec()) {
+        if let Some(filter) = conjunction(self.filters.to_vec()) {
             let schema = DFSchema::try_from(schema())?;
-            source = source.with_predicate(state.create_physical_expr(filter, &schema)?);
+            source = source.with_predicate(self.state.create_physical_expr(filter, &schema)?);
         }
         // A limit below a filter that is not exact could drop hits.
-        let limit = limit.filter(|_| filters.is_empty());
+        let limit = self.limit.filter(|_| self.filters.is_empty());
         let scan = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
-            .with_file_groups(self.groups(state.config().target_partitions()))
-            .with_projection_indices(projection.cloned())?
+            .with_file_groups(groups)
+            .with_projection_indices(Some(columns))?
             .with_limit(limit)
             .build();
-        UnionExec::try_new(vec![DataSourceExec::from_data_source(scan), tail])
+        Ok(Some(DataSourceExec::from_data_source(scan)))
+    }
+}
+
+/// `columns` of the table from a scan that has them and what `raw` refers to.
+fn restored(scan: Arc<dyn ExecutionPlan>, columns: &[usize], state: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+    let scanned = scan.schema();
+    let column = |name: &str| Ok::<_, DataFusionError>(Arc::new(Column::new_with_schema(name, &scanned)?) as Arc<_>);
+    let arguments = raw_columns().map(column).collect::<Result<Vec<_>>>()?;
+    let function = Arc::new(ScalarUDF::new_from_impl(RestoreRaw::new()));
+    let options = Arc::new(state.config_options().clone());
+    let raw = ScalarFunctionExpr::try_new(function, arguments, &scanned, options)?;
+    let raw: Arc<dyn PhysicalExpr> = Arc::new(raw);
+    let table = schema();
+    let expressions = columns.iter().map(|index| {
+        let name = table.field(*index).name();
+        Ok(if name == "raw" { (Arc::clone(&raw), name.clone()) } else { (column(name)?, name.clone()) })
+    });
+    Ok(Arc::new(ProjectionExec::try_new(expressions.collect::<Result<Vec<_>>>()?, scan)?))
+}
+
+/// [`restore_raw`] as a function of the plan. Queries cannot name it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct RestoreRaw {
+    signature: Signature,
+}
+
+impl RestoreRaw {
+    fn new() -> RestoreRaw {
+        RestoreRaw { signature: Signature::any(raw_columns().count(), Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for RestoreRaw {
+    fn name(&self) -> &str {
+        "restore_raw"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Binary)
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let arrays = ColumnarValue::values_to_arrays(&arguments.args)?;
+        Ok(ColumnarValue::Array(Arc::new(restore_raw(&arrays)?)))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! take rows of the tail below offset N          memory only
-//!  1 large payloads        sidecars/<uuid>.bodies
+//!  1 large payloads        sidecars/<uuid>.bodies        what other columns hold is taken out of `raw` first
 //!  2 rows                  records/…/<uuid>.parquet     sorted by session, time
 //!  3 ids                   sidecars/<uuid>.ids
 //!    (ledger tiles         ledger/…                     their place: the commit makes them true together with the rows)
@@ -31,7 +31,7 @@ use std::{
 };
 
 use chrono::{NaiveDate, Utc};
-use threadline_schemas::Record;
+use threadline_schemas::{Record, residue};
 use uuid::Uuid;
 
 use crate::{
@@ -257,7 +257,10 @@ fn write_file(
     core.faults.before(Step::Bodies)?;
     let mut bodies = Bodies::default();
     let mut stored: Vec<Record> = rows.iter().map(|row| Record::clone(row)).collect();
-    stored.iter_mut().for_each(|record| bodies.take_from(record));
+    for record in &mut stored {
+        record.raw = residue::reduce(record);
+        bodies.take_from(record);
+    }
     if !bodies.is_empty() {
         paths.push(layout.bodies(id));
         bodies.write(&layout.bodies(id))?;
@@ -289,6 +292,7 @@ fn write_file(
         max_time_unix_nano: times.max().unwrap_or(0),
         offsets,
         has_bodies: !bodies.is_empty(),
+        raw_is_reduced: true,
     };
     Ok(Sealed { file: Arc::new(file), rows: Arc::new(rows) })
 }

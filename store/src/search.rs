@@ -21,7 +21,7 @@ use crate::{
 /// A row is a hit when every term occurs in one of its texts: content, names, ids, keys, and the raw bytes where little
 /// else holds the content, as with rejected lines. Case and the kind of white space do not matter; JSON escapes are undone. A term matches whole
 /// words (runs of letters and digits; one CJK character is a word): `err` is not in `error`, `git` is in
-/// `mcp__git__log`. Event ids and stamps are found when they are given whole. `*` at an end of a term lifts the boundary there. Terms with punctuation or spaces match exactly so.
+/// `mcp__git__log`. Event ids, stamps and hex ids of traces and spans are found when they are given whole. `*` at an end of a term lifts the boundary there. Terms with punctuation or spaces match exactly so.
 /// Without terms every row in the range is a hit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TextQuery {

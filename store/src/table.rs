@@ -40,6 +40,8 @@ use crate::{StoreError, durable, files::SealedFile, layout::Layout};
 pub(crate) const PARTITION: u32 = 0;
 /// Key in `commitInfo` by which our own commits are known; its value is the number of lines of the entry.
 pub(crate) const COMMIT_LINES_KEY: &str = "threadlineLines";
+/// Tag value of files whose `raw` refers to other columns, form 1 (`threadline_schemas::residue`).
+const RAW_REDUCED: &str = "references/1";
 /// Partition column beside `tenant`.
 const SEALED_DATE: &str = "sealed_date";
 
@@ -270,6 +272,9 @@ fn add_action(layout: &Layout, file: &SealedFile, now: DateTime<Utc>) -> Result<
             Some(format!("{}..{}", file.min_time_unix_nano, file.max_time_unix_nano)),
         ),
     ]);
+    if file.raw_is_reduced {
+        tags.insert("threadline.raw".into(), Some(RAW_REDUCED.into()));
+    }
     if file.has_bodies {
         tags.insert("threadline.bodies".into(), Some(format!("../sidecars/{}.bodies", file.id)));
     }
@@ -322,6 +327,11 @@ fn sealed_file(path: PathBuf, add: &Add) -> Result<SealedFile, StoreError> {
         max_time_unix_nano: times.1,
         offsets: offsets.0..offsets.1,
         has_bodies: tag("threadline.bodies").is_some(),
+        raw_is_reduced: match tag("threadline.raw") {
+            None => false,
+            Some(RAW_REDUCED) => true,
+            Some(_) => return Err(foreign("its raw bytes are in a form of a newer threadline")),
+        },
     })
 }
 

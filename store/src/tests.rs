@@ -2,10 +2,11 @@
 
 mod beside;
 mod faults;
+mod raw;
 mod recovery;
 mod search;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use datafusion::prelude::SessionContext;
 use threadline_schemas::{Kind, Record, stamp};

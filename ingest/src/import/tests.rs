@@ -3,7 +3,8 @@ use std::io::Write;
 use std::path::Path;
 
 use expect_test::expect;
-use threadline_schemas::Kind;
+use threadline_schemas::{Kind, residue};
+use threadline_store::StoreConfig;
 
 use super::*;
 use crate::testing::Bench;
@@ -92,6 +93,29 @@ async fn recorded_sessions_are_imported_whole_and_once() {
     let again = import(&bench, &[folder], &Options::default()).await;
     assert_eq!(again.total().duplicates, again.total().records);
     assert_eq!(bench.records().await.len(), records.len());
+}
+
+#[tokio::test]
+async fn every_recording_reads_back_from_sealed_files_byte_for_byte() {
+    let bench = Bench::with(StoreConfig { seal_age_max_ms: 3_600_000, ..StoreConfig::default() }).await;
+    import(&bench, &[captures()], &Options::default()).await;
+    assert_eq!(bench.store.reader().snapshot().await.unwrap().sealed_rows(), 0);
+    let by_id = |mut records: Vec<threadline_schemas::Record>| {
+        records.sort_by_key(|record| record.event_id);
+        records
+    };
+    let received = by_id(bench.records().await);
+    bench.store.seal_now().await.unwrap();
+    let sealed = by_id(bench.records().await);
+    assert!(received.len() > 1000 && received.len() == sealed.len(), "{} {}", received.len(), sealed.len());
+    for (received, sealed) in received.iter().zip(&sealed) {
+        assert!(received == sealed, "{} line {:?}", received.decoder, received.origin_line);
+    }
+    // Not because nothing was taken out.
+    let sizes =
+        received.iter().map(|r| (r.raw.as_ref().map_or(0, Vec::len), residue::reduce(r).map_or(0, |s| s.len())));
+    let (whole, reduced) = sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
+    assert!(reduced * 3 < whole * 2, "{reduced} of {whole}");
 }
 
 #[tokio::test]

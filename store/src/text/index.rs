@@ -1,6 +1,6 @@
 //! The tantivy index of one sealed file: one field, document ids are rows, nothing stored.
 //!
-//! On disk: a directory as tantivy writes it (one segment) with `threadline.json` = `{"version":1,"rows":n}` beside it.
+//! On disk: a directory as tantivy writes it (one segment) with `threadline.json` = `{"version":2,"rows":n}` beside it.
 //! It is built under another name, synced, and renamed: what has its final name is whole.
 
 use std::{
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{StoreError, durable};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const TOKENIZER: &str = "threadline_words";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ fn write<'a>(dir: &Path, records: impl Iterator<Item = &'a Record>, memory_bytes
     let tokenizers = TokenizerManager::default();
     tokenizers.register(TOKENIZER, TextAnalyzer::from(WordTokenizer::default()));
     let settings = IndexSettings {
-        docstore_compression: Compressor::None,
+        docstore_compression: Compressor::Lz4,
         docstore_compress_dedicated_thread: false,
         ..IndexSettings::default()
     };
