@@ -7,6 +7,7 @@
 
 mod browser;
 mod captures;
+mod collectors;
 mod durability;
 mod hostile;
 mod joins;

@@ -166,6 +166,17 @@ impl Pipeline {
         appended
     }
 
+    /// Marks the end of a spool; a store goes on.
+    ///
+    /// # Errors
+    /// See [`AppendError`]: the spool then looks as if its collector had been killed.
+    pub async fn close(&self) -> Result<(), AppendError> {
+        match &self.destination {
+            Destination::Store(appender) => appender.clone().close().await,
+            Destination::Remote(_) => Ok(()),
+        }
+    }
+
     /// What was done so far.
     pub fn counts(&self) -> Counts {
         let counters = &self.counters;

@@ -100,15 +100,16 @@ impl tap::Record for FrameRecorder {
     async fn record(&mut self, batch: Vec<Observation>) -> Result<(), RecordError> {
         let Some(Recording { decoder, delivery }) = &mut self.recording else { return Ok(()) };
         let sequences: Vec<u64> = batch.iter().map(|observation| observation.sequence).collect();
-        let is_end = batch.iter().any(|observation| matches!(observation.event, Event::Exited { .. }));
         for observation in batch {
             delivery.decode_once(observation.sequence, |context| decode(decoder, context, observation));
         }
-        delivery.deliver(&sequences).await?;
-        if is_end {
-            delivery.flush().await;
+        delivery.deliver(&sequences).await
+    }
+
+    async fn close(&mut self) {
+        if let Some(Recording { delivery, .. }) = &self.recording {
+            delivery.close().await;
         }
-        Ok(())
     }
 }
 
@@ -151,12 +152,16 @@ impl Delivery {
         Ok(())
     }
 
-    /// At the end of a run: gives the server a moment to take what it does not have.
-    pub(crate) async fn flush(&self) {
+    /// At the end of a run: gives the server a moment to take what it does not have, and marks the end of the spool. What
+    /// is never closed looks as if it had been killed.
+    pub(crate) async fn close(&self) {
         if let Some(outbox) = &self.outbox
             && !outbox.flush(FLUSH_MAX).await
         {
             tracing::warn!("the server is away; what it does not have yet stays in the outbox for the next run");
+        }
+        if let Err(error) = self.pipeline.close().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the end of the run cannot be marked");
         }
     }
 

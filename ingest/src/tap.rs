@@ -166,7 +166,7 @@ impl TapError {
 pub async fn run<R: Record + 'static>(
     command: &[OsString],
     client: Client,
-    recorder: R,
+    mut recorder: R,
     options: TapOptions,
 ) -> Result<Outcome, TapError> {
     let (program, arguments) = command.split_first().ok_or(TapError::NoCommand)?;
@@ -176,13 +176,19 @@ pub async fn run<R: Record + 'static>(
     let (from_child, child_output) = io::pipe().map_err(TapError::SetUp)?;
     let (errors_from_child, child_error) = io::pipe().map_err(TapError::SetUp)?;
     // The builder holds our copies of the child's ends and closes them when dropped, at the end of this statement.
-    let mut child = Command::new(program)
+    let spawned = Command::new(program)
         .args(arguments)
         .stdin(Stdio::from(child_input))
         .stdout(Stdio::from(child_output))
         .stderr(Stdio::from(child_error))
-        .spawn()
-        .map_err(|source| TapError::Spawn { program: program.clone(), source })?;
+        .spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(source) => {
+            recorder.close().await;
+            return Err(TapError::Spawn { program: program.clone(), source });
+        }
+    };
 
     let clock = options.clock;
     let journal = Arc::new(Journal::new(options.held_bytes_max, options.on_record_failure));

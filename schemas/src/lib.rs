@@ -14,6 +14,7 @@
 //! assert!(record.keys.contains(&"toolcall:toolu_01".to_string()));
 //! ```
 
+pub mod abandoned;
 pub mod columns;
 pub mod decode;
 pub mod digest;

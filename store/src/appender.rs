@@ -85,11 +85,11 @@ impl Appender {
         }
     }
 
-    /// Lets go. A spool is left for the drainer; the store itself is closed by [`crate::Store::close`].
+    /// Lets go. A spool is marked as ended in order (without this its drainer makes a `gap` record) and left for the drainer; the store itself is closed by [`crate::Store::close`].
     pub async fn close(self) -> Result<(), AppendError> {
         match self.way {
             Way::Direct(_) => Ok(()),
-            Way::Spool(spool, _) => Ok(spool.close().await?),
+            Way::Spool(spool, _) => spool.close().await.map_err(|error| StoreError::from(error).into()),
         }
     }
 }
@@ -107,7 +107,7 @@ fn frames(records: Vec<Record>, config: &StoreConfig) -> Result<Vec<Frame>, Appe
 }
 
 /// Encodes one record, drawing its salt.
-fn frame(mut record: Record, config: &StoreConfig) -> Result<Frame, AppendError> {
+pub(crate) fn frame(mut record: Record, config: &StoreConfig) -> Result<Frame, AppendError> {
     record.bodies = None;
     record.log_position = None;
     if record.leaf_salt.is_none() {

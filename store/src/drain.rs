@@ -2,18 +2,20 @@
 //!
 //! Invariants
 //! - a spool's mark moves only after the main log acknowledged: a crash in between repeats frames, which admission drops
+//! - a spool whose owner ended without closing it leaves a `gap` record, appended before the spool goes
 //! - one bad spool does not hold up the others: it is reported, and set aside once its owner is gone
 //!
 //! Not here: what the inbox looks like on disk.
 
 use std::{collections::HashMap, sync::Arc};
 
-use threadline_schemas::encoding;
+use chrono::Utc;
+use threadline_schemas::{Record, abandoned, encoding};
 use uuid::Uuid;
 
 use crate::{
     AppendError, StoreError,
-    appender::{Frame, append_all},
+    appender::{Frame, append_all, frame},
     inbox::{Inbox, Removal, SpoolDrain},
     log::{Frames, LogError},
     store::{Core, blocking},
@@ -92,11 +94,22 @@ impl Drainer {
                 break;
             }
         }
+        moved += self.sign_off(spool).await?;
         let finished = spool.clone();
         if blocking(move || Ok(finished.remove_if_finished()?)).await? == Removal::Removed {
             self.open.remove(&spool.id());
         }
         Ok(moved)
+    }
+
+    /// Appends the sign of a killed collector, once everything that it had recorded is drained.
+    async fn sign_off(&self, spool: &SpoolDrain) -> Result<usize, StoreError> {
+        let (ended, tenant) = (spool.clone(), self.core.config.tenant.clone());
+        let Some(gap) = blocking(move || gap_of(&ended, &tenant)).await? else { return Ok(0) };
+        let frame = frame(gap, &self.core.config).map_err(into_store_error)?;
+        // A crash between this and the removal of the spool repeats it under the same id.
+        append_all(&self.core, vec![frame], None).await.map_err(into_store_error)?;
+        Ok(1)
     }
 
     async fn give_up(&mut self, spool: &SpoolDrain, error: &StoreError) {
@@ -137,6 +150,27 @@ fn read_round(spool: &SpoolDrain, frames: &mut Frames) -> Result<(Vec<Frame>, u6
         }
     }
     Ok((batch, end, true))
+}
+
+/// The `gap` record of a spool that its owner left without closing; `None` for any other.
+fn gap_of(spool: &SpoolDrain, tenant: &str) -> Result<Option<Record>, StoreError> {
+    if !spool.is_abandoned()? {
+        return Ok(None);
+    }
+    let info = spool.info()?;
+    let mut seen = abandoned::Seen::default();
+    // Only what is still there can be asked; an error behind it is none of this.
+    for frame in spool.frames_kept()? {
+        let Some(record) = frame.ok().and_then(|(_, payload)| encoding::decode(&payload).ok()) else { break };
+        seen.see(&record);
+    }
+    let owner = abandoned::Owner {
+        spool: spool.id(),
+        source_name: info.source_name,
+        pid: info.pid,
+        started_unix_us: i64::try_from(info.started_us).unwrap_or(i64::MAX),
+    };
+    Ok(Some(seen.gap(&owner, tenant, Utc::now().timestamp_micros())))
 }
 
 /// Errors of the main log, as opposed to those of one spool.

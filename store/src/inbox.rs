@@ -10,8 +10,8 @@
 //! Not here: moving frames into the main log (the drainer does), what a frame means.
 //!
 //! On disk, below `<data dir>/inbox/<uuid>/`: the segments of a log (`crate::log`), `owner.lock`, `spool.json`
-//! (`{"version":1,"source_name":…,"pid":…,"started_us":…}`) and `drained` (`{"version":1,"drained":…}`, every offset
-//! below is in the main log). Names that start with a dot are spools in the making or on their way out; names that end
+//! (`{"version":1,"source_name":…,"pid":…,"started_us":…,"closes":true}`), `drained` (`{"version":1,"drained":…}`, every
+//! offset below is in the main log) and, once its owner ended in order, `closed` (`{"version":1}`). Names that start with a dot are spools in the making or on their way out; names that end
 //! in `.corrupt` were set aside.
 
 mod drain;
@@ -41,6 +41,7 @@ use crate::{
 const SPOOL_VERSION: u32 = 1;
 const SPOOL_FILE: &str = "spool.json";
 const DRAINED_FILE: &str = "drained";
+const CLOSED_FILE: &str = "closed";
 /// Held while a spool is made, so that the sweeper leaves it alone.
 const CREATE_LOCK: &str = "create.lock";
 const CORRUPT_SUFFIX: &str = ".corrupt";
@@ -108,6 +109,15 @@ struct SpoolFile {
     source_name: String,
     pid: u32,
     started_us: u64,
+    /// Whether the owner marks its end; those of older programs did not.
+    #[serde(default)]
+    closes: bool,
+}
+
+/// `closed` as it stands on disk.
+#[derive(Serialize, Deserialize)]
+struct ClosedFile {
+    version: u32,
 }
 
 /// `drained` as it stands on disk.
@@ -194,6 +204,7 @@ impl Spool {
             source_name: source_name.to_owned(),
             pid: std::process::id(),
             started_us: started.map_or(0, |d| d.as_micros() as u64),
+            closes: true,
         };
         let id = Uuid::now_v7();
         let (create, path) = create_lock(&inbox.dir)?;
@@ -245,9 +256,15 @@ impl Spool {
         self.log.disk_bytes()
     }
 
-    /// Finishes what is queued and lets go of the spool; the drainer removes it when it is drained.
-    pub async fn close(&self) -> Result<(), LogError> {
-        self.log.close().await
+    /// Marks the end, finishes what is queued and lets go of the spool; the drainer removes it when it is drained.
+    pub async fn close(&self) -> Result<(), InboxError> {
+        let path = self.log.dir().join(CLOSED_FILE);
+        // Before the lock goes, or the drainer could take this for the end of a killed process.
+        let marked = tokio::task::spawn_blocking(move || write_json(&path, &ClosedFile { version: SPOOL_VERSION }));
+        let marked = marked.await;
+        self.log.close().await?;
+        // It can only fail to join when the runtime is shutting down: then the end is not marked.
+        Ok(marked.unwrap_or(Ok(()))?)
     }
 }
 

@@ -170,4 +170,9 @@ pub trait Record<O = Observation>: Send {
     /// Returns once the whole batch is durable. After [`RecordError::Unavailable`] the same observations come again with
     /// the same sequences, whether or not they were stored: recording must be idempotent by (run, sequence).
     fn record(&mut self, batch: Vec<O>) -> impl Future<Output = Result<(), RecordError>> + Send;
+
+    /// The run ended in order and everything is recorded, or nothing ever will be: the place to mark the end.
+    fn close(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }

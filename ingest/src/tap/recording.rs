@@ -54,7 +54,7 @@ impl Default for Retry {
     }
 }
 
-/// Runs until the journal is closed and empty.
+/// Runs until the journal is closed and empty, then closes the recorder.
 pub(crate) async fn record_all<Q: Queue>(journal: Arc<Q>, mut recorder: impl Record<Q::Observation>, retry: Retry) {
     loop {
         match journal.take() {
@@ -64,7 +64,7 @@ pub(crate) async fn record_all<Q: Queue>(journal: Arc<Q>, mut recorder: impl Rec
                 // Elapsed or notified: either way there is something to look at.
                 drop(tokio::time::timeout(time, journal.ready().notified()).await);
             }
-            Next::Finished => return,
+            Next::Finished => return recorder.close().await,
         }
     }
 }

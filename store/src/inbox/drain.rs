@@ -13,8 +13,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    CORRUPT_SUFFIX, DRAINED_FILE, DrainedFile, InboxError, SPOOL_FILE, SPOOL_VERSION, SpoolFile, SpoolInfo,
-    read_drained, read_json, remove_dir, write_json,
+    CLOSED_FILE, CORRUPT_SUFFIX, DRAINED_FILE, DrainedFile, InboxError, SPOOL_FILE, SPOOL_VERSION, SpoolFile,
+    SpoolInfo, read_drained, read_json, remove_dir, write_json,
 };
 use crate::{
     durable,
@@ -86,6 +86,23 @@ impl SpoolDrain {
             write_json(&self.dir.join(DRAINED_FILE), &file)?;
         }
         Ok(())
+    }
+
+    /// Every frame whose segment is still there, drained or not.
+    pub fn frames_kept(&self) -> Result<Frames, InboxError> {
+        let log = LogReader::open(&self.dir)?;
+        let first = log.first_offset()?;
+        Ok(log.frames(first))
+    }
+
+    /// Whether the owner is gone without having marked its end.
+    pub fn is_abandoned(&self) -> Result<bool, InboxError> {
+        let Some(_lock) = self.lock()? else {
+            return Ok(false);
+        };
+        let path = self.dir.join(SPOOL_FILE);
+        let closes = read_json::<SpoolFile>(&path)?.is_some_and(|file| file.closes);
+        Ok(closes && !self.dir.join(CLOSED_FILE).exists())
     }
 
     /// Whether the process that writes the spool is still there.

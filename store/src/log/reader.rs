@@ -39,6 +39,11 @@ impl LogReader {
         Ok(LogReader { dir: dir.to_path_buf() })
     }
 
+    /// The lowest offset that was not trimmed; 0 where nothing was written yet.
+    pub fn first_offset(&self) -> Result<u64, LogError> {
+        Ok(list_segments(&self.dir)?.first().copied().unwrap_or(0))
+    }
+
     /// The frames from `from` on. Resumable: after `None`, a later call goes on where the log has grown.
     pub fn frames(&self, from: u64) -> Frames {
         Frames::new(self.dir.clone(), from, None)

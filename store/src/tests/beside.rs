@@ -62,3 +62,30 @@ async fn a_dropped_store_leaves_readers_with_what_is_on_disk() {
     assert!(matches!(appender.append(calls(10..11)).await, Err(crate::AppendError::Closed)));
     assert_exactly(dir.path(), &reader.snapshot().await.unwrap(), 10).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_whose_owner_was_killed_leaves_one_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), by_hand()).await.unwrap();
+    let gaps = async |reader: &Reader| {
+        let snapshot = reader.snapshot().await.unwrap();
+        let gaps = snapshot.tail().iter().filter(|record| record.kind == Kind::Gap);
+        gaps.map(|gap| (gap.delivery_key.clone(), gap.attributes.clone().unwrap())).collect::<Vec<_>>()
+    };
+    let spool = Appender::spool(dir.path(), "orders", by_hand()).unwrap();
+    spool.append(calls(0..5)).await.unwrap();
+    store.reader().snapshot().await.unwrap();
+    assert_eq!(gaps(&store.reader()).await, []);
+    // Its lock goes, as it does with the process, and nothing marks the end.
+    drop(spool);
+    let inbox = crate::inbox::Inbox::open(dir.path()).unwrap();
+    let spools = inbox.spools().unwrap();
+    while !inbox.spools().unwrap().is_empty() {
+        store.reader().snapshot().await.unwrap();
+    }
+    let found = gaps(&store.reader()).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].0, format!("own:spool:{}:end", spools[0].id()));
+    assert!(found[0].1.contains(r#""pending_calls":5"#), "{}", found[0].1);
+    store.close().await.unwrap();
+}
