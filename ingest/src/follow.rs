@@ -4,18 +4,18 @@
 //! - a line gets the key that `import` gives it (see [`LineKeys`]), so importing a file that was watched, or watching it again
 //!   after a restart, stores nothing twice; positions are not kept, files are read from the beginning and deduplicated
 //! - while the store cannot take records (full disk, overload) reading stands still and goes on by itself
+//! - of a line over the limit the beginning and the digest are kept, as `import` does; it is read from the file a second time
 //! - bytes that were gone before they could be read become a `gap` record with their count
-//!
-//! After a line over the limit the keys of its file differ from those of `import`, because they cover its length only.
 //!
 //! Not here: finding files and lines (`watch`), what lines mean (`schemas::decode`).
 
 use std::collections::HashMap;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use threadline_schemas::decode::profile::Catalogue;
 use threadline_schemas::decode::recognise::{self, Format, HEAD_BYTES};
 use threadline_schemas::decode::{Line, LineDecoder};
@@ -23,7 +23,7 @@ use threadline_schemas::{Collector, Kind, Record, SourceKind};
 use threadline_store::AppendError;
 use uuid::Uuid;
 
-use crate::import::LineKeys;
+use crate::import::{FileLine, LineKeys, LineReader, too_long};
 use crate::pipeline::Pipeline;
 use crate::watch::{Batch, Interruption, InterruptionKind, Oversized, Position, Watch, WatchOptions};
 
@@ -71,7 +71,7 @@ pub async fn follow_with(
     };
     if once {
         loop {
-            let batches = watch.poll_once().await;
+            let batches = watch.poll_new().await;
             if batches.is_empty() {
                 return following.finish().await;
             }
@@ -123,7 +123,7 @@ struct File {
 enum Reading {
     /// Lines so far do not say what they are.
     Unrecognised {
-        held: Vec<(i64, String, Bytes)>,
+        held: Vec<FileLine>,
         bytes: usize,
     },
     Lines(Format, Box<dyn LineDecoder>),
@@ -146,11 +146,15 @@ impl Following {
         if let Some(file) = self.files.get_mut(&identity) {
             let mut number = i64::try_from(batch.start_line).unwrap_or(i64::MAX);
             if let Some(oversized) = &batch.oversized {
-                records.extend(file.oversized(&self.pipeline, oversized));
+                let line = file.oversized(&batch.path, identity, oversized).await;
+                records.extend(file.take(&self.pipeline, line));
                 number = i64::try_from(oversized.line).unwrap_or(i64::MAX).saturating_add(1);
             }
             for line in batch.lines {
-                records.extend(file.line(&self.pipeline, number, line));
+                let delivery_key = file.keys.next(&line);
+                let length = line.len() as u64;
+                let line = FileLine { bytes: line.into(), length, sha256: None, number, delivery_key };
+                records.extend(file.take(&self.pipeline, line));
                 number = number.saturating_add(1);
             }
         }
@@ -223,22 +227,21 @@ impl File {
         File { name, keys, kinds, reading: Reading::Unrecognised { held: Vec::new(), bytes: 0 } }
     }
 
-    fn line(&mut self, pipeline: &Pipeline, number: i64, line: Bytes) -> Vec<Record> {
-        let key = self.keys.next(&line);
+    fn take(&mut self, pipeline: &Pipeline, line: FileLine) -> Vec<Record> {
         let takes_empty = match &self.reading {
             Reading::Lines(_, decoder) => decoder.takes_empty_lines(),
             Reading::Unrecognised { .. } => true,
             Reading::Skipped => false,
         };
-        if line.trim_ascii().is_empty() && !takes_empty {
+        if line.is_blank() && !takes_empty {
             return Vec::new();
         }
         match &mut self.reading {
             Reading::Skipped => Vec::new(),
-            Reading::Lines(_, decoder) => decode(&self.name, &mut **decoder, pipeline, number, &key, &line),
+            Reading::Lines(format, decoder) => decode(&self.name, format, &mut **decoder, pipeline, &line),
             Reading::Unrecognised { held, bytes } => {
-                *bytes += line.len();
-                held.push((number, key, line));
+                *bytes += line.bytes.len();
+                held.push(line);
                 self.recognise(pipeline)
             }
         }
@@ -248,8 +251,8 @@ impl File {
     fn recognise(&mut self, pipeline: &Pipeline) -> Vec<Record> {
         let Reading::Unrecognised { held, bytes } = &mut self.reading else { return Vec::new() };
         let mut head: Vec<u8> = Vec::new();
-        for (_, _, line) in held.iter() {
-            head.extend_from_slice(line);
+        for line in held.iter() {
+            head.extend_from_slice(&line.bytes);
             head.push(b'\n');
         }
         let found = match &self.kinds.format {
@@ -261,10 +264,9 @@ impl File {
             Ok((format, Some(mut decoder))) => {
                 let held = std::mem::take(held);
                 let takes_empty = decoder.takes_empty_lines();
-                let lines = held.iter().filter(|(_, _, line)| takes_empty || !line.trim_ascii().is_empty());
-                let records = lines
-                    .flat_map(|(number, key, line)| decode(&self.name, &mut *decoder, pipeline, *number, key, line))
-                    .collect();
+                let lines = held.iter().filter(|line| takes_empty || !line.is_blank());
+                let records =
+                    lines.flat_map(|line| decode(&self.name, &format, &mut *decoder, pipeline, line)).collect();
                 self.reading = Reading::Lines(format, decoder);
                 records
             }
@@ -279,28 +281,62 @@ impl File {
         }
     }
 
-    /// A line that was passed over.
-    fn oversized(&mut self, pipeline: &Pipeline, oversized: &Oversized) -> Option<Record> {
-        let key = self.keys.next(format!("oversized {} {}", oversized.offset, oversized.length).as_bytes());
-        let Reading::Lines(format, _) = &self.reading else { return None };
-        let context = pipeline.context(Collector::Watch);
-        let number = i64::try_from(oversized.line).unwrap_or(i64::MAX);
-        let line = Line { bytes: b"", file: Some(&self.name), number, delivery_key: &key };
-        let reason = format!("line of {} bytes is above the limit and was passed over", oversized.length);
-        Some(context.rejected(&line, format.as_str(), &reason))
+    /// A line that was passed over: read again, piece by piece, so that its key covers it. Where it is not there any more its
+    /// key says at least where it was.
+    async fn oversized(&mut self, path: &Path, identity: Identity, oversized: &Oversized) -> FileLine {
+        let (path, oversized, keys) = (path.to_path_buf(), *oversized, self.keys.clone());
+        let reading = tokio::task::spawn_blocking(move || read_again(&path, identity, &oversized, keys));
+        match reading.await {
+            Ok(Ok((line, keys))) => {
+                self.keys = keys;
+                line
+            }
+            _ => {
+                tracing::warn!(file = self.name, line = oversized.line, "a line over the limit is not there any more");
+                let sha256 = Some(String::new());
+                let delivery_key =
+                    self.keys.next(format!("oversized {} {}", oversized.offset, oversized.length).as_bytes());
+                let number = i64::try_from(oversized.line).unwrap_or(i64::MAX);
+                FileLine { bytes: Vec::new(), length: oversized.length, sha256, number, delivery_key }
+            }
+        }
     }
+}
+
+/// Reads the line at `oversized` as `import` would, and the keys after it.
+fn read_again(
+    path: &Path,
+    identity: Identity,
+    oversized: &Oversized,
+    keys: LineKeys,
+) -> io::Result<(FileLine, LineKeys)> {
+    let mut file = std::fs::File::open(path)?;
+    let metadata = file.metadata()?;
+    let changed = || io::Error::other("the file is not what it was");
+    if (metadata.dev(), metadata.ino()) != (identity.0, identity.1) {
+        return Err(changed());
+    }
+    file.seek(SeekFrom::Start(oversized.offset))?;
+    let source = BufReader::with_capacity(256 * 1024, file.take(oversized.length));
+    let before = i64::try_from(oversized.line).unwrap_or(i64::MAX).saturating_sub(1);
+    let mut lines = LineReader::after(source, keys, before, WatchOptions::default().line_bytes_max);
+    let line = lines.next()?.filter(|line| line.length == oversized.length).ok_or_else(changed)?;
+    Ok((line, lines.into_keys()))
 }
 
 fn decode(
     name: &str,
+    format: &Format,
     decoder: &mut dyn LineDecoder,
     pipeline: &Pipeline,
-    number: i64,
-    delivery_key: &str,
-    line: &Bytes,
+    read: &FileLine,
 ) -> Vec<Record> {
     let context = pipeline.context(Collector::Watch);
-    decoder.line(&context, Line { bytes: line, file: Some(name), number, delivery_key })
+    let line = Line { bytes: &read.bytes, file: Some(name), number: read.number, delivery_key: &read.delivery_key };
+    match read.sha256 {
+        Some(_) => vec![too_long(&context, &line, read, format)],
+        None => decoder.line(&context, line),
+    }
 }
 
 fn identity(position: &Position) -> Identity {
@@ -321,7 +357,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::import::{Import, Options, Unseen};
+    use crate::import::{Import, KEPT_BYTES, Options, Unseen};
     use crate::testing::Bench;
 
     fn event(id: usize) -> String {
@@ -351,6 +387,28 @@ mod tests {
             Import::new(bench.pipeline.clone()).run(&[folder], &Options::default(), &mut Unseen).await.unwrap();
         assert_eq!(imported.total().duplicates, all.len() as u64);
         assert_eq!(bench.records().await.len(), all.len());
+    }
+
+    #[tokio::test]
+    async fn lines_after_one_over_the_limit_keep_the_keys_of_import() {
+        let bench = Bench::new().await;
+        let folder = bench.path("in");
+        fs::create_dir_all(&folder).unwrap();
+        let long = format!("{{\"id\":\"long\",\"kind\":\"log\",\"text\":\"{}\"}}\n", "x".repeat(17 << 20));
+        let first = format!("{{\"kind\":\"log\",\"text\":\"{}\"}}\n{{\"kind\":\"log\"}}\n", "y".repeat(17 << 20));
+        let plain = "{\"kind\":\"log\"}\n";
+        fs::write(folder.join("a.jsonl"), format!("{plain}{long}{plain}{plain}")).unwrap();
+        fs::write(folder.join("b.jsonl"), first).unwrap();
+        follow(std::slice::from_ref(&folder), bench.pipeline.clone(), true).await.unwrap();
+        let watched = bench.records().await;
+        assert_eq!(watched.len(), 6);
+        let rejected: Vec<&Record> = watched.iter().filter(|record| record.kind == Kind::Rejected).collect();
+        assert_eq!(rejected.len(), 2);
+        assert!(rejected.iter().all(|record| record.raw.as_ref().is_some_and(|raw| raw.len() == KEPT_BYTES)));
+        let imported =
+            Import::new(bench.pipeline.clone()).run(&[folder], &Options::default(), &mut Unseen).await.unwrap();
+        assert_eq!(imported.total().duplicates, 6);
+        assert_eq!(bench.records().await.len(), 6);
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ use threadline_schemas::decode::recognise::Format;
 use threadline_store::AppendError;
 use tokio::sync::mpsc;
 
+pub(crate) use self::file::too_long;
 use self::file::{Event, FileImport};
 pub(crate) use self::lines::{FileLine, LineReader};
 pub use self::lines::{KEPT_BYTES, LineKeys};

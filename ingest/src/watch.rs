@@ -209,6 +209,16 @@ impl Watch {
         self.ready.drain(..).collect()
     }
 
+    /// What is new in the files now; empty when nothing is. A line longer than what is read in one look takes several.
+    pub async fn poll_new(&mut self) -> Vec<Batch> {
+        while let Some(has_more) = self.look().await {
+            if !has_more || !self.ready.is_empty() {
+                return self.ready.drain(..).collect();
+            }
+        }
+        Vec::new()
+    }
+
     async fn look(&mut self) -> Option<bool> {
         if let State::Idle(_) = self.state
             && let State::Idle(mut rounds) = std::mem::replace(&mut self.state, State::Failed)

@@ -235,7 +235,8 @@ pub fn plan_undo(agent: Agent, places: &Places) -> Result<Plan, WrapError> {
             }
         };
         if before != after || state.is_some() {
-            plan.files.push(FileChange { path: file.path, before, after, effect: Effect::Undo });
+            let made_folders = state.map(|state| state.made_folders()).unwrap_or_default();
+            plan.files.push(FileChange { path: file.path, before, after, effect: Effect::Undo(made_folders) });
         }
     }
     Ok(plan)

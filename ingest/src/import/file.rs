@@ -268,7 +268,8 @@ fn base_name(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-fn too_long(
+/// A line above the limit.
+pub(crate) fn too_long(
     context: &threadline_schemas::decode::Context<'_>,
     line: &Line<'_>,
     read: &FileLine,

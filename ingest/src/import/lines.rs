@@ -75,6 +75,13 @@ pub(crate) struct FileLine {
     pub(crate) delivery_key: String,
 }
 
+impl FileLine {
+    /// Whether there is nothing on it.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.sha256.is_none() && self.bytes.trim_ascii().is_empty()
+    }
+}
+
 /// Reads lines.
 pub(crate) struct LineReader<R> {
     source: R,
@@ -85,7 +92,16 @@ pub(crate) struct LineReader<R> {
 
 impl<R: BufRead> LineReader<R> {
     pub(crate) fn new(source: R, base_name: &str, line_bytes_max: usize) -> Self {
-        LineReader { source, line_bytes_max, keys: LineKeys::new(base_name), number: 0 }
+        LineReader::after(source, LineKeys::new(base_name), 0, line_bytes_max)
+    }
+
+    /// Goes on after `number` lines that `keys` has named.
+    pub(crate) fn after(source: R, keys: LineKeys, number: i64, line_bytes_max: usize) -> Self {
+        LineReader { source, line_bytes_max, keys, number }
+    }
+
+    pub(crate) fn into_keys(self) -> LineKeys {
+        self.keys
     }
 
     pub(crate) fn keys(&self) -> &LineKeys {

@@ -114,6 +114,7 @@ async fn a_run_reaches_a_server_elsewhere() {
     tokio::spawn(async move { axum::serve(listener, router).await });
     let mut recorder = FrameRecorder::remote(&bench.path("state"), &url, None, "orders", run()).unwrap();
     recorder.record(observations()).await.unwrap();
+    recorder.close().await;
     let records = bench.records().await;
     let call = records.iter().find(|record| record.kind == Kind::Call).unwrap();
     assert_eq!(call.delivery_key, format!("api:tap:{}:1", run()));

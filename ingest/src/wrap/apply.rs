@@ -25,7 +25,8 @@ const PRIVATE: u32 = 0o600;
 #[derive(Clone, Debug)]
 pub(super) enum Effect {
     Wrap(State),
-    Undo,
+    /// With the folders that wrapping had made.
+    Undo(Vec<PathBuf>),
 }
 
 /// What is known of an earlier wrap of a file.
@@ -36,12 +37,19 @@ pub(super) struct State {
     /// What undo gives back; `None` if there was no file.
     pub(super) original: Option<String>,
     after_sha256: String,
+    /// Folders that were made for the file, innermost first; undo removes those that are empty again.
+    made_folders: Vec<PathBuf>,
 }
 
 impl State {
     /// Whether `text` is what we wrote.
     pub(super) fn wrote(&self, text: &str) -> bool {
         self.after_sha256 == digest(text)
+    }
+
+    /// What undo has to know beside the text.
+    pub(super) fn made_folders(&self) -> Vec<PathBuf> {
+        self.made_folders.clone()
     }
 
     /// Whether a setting that is now `found` is as we set it.
@@ -58,6 +66,8 @@ struct UndoNote {
     after_sha256: String,
     existed: bool,
     set: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    made_folders: Vec<PathBuf>,
 }
 
 /// The file, if it exists, and what is known of an earlier wrap of it.
@@ -76,7 +86,8 @@ pub(super) fn read(path: &Path) -> Result<(Option<String>, Option<State>), WrapE
         // Without its backup the note must not lead to the file being removed.
         return Err(WrapError::Shape { path: note_path });
     }
-    Ok((text, Some(State { set: note.set, original, after_sha256: note.after_sha256 })))
+    let state = State { set: note.set, original, after_sha256: note.after_sha256, made_folders: note.made_folders };
+    Ok((text, Some(state)))
 }
 
 /// Writes what `plan` says. Stops at the first file that cannot be written; the ones before it stay changed.
@@ -97,6 +108,11 @@ fn apply_change(change: &FileChange) -> Result<(), WrapError> {
                 after_sha256: digest(after),
                 existed: state.original.is_some(),
                 set: state.set.clone(),
+                made_folders: if state.made_folders.is_empty() {
+                    missing_folders(&target)
+                } else {
+                    state.made_folders.clone()
+                },
             };
             let note = serde_json::to_string_pretty(&note)
                 .map_err(|source| WrapError::Write { path: note_path.clone(), source: source.into() })?;
@@ -106,14 +122,18 @@ fn apply_change(change: &FileChange) -> Result<(), WrapError> {
             write(&note_path, &note, PRIVATE)?;
             write(&target, after, mode(&target))
         }
-        (_, after) => {
+        (effect, after) => {
             match after {
                 Some(after) if change.before.as_ref() != Some(after) => write(&target, after, mode(&target))?,
                 Some(_) => {}
                 None => remove(&target)?,
             }
             remove(&note_path)?;
-            remove(&backup)
+            remove(&backup)?;
+            if let Effect::Undo(made_folders) = effect {
+                remove_empty(made_folders);
+            }
+            Ok(())
         }
     }
 }
@@ -125,6 +145,18 @@ fn target(path: &Path) -> Result<PathBuf, WrapError> {
         Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => Ok(path.into()),
         Err(source) => Err(WrapError::Read { path: path.into(), source }),
     }
+}
+
+/// Folders above `target` that writing it will make, innermost first.
+fn missing_folders(target: &Path) -> Vec<PathBuf> {
+    let folders = target.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
+    folders.take_while(|folder| !folder.exists()).map(Path::to_path_buf).collect()
+}
+
+/// Removes folders that hold nothing; the first that does, or cannot be removed, keeps the ones around it.
+fn remove_empty(folders: &[PathBuf]) {
+    let removed = folders.iter().take_while(|folder| fs::remove_dir(folder).is_ok()).count();
+    tracing::debug!(removed, made = folders.len(), "folders that wrapping had made");
 }
 
 fn beside(target: &Path, what: &str) -> PathBuf {

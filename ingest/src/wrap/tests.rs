@@ -488,3 +488,26 @@ fn nothing_shown_holds_a_secret() {
         }
     }
 }
+
+#[test]
+fn undo_removes_folders_that_wrapping_made_and_nobody_used() {
+    let house = House::new(&[("home/.claude.json", CLAUDE_JSON)]);
+    let wrapped = || {
+        house.wrap(Agent::ClaudeCode);
+        // A second time, with the folder there.
+        let other = WrapOptions { otlp_endpoint: Some("http://127.0.0.1:5318".into()), ..options() };
+        apply(&plan(Agent::ClaudeCode, &house.places(), &other).unwrap()).unwrap();
+        assert!(house.path("home/.claude/settings.json").exists());
+    };
+    wrapped();
+    house.undo(Agent::ClaudeCode);
+    assert!(!house.path("home/.claude").exists());
+    wrapped();
+    house.write("home/.claude/mine", "x");
+    house.undo(Agent::ClaudeCode);
+    assert!(house.path("home/.claude/mine").exists());
+    std::fs::remove_file(house.path("home/.claude/mine")).unwrap();
+    house.wrap(Agent::ClaudeCode);
+    house.undo(Agent::ClaudeCode);
+    assert!(house.path("home/.claude").exists(), "it was there before this wrap");
+}
