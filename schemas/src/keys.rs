@@ -55,6 +55,8 @@ key_kinds! {
     RequestState = "request-state", scoped: false, joins: true;
     /// An HTTP or model-API request id, or a gateway's correlation id.
     Request = "request", scoped: false, joins: true;
+    /// An MCP task within its server, which makes the id.
+    Task = "task", scoped: true, joins: false;
     /// A progress token within a connection.
     Progress = "progress", scoped: true, joins: false;
     /// A host's id of one message or transcript line.

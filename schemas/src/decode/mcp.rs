@@ -4,8 +4,16 @@
 //! `tools/list` -> tool list, ...); its response gives one of the matching kind (result, tool list,
 //! approval for an answered elicitation, ...) that carries over the request's method, tool, id, trace
 //! and host ids, because both are one exchange. A batch gives its messages in order. Further parts of
-//! a line are: each definition of a tools/list result, each question of an `input_required` result,
-//! each answer of the retry.
+//! a line are: each definition of a tools/list result and each that changed since the list before, each
+//! question of an `input_required` result, each answer of the retry.
+//!
+//! | what | how its messages meet |
+//! | --- | --- |
+//! | rounds of a call (2026-07-28) | `request-state` of the answer and of the retry |
+//! | progress | `progress` token of the request |
+//! | cancellation, subscription | `rpc` id of the request they name |
+//! | task | `task` id: the handle, polls, status and outcome |
+//! | tool definition | `definition` digest: the list, and each call made under it ([`inventory`]) |
 //!
 //! Invariants
 //! - a message gives at least one record; bytes that are no message give one `rejected`
@@ -22,6 +30,7 @@
 pub(crate) mod content;
 pub mod definition;
 mod enclosed;
+mod inventory;
 pub(crate) mod message;
 pub mod meta;
 pub(crate) mod method;
@@ -30,12 +39,15 @@ pub(crate) mod outcome;
 pub(crate) mod parts;
 pub mod pending;
 pub mod tap;
+mod task;
 
 use sha2::{Digest, Sha256};
 
+use self::inventory::{InForce, Inventory};
 use self::message::{Message, Shape, exact_text};
 use self::parts::{Attributes, Parts};
 use self::pending::{Asked, Pending};
+use self::task::Tasks;
 use crate::columns::Record;
 use crate::decode::{Context, Line};
 use crate::json::{self, Json, JsonError, Parsed};
@@ -82,6 +94,8 @@ pub struct McpDecoder {
     connection_id: String,
     session: Option<Key>,
     pending: Pending,
+    inventory: Inventory,
+    tasks: Tasks,
 }
 
 impl McpDecoder {
@@ -96,6 +110,8 @@ impl McpDecoder {
             connection_id: connection_id.into(),
             session: None,
             pending: Pending::default(),
+            inventory: Inventory::default(),
+            tasks: Tasks::default(),
         }
     }
 
@@ -204,9 +220,14 @@ impl McpDecoder {
         record.add_key(self.rpc_key(frame.direction, &id));
         record.rpc_id = Some(id.clone());
         self.asked_for(&mut record, parts, frame, method, params);
-        self.ids_of(&mut record, frame.direction, params, transport);
+        self.ids_of(&mut record, frame.direction, method, params, transport);
         let mut attributes = transport.notes.clone();
         note_sender(&mut attributes, method, frame.direction);
+        match method {
+            "tools/call" => self.definition_in_force(&mut record, &mut attributes),
+            "tools/list" if params.get("cursor").is_none() => self.inventory.begin(),
+            _ => {}
+        }
         let has_column: &[&str] = if method == "tools/call" { &["name", "arguments"] } else { &["arguments"] };
         attributes.rest_of(params, &[has_column, &["requestState", "inputResponses"]].concat());
         attributes.finish(&mut record);
@@ -230,8 +251,23 @@ impl McpDecoder {
         record.text = content::of_params(method, params);
     }
 
+    /// Which definition of its tool the client was told last.
+    fn definition_in_force(&self, record: &mut Record, attributes: &mut Attributes) {
+        match self.inventory.in_force(record.tool_name.as_deref().unwrap_or_default()) {
+            InForce::Listed { digest, is_stale } => {
+                record.add_key(Key::new(KeyKind::Definition, digest));
+                record.definition_digest = Some(digest.into());
+                if is_stale {
+                    attributes.put("threadline.definition_stale", Json::Bool(true));
+                }
+            }
+            InForce::NotListed => attributes.put("threadline.tool_not_listed", Json::Bool(true)),
+            InForce::Unknown => {}
+        }
+    }
+
     /// The ids that a request or notification carries in `params`.
-    fn ids_of(&self, record: &mut Record, direction: Direction, params: &Json, transport: &Transport) {
+    fn ids_of(&self, record: &mut Record, direction: Direction, method: &str, params: &Json, transport: &Transport) {
         let meta = params.get("_meta").unwrap_or(&Json::Null);
         meta::apply(meta, record);
         if let Some((trace, span)) = &transport.traceparent {
@@ -248,10 +284,13 @@ impl McpDecoder {
         if let Some(state) = params.get("requestState").and_then(Json::as_str) {
             record.add_key(request_state_key(state));
         }
+        if let Some(task) = task::named(method, params).or_else(|| task::related(params)) {
+            self.of_task(record, task);
+        }
     }
 
     fn notification(
-        &self,
+        &mut self,
         parts: &mut Parts<'_>,
         frame: &Frame<'_>,
         message: &Message<'_>,
@@ -264,9 +303,19 @@ impl McpDecoder {
         record.name = Some(method.into());
         record.target = method::target(method, params).map(str::to_string);
         record.text = content::of_params(method, params);
-        self.ids_of(&mut record, frame.direction, params, transport);
+        self.ids_of(&mut record, frame.direction, method, params, transport);
+        match method {
+            "notifications/tools/list_changed" => self.inventory.announce(),
+            "notifications/tasks/status" | "notifications/tasks" => self.task_status(&mut record, params),
+            _ => {}
+        }
         if let Some(token) = params.get("progressToken") {
             record.add_key(self.progress_key(opposite(frame.direction), token));
+        }
+        // What comes on a subscription names the request that opened it.
+        let subscription = params.at(&["_meta", "io.modelcontextprotocol/subscriptionId"]);
+        if let Some(id @ (Json::String(_) | Json::Number(_))) = subscription {
+            record.add_key(self.rpc_key(opposite(frame.direction), &id.to_string()));
         }
         let cancelled = params.get("requestId").filter(|_| method == "notifications/cancelled");
         if let Some(id) = cancelled.map(Json::to_string) {
@@ -299,10 +348,23 @@ impl McpDecoder {
             None => method::kind_by_shape(result),
         };
         self.learn_server(result);
+        let about = asked.as_ref().and_then(Asked::task).or_else(|| task::related(result));
+        let kind = match (method, about) {
+            (Some("tasks/result"), Some(task)) => self.kind_of_task(task).unwrap_or(kind),
+            _ => kind,
+        };
         let mut record = parts.begin(kind);
         self.frame_columns(&mut record, parts, frame, transport);
         record.name = method.map(str::to_string);
         self.answered(&mut record, frame, asked.as_ref(), &id);
+        if let Some(task) = task::created(result) {
+            if let Some(asked) = &asked {
+                self.remember_task(task, asked, &record);
+            }
+            self.of_task(&mut record, task);
+        } else if let Some(task) = about {
+            self.of_task(&mut record, task);
+        }
         if let Some(member) = message.value.member("result") {
             self.concluded(&mut record, parts, frame, member);
         }
@@ -355,7 +417,9 @@ impl McpDecoder {
         attributes.put("error", error.clone());
         self.note_pairing(&mut attributes, asked.is_some());
         attributes.finish(&mut record);
+        let template = record.clone();
         parts.push(record);
+        self.urls(parts, frame, error, &template);
     }
 
     fn note_pairing(&self, attributes: &mut Attributes, is_paired: bool) {
@@ -457,3 +521,5 @@ fn opposite(direction: Direction) -> Direction {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_protocol;

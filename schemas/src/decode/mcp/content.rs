@@ -7,6 +7,7 @@ pub(super) fn of_result(result: &Json) -> Option<String> {
     let text = joined([result.get("content"), result.get("contents")].into_iter().flatten().flat_map(parts));
     text.or_else(|| messages(result))
         .or_else(|| result.get("structuredContent").map(Json::to_string))
+        .or_else(|| result.get("task").and_then(of_task).or_else(|| of_task(result)))
         .or_else(|| ["action", "instructions"].iter().find_map(|key| result.str_at(key)).map(str::to_string))
         .or_else(|| listed(result))
 }
@@ -21,9 +22,18 @@ pub(super) fn of_params(method: &str, params: &Json) -> Option<String> {
         "elicitation/create" | "notifications/progress" => params.str_at("message").map(str::to_string),
         "notifications/cancelled" => params.str_at("reason").map(str::to_string),
         "notifications/message" => params.get("data").map(shown),
-        "notifications/tasks/status" => params.str_at("statusMessage").map(str::to_string),
+        "notifications/tasks/status" | "notifications/tasks" => of_task(params),
         _ => None,
     }
+}
+
+/// What a task came to when that stands inside, else how it says it is.
+fn of_task(task: &Json) -> Option<String> {
+    task.get("taskId")?;
+    let inner = task.get("result").and_then(of_result);
+    let failed = || task.at(&["error", "message"]).and_then(Json::as_str).map(str::to_string);
+    let says = || ["statusMessage", "status"].iter().find_map(|key| task.str_at(key)).map(str::to_string);
+    inner.or_else(failed).or_else(says)
 }
 
 fn messages(value: &Json) -> Option<String> {

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use crate::json::{Json, Member, canonical};
 
 /// What a model is told about a tool, and therefore what the digest covers.
-const COVERED: &[&str] = &["name", "description", "inputSchema", "outputSchema", "annotations"];
+pub(super) const COVERED: [&str; 5] = ["name", "description", "inputSchema", "outputSchema", "annotations"];
 
 /// SHA-256, 64 hex digits, of the canonical JSON object that holds the covered members that are present.
 pub fn digest(tool: &Json) -> String {

@@ -1,6 +1,8 @@
 //! Records for what one message encloses: tool definitions in a list, the questions of an `input_required`
 //! result (2026-07-28), and the answers that its retry brings.
 
+use super::inventory::Change;
+use super::outcome::URL_ELICITATION_REQUIRED;
 use super::parts::{Attributes, Parts};
 use super::pending::Asked;
 use super::{Frame, McpDecoder, Transport, content, definition, method, request_state_key};
@@ -42,10 +44,11 @@ impl McpDecoder {
     }
 
     /// One record per tool of a tools/list result.
-    pub(super) fn definitions(&self, parts: &mut Parts<'_>, frame: &Frame<'_>, result: &Json, list: &Record) {
+    pub(super) fn definitions(&mut self, parts: &mut Parts<'_>, frame: &Frame<'_>, result: &Json, list: &Record) {
         if list.kind != Kind::ToolList {
             return;
         }
+        let mut changes = Vec::new();
         for tool in result.get("tools").map(Json::items).unwrap_or_default() {
             let mut record = parts.begin(Kind::ToolDefinition);
             self.part_of(&mut record, parts, frame, list);
@@ -53,16 +56,28 @@ impl McpDecoder {
             record.tool_name = tool.str_at("name").map(str::to_string);
             record.text = tool.str_at("description").map(str::to_string);
             let digest = definition::digest(tool);
+            if let Some(change) = self.inventory.take(tool, &digest) {
+                changes.push((change, record.tool_name.clone(), digest.clone()));
+            }
             record.add_key(Key::new(KeyKind::Definition, &digest));
             record.definition_digest = Some(digest);
             record.attributes = Some(tool.to_string());
+            parts.push(record);
+        }
+        self.inventory.page(result.get("nextCursor").is_none_or(|cursor| *cursor == Json::Null));
+        for (change, tool, digest) in changes {
+            let mut record = parts.begin(Kind::Finding);
+            self.part_of(&mut record, parts, frame, list);
+            changed(&mut record, change, tool, digest);
             parts.push(record);
         }
     }
 
     /// One record per question inside an `input_required` result.
     pub(super) fn questions(&self, parts: &mut Parts<'_>, frame: &Frame<'_>, result: &Json, asking: &Record) {
-        if result.str_at("resultType") != Some("input_required") {
+        let asks = |key: &str| result.str_at(key) == Some("input_required");
+        // A result, or in 2026-07-28 a task, that waits for answers.
+        if !asks("resultType") && !asks("status") {
             return;
         }
         for question in result.get("inputRequests").map(Json::members).unwrap_or_default() {
@@ -82,6 +97,25 @@ impl McpDecoder {
         }
     }
 
+    /// One record per URL that the user has to visit before a call may go on (2025-11-25).
+    pub(super) fn urls(&self, parts: &mut Parts<'_>, frame: &Frame<'_>, error: &Json, asking: &Record) {
+        if asking.rpc_error_code != Some(URL_ELICITATION_REQUIRED) {
+            return;
+        }
+        for question in error.at(&["data", "elicitations"]).map(Json::items).unwrap_or_default() {
+            let mut record = parts.begin(Kind::Elicitation);
+            self.part_of(&mut record, parts, frame, asking);
+            record.tool_name.clone_from(&asking.tool_name);
+            record.name = Some("elicitation/create".into());
+            record.target = question.str_at("url").map(str::to_string);
+            record.text = question.str_at("message").map(str::to_string);
+            let mut attributes = Attributes::default();
+            attributes.rest_of(question, &[]);
+            attributes.finish(&mut record);
+            parts.push(record);
+        }
+    }
+
     /// Columns that a further part shares with the record of its message.
     pub(super) fn part_of(&self, record: &mut Record, parts: &Parts<'_>, frame: &Frame<'_>, whole: &Record) {
         self.frame_columns(record, parts, frame, &Transport::default());
@@ -94,4 +128,20 @@ impl McpDecoder {
         record.tool_call_id.clone_from(&whole.tool_call_id);
         record.keys.clone_from(&whole.keys);
     }
+}
+
+/// A definition that is another than in the list before: what a client agreed to is not what it calls now.
+fn changed(record: &mut Record, change: Change, tool: Option<String>, digest: String) {
+    let shown = tool.as_deref().unwrap_or_default();
+    record.name = Some("tools/definition_changed".into());
+    record.text = Some(format!("definition of tool {shown} changed between two lists: {}", change.members.join(", ")));
+    record.tool_name = tool;
+    let mut attributes = Attributes::default();
+    attributes.text("threadline.definition_before", change.was.as_str());
+    attributes.texts("threadline.changed_members", change.members.iter().map(|member| (*member).into()).collect());
+    attributes.finish(record);
+    for digest in [&digest, &change.was] {
+        record.add_key(Key::new(KeyKind::Definition, digest));
+    }
+    record.definition_digest = Some(digest);
 }

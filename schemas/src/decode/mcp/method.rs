@@ -61,6 +61,7 @@ pub(crate) const METHODS: &[Method] = &[
     method("notifications/resources/updated", Sender::Server, Kind::Notification),
     method("notifications/elicitation/complete", Sender::Server, Kind::Notification),
     method("notifications/tasks/status", Sender::Either, Kind::Notification),
+    method("notifications/tasks", Sender::Server, Kind::Notification),
     method("notifications/subscriptions/acknowledged", Sender::Server, Kind::Notification),
 ];
 
@@ -109,6 +110,7 @@ pub(super) fn kind_by_shape(result: &Json) -> (Kind, Option<&'static str>) {
         () if has("role") && has("model") => (Kind::Sampling, Some("sampling/createMessage")),
         () if has("contents") || has("resources") || has("resourceTemplates") => (Kind::Resource, None),
         () if has("messages") || has("prompts") => (Kind::PromptTemplate, None),
+        () if has("taskId") || has("task") => (Kind::Request, None),
         () if has("content") || has("structuredContent") || has("isError") => (Kind::Result, Some("tools/call")),
         () => (Kind::Request, None),
     }
@@ -121,7 +123,8 @@ pub(super) fn target<'a>(method: &str, params: &'a Json) -> Option<&'a str> {
         "completion/complete" => params.get("ref").and_then(|to| to.str_at("uri").or(to.str_at("name"))),
         "logging/setLevel" => params.str_at("level"),
         "elicitation/create" => params.str_at("url"),
-        _ if method.starts_with("tasks/") => params.str_at("taskId"),
+        "notifications/elicitation/complete" => params.str_at("elicitationId"),
+        _ if method.starts_with("tasks/") || method.starts_with("notifications/tasks") => params.str_at("taskId"),
         _ => params.str_at("uri"),
     }
 }

@@ -43,7 +43,14 @@ impl Asked {
         let is_shared = |key: &&String| {
             matches!(
                 Key::parse(key).map(|key| key.kind),
-                Some(KeyKind::Trace | KeyKind::ParentSpan | KeyKind::Conversation | KeyKind::Turn | KeyKind::Rpc)
+                Some(
+                    KeyKind::Trace
+                        | KeyKind::ParentSpan
+                        | KeyKind::Conversation
+                        | KeyKind::Turn
+                        | KeyKind::Rpc
+                        | KeyKind::Task
+                )
             )
         };
         Asked {
@@ -85,6 +92,11 @@ impl Asked {
                 record.keys.push(key.clone());
             }
         }
+    }
+
+    /// The task that the request is about.
+    pub(crate) fn task(&self) -> Option<&str> {
+        self.target.as_deref().filter(|_| self.method.starts_with("tasks/") && self.method != "tasks/list")
     }
 
     /// Nanoseconds from the request to `time`.

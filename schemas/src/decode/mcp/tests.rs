@@ -9,7 +9,7 @@ use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
 /// Decodes `> message` (client to server), `< message` and `! line` (stderr), one per line.
-fn decode(frames: &str) -> Vec<Record> {
+pub(super) fn decode(frames: &str) -> Vec<Record> {
     let mut decoder = McpDecoder::new("mcp-stdio", "orders", Some("orders"), "c");
     let mut records = Vec::new();
     for (index, line) in frames.lines().map(str::trim).filter(|line| !line.is_empty()).enumerate() {
@@ -24,7 +24,7 @@ fn decode(frames: &str) -> Vec<Record> {
     records
 }
 
-fn feed(decoder: &mut McpDecoder, direction: Direction, message: &[u8], number: i64) -> Vec<Record> {
+pub(super) fn feed(decoder: &mut McpDecoder, direction: Direction, message: &[u8], number: i64) -> Vec<Record> {
     let key = format!("k{number}");
     let line = Line { bytes: message, file: None, number, delivery_key: &key };
     let frame = Frame { message, direction, time_unix_nano: Some(1000 * number), sequence: Some(number) };
@@ -61,7 +61,7 @@ fn shown(record: &Record) -> String {
     out
 }
 
-fn check(frames: &str, expected: Expect) {
+pub(super) fn check(frames: &str, expected: Expect) {
     let records = decode(frames);
     expected.assert_eq(&records.iter().map(|record| shown(record) + "\n").collect::<String>());
 }

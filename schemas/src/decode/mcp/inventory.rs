@@ -1,0 +1,119 @@
+//! The tool definitions that a connection was told, so that each call bears the version in force and a definition that
+//! changes between two lists is noticed.
+//!
+//! Invariants
+//! - at most [`TOOLS_MAX`] tools with names of at most [`NAME_BYTES_MAX`] bytes; what is beyond is not followed
+//! - in force is what the client was told last, not what the server had: between `notifications/tools/list_changed` and
+//!   the next list they may differ, which is said
+//! - of two definitions under one name in one list, the first counts
+//!
+//! Not here: lists on other connections to the same server; those are compared by whoever reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest, Sha256};
+
+use super::definition::{self, COVERED};
+use crate::json::{Json, canonical};
+
+/// Tools of one connection that are followed.
+pub(crate) const TOOLS_MAX: usize = 4_096;
+/// Longer names are not followed.
+const NAME_BYTES_MAX: usize = 256;
+
+/// What a connection was told about tools.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    tools: BTreeMap<String, Version>,
+    /// Names in the pages of the list that is being given.
+    seen: BTreeSet<String>,
+    /// Whether a list was given to its end.
+    is_complete: bool,
+    is_stale: bool,
+}
+
+#[derive(Debug)]
+struct Version {
+    digest: String,
+    /// Of each covered member.
+    members: [Option<[u8; 8]>; COVERED.len()],
+    is_listed: bool,
+}
+
+/// A tool whose definition is another than before.
+#[derive(Debug, PartialEq)]
+pub(super) struct Change {
+    /// Digest of the definition before.
+    pub(super) was: String,
+    /// Members that differ.
+    pub(super) members: Vec<&'static str>,
+}
+
+/// What is known of the definition under which a call is made.
+#[derive(Debug, PartialEq)]
+pub(super) enum InForce<'a> {
+    /// No list was recorded.
+    Unknown,
+    /// It was in the last list; `is_stale`: the server has announced changes since.
+    Listed { digest: &'a str, is_stale: bool },
+    /// The list was recorded to its end, and the tool was not in it.
+    NotListed,
+}
+
+impl Inventory {
+    /// A list is asked for from its first page.
+    pub(super) fn begin(&mut self) {
+        self.seen.clear();
+    }
+
+    /// The server says that its tools are others now.
+    pub(super) fn announce(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// Takes one definition of a list.
+    pub(super) fn take(&mut self, tool: &Json, digest: &str) -> Option<Change> {
+        let name = tool.str_at("name").filter(|name| name.len() <= NAME_BYTES_MAX)?;
+        let is_room = self.tools.len() < TOOLS_MAX || self.tools.contains_key(name);
+        if !is_room || !self.seen.insert(name.to_string()) {
+            return None;
+        }
+        let is = Version { digest: digest.into(), members: members(tool), is_listed: true };
+        let was = self.tools.insert(name.to_string(), is)?;
+        let is = self.tools.get(name).filter(|is| is.digest != was.digest)?;
+        let differs = |at: &usize| is.members[*at] != was.members[*at];
+        let members = (0..COVERED.len()).filter(differs).map(|at| COVERED[at]).collect();
+        Some(Change { was: was.digest, members })
+    }
+
+    /// A page was given; on the last one, what was in none of them is not listed any more.
+    pub(super) fn page(&mut self, is_last: bool) {
+        if !is_last {
+            return;
+        }
+        for (name, version) in &mut self.tools {
+            version.is_listed = self.seen.contains(name);
+        }
+        self.is_complete = true;
+        self.is_stale = false;
+    }
+
+    /// The definition of a tool that is called now.
+    pub(super) fn in_force(&self, name: &str) -> InForce<'_> {
+        match self.tools.get(name).filter(|version| version.is_listed) {
+            Some(version) => InForce::Listed { digest: &version.digest, is_stale: self.is_stale },
+            None if self.is_complete && !self.is_stale && self.tools.len() < TOOLS_MAX => InForce::NotListed,
+            None => InForce::Unknown,
+        }
+    }
+}
+
+fn members(tool: &Json) -> [Option<[u8; 8]>; COVERED.len()] {
+    let digest = |value: &Json| {
+        let whole: [u8; 32] = Sha256::digest(canonical(value)).into();
+        let mut short = [0; 8];
+        short.copy_from_slice(&whole[..8]);
+        short
+    };
+    definition::COVERED.map(|key| tool.get(key).map(digest))
+}
