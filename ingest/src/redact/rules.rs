@@ -135,6 +135,8 @@ pub(super) const NAMES: &[(&str, &str)] = &[
     ("privatekey", "private-key"),
     ("accesstoken", "token"),
     ("refreshtoken", "token"),
+    // What an MCP server lets a client carry between the rounds of a call: opaque, and its hash is a key already.
+    ("requeststate", "request-state"),
 ];
 
 /// Finds a sensitive name before a quoted value in text that is not JSON as a whole; groups: name, backslashes before the
@@ -142,7 +144,7 @@ pub(super) const NAMES: &[(&str, &str)] = &[
 pub(super) fn quoted_name(added: &[String]) -> String {
     const BUILT_IN: &str = concat!(
         "authorization|proxy-authorization|cookie|set-cookie|x-api-key|password|passwd|secret|client_?secret|api[_-]?key",
-        "|private_?key|access_?token|refresh_?token"
+        "|private_?key|access_?token|refresh_?token|request_?state"
     );
     const ENV: &str = "(?-i:[A-Z0-9_]*(?:_KEY|_TOKEN|_SECRET|PASSWORD))";
     let added: String = added.iter().map(|name| format!("|{name}")).collect();
@@ -177,7 +179,7 @@ pub(super) const LEFT_BY_REDACTION: &str = r"^(?:\[redacted:[a-z0-9-]+:[0-9a-f]{
 /// Hints that a sensitive name may occur: a quoted name (also escaped), a header line, a protobuf attribute, an upper-case
 /// member; and `\u00`, by which ASCII can be spelled so that no other hint sees it.
 pub(super) const NAME_HINTS: &[&str] = &[
-    r#"(?i)(?:authorization|cookie|api[_-]?key|passwd|password|secret|private_?key|access_?token|refresh_?token)(?:\\*["']|\x12|[ \t]*:)"#,
+    r#"(?i)(?:authorization|cookie|api[_-]?key|passwd|password|secret|private_?key|access_?token|refresh_?token|request_?state)(?:\\*["']|\x12|[ \t]*:)"#,
     r#"(?:_KEY|_TOKEN|_SECRET|PASSWORD)\\*["']"#,
     r"\\u00",
 ];

@@ -260,7 +260,9 @@ fn on_real_traffic_only_secrets_are_found() {
     expect![[r#"
         17 authorization REDACTED
         18 env dummy-demo-key-123
-        7 env dummy-not-a-secret-0123456789"#]]
+        7 env dummy-not-a-secret-0123456789
+        2 request-state v1.MnagHSb7WNu-VvWBZ4AYmszXbdARe1kqZasQehIeG5_BIz40N_BOGzpFFh1GFpYjL1ZKUBhYb6hds7_mVTe4xnUILFrQC7XE44dlaV-18nvyYqFQp3jlRckX7iOXSTandeURGBoPjRthpHSZ37YFTo6iEkAqdlc7BrApjTGtXrcpH8rWU3XYvuw6ftyNSJQjXuKOkbqBts69Lllciou1VWYWkzXsRRwzI-F0fBbO3PO3N0Mh7HULxYvf5qgsw9C7JyC0GYiLMHTGPnfgWCS93XMSB_tSd8b-51cbgOAw_pZ-z0eDPkGOKbOBpwUbiz-8UFZTf2S_WclNF-Fkfno4
+        2 request-state v1.MnagHXEnv45CVBfDYO3SqvRudpQRQ8Lcv0FDPFsuBhQVnHqxxBrghoVTDGVEBnaFSJHpG8lZ_peoQBOPM875dnyOI4dMTESVAYmC4WSKa2vfwtQ5yV4RO8IS38RCop6CQdPCxsepedAvOzPHUOGdm83or3MjUqsh7cNDyHnmCJc9mQ-EOmCfvmz4TVMwuiei64AdjQi3HvjcDSvxWS6oZWLR4CBHo2xX0C3Y6xJpn2AtkYWIacQm_7uiVU9NfsoKvOaTO_1lBaXx31HWSaYlFqieKOAwD_Z8nmSOitBRpNWoqChUf9N11RL0Gsx2QOmd0sPLoRbFy8rIS7-TKdP1xEs8XE0"#]]
     .assert_eq(&shown.join("\n"));
 }
 
@@ -292,4 +294,20 @@ proptest::proptest! {
         record.raw = Some([b"\"password\":\"", &bytes[..], b"authorization\x12\x05\x0a"].concat());
         redactor().redact(&mut record);
     }
+}
+
+#[test]
+fn what_a_server_lets_a_client_carry_is_not_kept_in_the_clear() {
+    check(
+        r#"{"params":{"requestState":"v1.c2VjcmV0","name":"x"}}"#,
+        expect![[r#"{"params":{"requestState":"[redacted:request-state:00da]","name":"x"}}"#]],
+    );
+    check(
+        r#"line {\"requestState\":\"v1.c2VjcmV0\"} more"#,
+        expect![[r#"line {\"requestState\":\"[redacted:request-state:00da]\"} more"#]],
+    );
+    let config = RedactConfig { off: vec!["request-state".into()], ..RedactConfig::default() };
+    let mut record = Record::new("t", "own:1", Kind::Log);
+    record.text = Some(r#"{"requestState":"v1.c2VjcmV0"}"#.into());
+    assert_eq!(Redactor::new(MatchKey::new([7; 32]), &config).unwrap().redact(&mut record), 0);
 }
