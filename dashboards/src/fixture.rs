@@ -122,6 +122,7 @@ fn call(prompt: u64, step: &Step) -> Call {
         arguments: Some(step.arguments.into()),
         result: Some(step.result.into()),
         arguments_cut: 0,
+        rounds: Vec::new(),
         result_cut: 0,
         grade: if wired { Grade::Matched } else { Grade::Claimed },
         records,

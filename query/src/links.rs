@@ -4,12 +4,13 @@
 //! | rule | from -> to | relation | grade |
 //! | --- | --- | --- | --- |
 //! | `response` | response frame -> its request: JSON-RPC id, connection, direction | result | proven from our tap, else matched |
-//! | `progress` | progress notification -> the request with its token | observation | proven from our tap, else matched |
+//! | `progress` | notification -> the request with its token or id (progress, cancellation, subscription) | observation | proven from our tap, else matched |
 //! | `http-exchange` | HTTP head or end -> the request it carries | observation | proven from our tap, else matched |
 //! | `nested-span` | span -> parent span of the same tool-call id | observation | claimed |
 //! | `tool-call-id` | frame -> the model's choice | execution | matched; claimed or inferred when the id is contested |
 //! | `tool-call-id` | host's answer, verdict, telemetry -> the choice | result, decision, observation | claimed |
 //! | `request-state` | call -> the `input_required` answer whose state it echoes | round | matched |
+//! | `task` | poll, question or status of a task -> the request that was answered with its handle | observation | proven from our tap, else matched |
 //! | `traceparent` | span -> the request that carried the same parent span | execution | matched |
 //! | `client-span` | request -> the span that its `_meta.traceparent` names | execution | matched |
 //! | `parent-span` | span -> the span it names | downstream, observation | claimed; matched when a frame carried it |

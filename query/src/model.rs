@@ -268,8 +268,28 @@ pub struct Call {
     pub result_cut: u64,
     /// Weakest link that holds the call's records together.
     pub grade: Grade,
+    /// Round trips on the wire, when there were several: the server asked for input first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rounds: Vec<Round>,
     /// Every record, in order: selection, decision, approval, request, result, spans, downstream.
     pub records: Vec<EventLine>,
+}
+
+/// One round trip of a call, as ids of its records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Round {
+    /// The request.
+    pub request: String,
+    /// Answers to the questions of the round before that the request brought.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<String>,
+    /// The response, if one was recorded.
+    pub response: Option<String>,
+    /// How the round ended: `input_required`, or as the call did.
+    pub outcome: Option<String>,
+    /// Questions that the response asks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub questions: Vec<String>,
 }
 
 fn is_zero(count: &u64) -> bool {

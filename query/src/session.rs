@@ -13,6 +13,7 @@
 mod assemble;
 mod calls;
 mod gaps;
+mod rounds;
 mod tally;
 
 use std::collections::BTreeMap;

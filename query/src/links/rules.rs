@@ -17,6 +17,7 @@ pub(super) const RULES: &[Rule] = &[
     nested_span,
     tool_call_id,
     request_state,
+    task,
     traceparent,
     client_span,
     parent_span,
@@ -33,7 +34,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// How many of them give a parent.
-pub(super) const PARENT_RULES: usize = 16;
+pub(super) const PARENT_RULES: usize = 17;
 
 /// Messages that are followed up a chain.
 const MESSAGES_MAX: usize = 1000;
@@ -151,6 +152,23 @@ fn request_state(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
     };
     let before = *index.bearers(key).iter().rfind(asked)?;
     Some(edge(child, before, "round", Grade::Matched, "request-state").by(key))
+}
+
+/// Polls, questions and status of a task hang under the request that was answered with its handle.
+fn task(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
+    let record = &index.records[child];
+    let key = index.key(child, KeyKind::Task)?;
+    let is_answer = |at: usize| index.exchange(at).is_some_and(|exchange| exchange.responses.contains(&at));
+    if is_answer(child) {
+        return None;
+    }
+    let about_task = |at: usize| index.records[at].name.as_deref().is_some_and(|name| name.starts_with("tasks/"));
+    let made_by = |at: &usize| {
+        let exchange = index.exchange(*at).filter(|_| is_answer(*at))?;
+        exchange.request.filter(|request| !about_task(*request))
+    };
+    let request = index.bearers(key).iter().take(CANDIDATES_MAX).find_map(made_by)?;
+    Some(edge(child, request, "observation", seen(record), "task").by(key))
 }
 
 /// The parent-span key of a record and the span it names, if that was recorded.

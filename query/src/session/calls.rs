@@ -6,6 +6,7 @@
 use threadline_schemas::{Decision, Kind, Outcome, Record, SourceKind};
 
 use super::assemble::{Assembly, CallGroup};
+use super::rounds;
 use crate::line::{event_line, time_text};
 use crate::links::{Links, is_telemetry, order};
 use crate::model::{Call, Grade};
@@ -84,6 +85,7 @@ fn observe(records: &[Record], links: &Links, group: &CallGroup) -> Observed {
         result: result_shown,
         result_cut,
         grade: grade.unwrap_or(Grade::Missing),
+        rounds: rounds::rounds(records, links, &group.records),
         records: group.records.iter().map(line).collect(),
     };
     Observed {

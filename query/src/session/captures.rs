@@ -11,7 +11,7 @@ use threadline_schemas::{Kind, Record};
 use crate::closure::{Closure, NONE, close};
 use crate::fact::{FactView, Facts};
 use crate::gather::contest;
-use crate::model::{Call, EventLine, Session};
+use crate::model::{Call, EventLine, Round, Session};
 use crate::session::{Options, reconstruct, sort};
 use crate::testing::captures;
 
@@ -250,4 +250,34 @@ fn identical_calls_at_once_stay_apart() {
         let frames = |call: &&Call| call.records.iter().filter(|record| record.kind == Kind::Call.as_str()).count();
         assert!(calls.len() >= 6 && calls.iter().all(|call| frames(call) == 1), "{name}");
     }
+}
+
+#[test]
+fn recorded_calls_of_two_rounds_are_one_call_each() {
+    let calls: Vec<&Call> = of_recording("pysdk-orders-otlp/py--o2")
+        .into_iter()
+        .flat_map(|session| &session.turns)
+        .flat_map(|turn| &turn.calls)
+        .filter(|call| !call.rounds.is_empty())
+        .collect();
+    let round = |round: &Round| {
+        let outcome = round.outcome.as_deref().unwrap_or("-");
+        format!("{} answers, {outcome}, {} questions", round.answers.len(), round.questions.len())
+    };
+    let shown = |call: &&Call| {
+        let rounds: Vec<String> = call.rounds.iter().map(round).collect();
+        format!(
+            "{} {}: {}",
+            call.tool.as_deref().unwrap_or("-"),
+            call.decision.as_deref().unwrap_or("-"),
+            rounds.join(" | ")
+        )
+    };
+    expect_test::expect![[r#"
+        [
+            "delete_customer allow: 0 answers, input_required, 1 questions | 1 answers, ok, 0 questions",
+            "summarise -: 0 answers, input_required, 1 questions | 1 answers, ok, 0 questions",
+        ]
+    "#]]
+    .assert_debug_eq(&calls.iter().map(shown).collect::<Vec<_>>());
 }
