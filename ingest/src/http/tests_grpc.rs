@@ -108,6 +108,52 @@ async fn every_signal_in_every_compression_is_stored_once() {
     assert!(records.iter().all(|record| record.collector == Collector::Otlp && record.raw.is_some()));
 }
 
+/// Every recorded protobuf body of logs or spans, by path.
+fn recorded() -> Vec<(Signal, Vec<u8>)> {
+    let captures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/captures");
+    let mut folders = vec![captures];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let mut entries: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        entries.sort();
+        for path in entries {
+            let signal = path.file_name().and_then(|name| Signal::of_path(name.to_str()?));
+            match (path.is_dir(), signal) {
+                (true, _) => folders.push(path),
+                (false, Some(signal))
+                    if path.extension().is_some_and(|ending| ending == "pb") && signal != Signal::Metrics =>
+                {
+                    found.push((signal, std::fs::read(path).unwrap()));
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn what_was_recorded_is_the_same_records_by_either_protocol() {
+    let server = Server::start(DropList::shipped()).await;
+    let bodies = recorded();
+    for (signal, body) in &bodies {
+        let (status, headers) = server.call(grpc::path(*signal), &[GRPC], framed(0, body)).await;
+        assert_eq!((status, headers.get("grpc-status")), (200, None), "a status in the headers is a refusal");
+    }
+    let counts = server.bench.pipeline.counts();
+    assert!(bodies.len() > 30 && counts.accepted > 300, "{} bodies, {counts:?}", bodies.len());
+    for (signal, body) in bodies {
+        let protobuf = [("content-type", "application/x-protobuf")];
+        assert_eq!(server.call(&format!("/v1/{}", signal.as_str()), &protobuf, body).await.0, 200);
+    }
+    let again = server.bench.pipeline.counts();
+    assert_eq!(
+        (again.accepted, again.duplicates - counts.duplicates),
+        (counts.accepted, counts.accepted + counts.duplicates)
+    );
+    assert_eq!(again.rejected, 0);
+}
+
 #[tokio::test]
 async fn what_cannot_be_understood_is_counted_and_kept() {
     let server = Server::start(DropList::none()).await;
@@ -135,6 +181,7 @@ async fn refusals_say_whether_to_try_again() {
         ("unknown compression", vec![GRPC, ("grpc-encoding", "snappy")], framed(1, &body)),
         ("not gzip", vec![GRPC, ("grpc-encoding", "gzip")], framed(1, &body)),
         ("not OTLP", vec![GRPC], framed(0, b"\xff\xff")),
+        ("too large", vec![GRPC], framed(0, &vec![0; BODY_BYTES_MAX])),
         ("too many", vec![GRPC], framed(0, &logs(vec![LogRecord::default(); 20_001]).encode_to_vec())),
         ("not gRPC", vec![("content-type", "application/x-protobuf")], body.clone()),
     ] {
@@ -152,6 +199,7 @@ async fn refusals_say_whether_to_try_again() {
         unknown compression: 200 12 content%20encoding%20must%20be%20gzip,%20zstd%20or%20identity
         not gzip: 200 3 body%20is%20not%20valid%20gzip
         not OTLP: 200 3 not%20an%20OTLP%20logs%20body:%20protobuf%20is%20broken%20at%20byte%202:%20ends%20inside%20a%20number
+        too large: 200 8 body%20is%20above%20the%20limit%20of%2016777216%20bytes
         too many: 200 8 more%20than%2020000%20records%20in%20one%20request;%20send%20smaller%20batches
         not gRPC: 415  
     "#]]

@@ -254,7 +254,7 @@ impl Dropped {
                 Some(format!("{total} spans or log records left out by the drop list ({})", rules.join(", ")));
             let number = |count: &u64| Json::Number(count.to_string().into());
             let by_rule = group.by_rule.iter().map(|(rule, count)| member(rule, number(count))).collect();
-            let attributes = vec![member("dropped", number(&total)), member("rules", Json::Object(by_rule))];
+            let attributes = vec![member("records", number(&total)), member("rules", Json::Object(by_rule))];
             record.attributes = Some(Json::Object(attributes).to_string());
             record
         };

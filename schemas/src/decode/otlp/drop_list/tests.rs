@@ -82,8 +82,8 @@ fn what_is_left_out_is_said_by_trace() {
     };
     expect![[r#"
         [
-            "1 2 spans or log records left out by the drop list (ticks) [\"trace:11111111111111111111111111111111\"] {\"dropped\":2,\"rules\":{\"ticks\":2}}",
-            "2 1 spans or log records left out by the drop list (ticks) [\"trace:22222222222222222222222222222222\"] {\"dropped\":1,\"rules\":{\"ticks\":1}}",
+            "1 2 spans or log records left out by the drop list (ticks) [\"trace:11111111111111111111111111111111\"] {\"records\":2,\"rules\":{\"ticks\":2}}",
+            "2 1 spans or log records left out by the drop list (ticks) [\"trace:22222222222222222222222222222222\"] {\"records\":1,\"rules\":{\"ticks\":1}}",
         ]
     "#]]
     .assert_debug_eq(&body.records.iter().map(shown).collect::<Vec<_>>());
