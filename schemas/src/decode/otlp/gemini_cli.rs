@@ -101,8 +101,8 @@ fn model(reading: &mut Reading<'_>, event: &str) {
         }
         "api_response" => {
             reading.record.outcome.get_or_insert(Outcome::Ok);
-            reading.record.result = reading.take_payload(&["response_text"]).0;
+            reading.record.result = reading.take_document(&["response_text"]);
         }
-        _ => reading.record.arguments = reading.take_payload(&["request_text"]).0,
+        _ => reading.record.arguments = reading.take_document(&["request_text"]),
     }
 }

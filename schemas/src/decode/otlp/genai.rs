@@ -13,7 +13,7 @@
 //!
 //! Invariants
 //! - payloads that are one attribute move into columns; those spread over numbered attributes stay there
-//! - at most [`CHOICES_MAX`] choices of one record, one per id
+//! - at most [`CHOICES_MAX`] choices of one record, one per id; of an answer beyond [`ANSWER_LIMITS`] none
 
 use std::collections::BTreeMap;
 
@@ -21,11 +21,14 @@ use super::item::{Detail, Item, get};
 use super::mapping::Reading;
 use crate::columns::Record;
 use crate::decode::transcript::split_tool;
-use crate::json::{self, Json};
+use crate::json::{self, Json, Limits};
 use crate::record::Kind;
 
 /// Choices of one answer that are told apart.
 const CHOICES_MAX: usize = 64;
+
+/// Bounds of an answer that is read for choices (about 11 MiB as a tree); a larger one gives none.
+const ANSWER_LIMITS: Limits = Limits { depth_max: 64, nodes_max: 100_000 };
 
 /// A tool that a model chose.
 #[derive(Debug, Default, PartialEq)]
@@ -55,11 +58,11 @@ pub(super) fn model_request(reading: &mut Reading<'_>) {
     let model =
         item.first(&["gen_ai.request.model", "gen_ai.response.model", "llm.model_name", "embedding.model_name"]);
     reading.record.target = model.map(str::to_string);
-    // No digests: they are for what a call was given and gave back.
+    // No digests: they are for what a call was given and gave back. A conversation can be large, so it is not parsed.
     let asked = ["gen_ai.input.messages", "gen_ai.prompt", "input.value", "traceloop.entity.input"];
-    reading.record.arguments = reading.take_payload(&asked).0;
+    reading.record.arguments = reading.take_document(&asked);
     let answered = ["gen_ai.output.messages", "gen_ai.completion", "output.value", "traceloop.entity.output"];
-    reading.record.result = reading.take_payload(&answered).0;
+    reading.record.result = reading.take_document(&answered);
     if reading.record.text.is_none() {
         reading.record.text = answer_text(item);
     }
@@ -210,7 +213,7 @@ fn answer_text(item: &Item) -> Option<String> {
 /// A value that may be given as JSON text.
 fn structured(value: Option<&Json>) -> Option<Json> {
     match value? {
-        Json::String(text) => json::parse(text.as_bytes()).ok().map(|parsed| parsed.value),
+        Json::String(text) => json::parse_within(text.as_bytes(), ANSWER_LIMITS).ok().map(|parsed| parsed.value),
         other => Some(other.clone()),
     }
 }

@@ -313,6 +313,14 @@ impl Reading<'_> {
         }
     }
 
+    /// The first of these attributes as JSON text, unread: what looks like a document is taken for one.
+    pub(super) fn take_document(&mut self, keys: &[&'static str]) -> Option<String> {
+        let (key, value) = keys.iter().find_map(|key| Some((*key, self.item.attribute(key)?)))?;
+        self.taken.push(key);
+        let document = value.as_str().filter(|text| text.trim_start().starts_with(['{', '[']));
+        Some(document.map_or_else(|| value.to_string(), str::to_string))
+    }
+
     /// `arguments` from the first of these attributes.
     pub(super) fn take_arguments(&mut self, keys: &[&'static str]) {
         (self.record.arguments, self.record.arguments_digest) = self.take_payload(keys);
