@@ -18,6 +18,7 @@ mod read;
 mod record;
 mod serve;
 mod source;
+mod sources;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -70,6 +71,8 @@ enum Command {
     Sql(SqlArguments),
     /// Where every record belongs: session, turn, call, parent, with grade and evidence
     Links(LinksArguments),
+    /// Who sends, how much, how late, and who has fallen silent
+    Sources(SourcesArguments),
     /// Check data directory, disk, clock, ports and table; say the next step
     Doctor(DoctorArguments),
     /// Answer one SQL query for a server (started by it)
@@ -434,6 +437,17 @@ pub(crate) struct LinksArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SourcesArguments {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+    /// Only those that have fallen silent: quiet for more than ten times their usual interval, and a minute at least
+    #[arg(long)]
+    pub(crate) silent: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DoctorArguments {
     #[command(flatten)]
     pub(crate) place: Place,
@@ -456,6 +470,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Search(arguments) => read::search(arguments).await,
         Command::Sql(arguments) => read::sql(arguments).await,
         Command::Links(arguments) => read::links(arguments).await,
+        Command::Sources(arguments) => sources::run(arguments).await,
         Command::Doctor(arguments) => doctor::run(arguments).await,
         Command::SqlWorker { data } => {
             Ok(tokio::task::spawn_blocking(move || threadline_query::sql::worker::serve(&data)).await?)

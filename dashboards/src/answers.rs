@@ -7,6 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use threadline_query::model::{Answer, Event, Hit, SearchQuestion, Session, SessionFilter, SessionSummary};
+use threadline_query::sources::SourceSummary;
 use threadline_query::{Engine, QueryError, SessionOptions};
 
 /// Why there is no answer. Messages name ids and limits, never content.
@@ -50,6 +51,8 @@ pub trait Answers: Clone + Send + Sync + 'static {
     fn event_raw(&self, id: &str) -> impl Future<Output = Result<Vec<u8>, ReadError>> + Send;
     /// A page of a text search.
     fn search(&self, question: SearchQuestion) -> impl Future<Output = Result<Answer<Vec<Hit>>, ReadError>> + Send;
+    /// Who sends, the one heard last first.
+    fn sources(&self) -> impl Future<Output = Result<Answer<Vec<SourceSummary>>, ReadError>> + Send;
 }
 
 impl Answers for Arc<Engine> {
@@ -71,6 +74,10 @@ impl Answers for Arc<Engine> {
 
     async fn search(&self, question: SearchQuestion) -> Result<Answer<Vec<Hit>>, ReadError> {
         Ok(Engine::search(self, &question).await?)
+    }
+
+    async fn sources(&self) -> Result<Answer<Vec<SourceSummary>>, ReadError> {
+        Ok(Engine::sources(self).await?)
     }
 }
 

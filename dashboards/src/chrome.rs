@@ -18,6 +18,8 @@ pub(crate) enum Place {
     Sessions,
     /// Search.
     Search,
+    /// Sources.
+    Sources,
     /// Help.
     Help,
     /// None of them.

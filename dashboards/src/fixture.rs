@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use threadline_query::model::*;
+use threadline_query::sources::{SourceState, SourceSummary};
 
 use crate::answers::{Answers, ReadError};
 
@@ -483,7 +484,8 @@ pub(crate) fn poisoned<T: serde::Serialize + serde::de::DeserializeOwned>(value:
             Value::Object(fields) => {
                 let old = std::mem::take(fields);
                 for (name, mut field) in old {
-                    if !matches!(name.as_str(), "grade" | "grade_floor") {
+                    let is_state = matches!(field.as_str(), Some("active" | "silent" | "ended" | "loaded"));
+                    if !matches!(name.as_str(), "grade" | "grade_floor") && !is_state {
                         poison(&mut field, text);
                     }
                     fields.insert(name, field);
@@ -589,5 +591,32 @@ impl Answers for Fixture {
     async fn search(&self, question: SearchQuestion) -> Result<Answer<Vec<Hit>>, ReadError> {
         let found = self.0 != Flavour::Empty && question.q.contains("env");
         Ok(self.give(if found { hits() } else { vec![] }))
+    }
+
+    async fn sources(&self) -> Result<Answer<Vec<SourceSummary>>, ReadError> {
+        let name = if self.0 == Flavour::Hostile { HOSTILE } else { "orders" };
+        let source = |state, kind: &str, quiet_s| SourceSummary {
+            source_name: name.into(),
+            source_kind: kind.into(),
+            state,
+            records: 1_204,
+            rejected: 2,
+            gaps: 1,
+            dropped: 41,
+            first: "2026-11-20T10:00:00Z".into(),
+            last: "2026-11-20T11:00:00Z".into(),
+            last_observed: "2026-11-20T11:00:00Z".into(),
+            quiet_s,
+            usual_interval_s: Some(6.5),
+            last_minute: 3,
+            last_hour: 120,
+            lag_ms: Some(12.5),
+            clock_offset_ms: None,
+            collector: "tap".into(),
+            collector_id: Some("309daf42-f826-415e-8b8f-6414e473e49e".into()),
+            collector_version: Some(name.into()),
+        };
+        let listed = vec![source(SourceState::Active, "wire", 2), source(SourceState::Silent, name, 7_200)];
+        Ok(self.give(if self.0 == Flavour::Empty { vec![] } else { listed }))
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod search;
 pub(crate) mod session;
 pub(crate) mod sessions;
 pub(crate) mod skeleton;
+pub(crate) mod sources;
 
 /// The query part of an address. Forms send empty fields: those count as absent.
 #[derive(Debug, Default)]

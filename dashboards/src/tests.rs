@@ -30,6 +30,7 @@ fn pages() -> Vec<String> {
         "/sessions",
         "/sessions?tool=refund&outcome=error",
         "/sessions?from=yesterday",
+        "/sources",
         "/help",
         "/search",
         "/search?q=.env+file",

@@ -4,7 +4,7 @@
 //! - every answer says which snapshot it read, what it left out, and why
 //! - nothing here writes; memory per question is bounded by [`EngineConfig`]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
@@ -16,10 +16,10 @@ use uuid::Uuid;
 use crate::error::QueryError;
 use crate::gather::{Bounds, Gathered, session_of};
 use crate::index::{Indexed, SessionIndex};
-use crate::line::{event_line, time_text};
+use crate::line::event_line;
 use crate::links::{Contest, links};
 use crate::metrics::Metrics;
-use crate::model::{Answer, Completeness, Event, Link, Session, SessionSummary, SnapshotInfo, SourceSummary};
+use crate::model::{Answer, Completeness, Event, Link, Session, SessionSummary, SnapshotInfo};
 use crate::session::{Options, cut_gap, reconstruct, summarize};
 
 /// Limits of one engine.
@@ -93,6 +93,7 @@ pub struct Engine {
     gather_permits: Semaphore,
     sql_permits: Arc<Semaphore>,
     metrics: Metrics,
+    source_tallies: crate::sources::Cache,
 }
 
 /// A session and how many records it had; records never change or go away, so more means another key.
@@ -111,6 +112,7 @@ impl Engine {
             config,
             summaries: Mutex::default(),
             metrics: Metrics::new(),
+            source_tallies: crate::sources::Cache::default(),
         }
     }
 
@@ -122,6 +124,10 @@ impl Engine {
     /// Counters of this process; others add theirs ([`Metrics::register`]).
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    pub(crate) fn source_tallies(&self) -> &crate::sources::Cache {
+        &self.source_tallies
     }
 
     /// The present state of the store.
@@ -228,39 +234,6 @@ impl Engine {
             .into_iter()
             .find(|record| record.event_id == event)
             .ok_or_else(|| QueryError::not_found(id, &["event id"]))
-    }
-
-    /// Who sent what, and when last.
-    pub async fn sources(&self) -> Result<Answer<Vec<SourceSummary>>, QueryError> {
-        let index = self.indexed().await?;
-        let mut completeness = completeness(&index.snapshot);
-        note_left_out(&index, &mut completeness);
-        let work = move || {
-            let view = index.view();
-            let mut sources: BTreeMap<(&str, String), (u64, u64, i64, i64)> = BTreeMap::new();
-            for at in 0..view.len() {
-                let (facts, fact) = view.at(at);
-                let key = (facts.name(fact.source_name), fact.source_kind.to_string());
-                let seen = sources.entry(key).or_insert((0, 0, i64::MAX, i64::MIN));
-                seen.0 += 1;
-                seen.1 += u64::from(fact.kind == Kind::Rejected);
-                seen.2 = seen.2.min(fact.time);
-                seen.3 = seen.3.max(fact.time);
-            }
-            let summary = |((name, kind), (records, rejected, first, last)): ((&str, String), (u64, u64, i64, i64))| {
-                SourceSummary {
-                    source_name: name.to_string(),
-                    source_kind: kind,
-                    records,
-                    rejected,
-                    first: time_text(first),
-                    last: time_text(last),
-                }
-            };
-            sources.into_iter().map(summary).collect::<Vec<_>>()
-        };
-        let sources = tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?;
-        Ok(answer(sources, None, completeness))
     }
 
     /// The lines of sessions in a list: reconstructed where they are small enough, and kept.

@@ -54,6 +54,7 @@ mod placements;
 mod search;
 pub mod session;
 mod sessions;
+pub mod sources;
 pub mod sql;
 
 pub use api::router;

@@ -378,23 +378,6 @@ pub struct Placement {
     pub score: Option<f64>,
 }
 
-/// One emitter.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct SourceSummary {
-    /// Its name.
-    pub source_name: String,
-    /// host, wire, gateway, server, downstream, threadline, unknown.
-    pub source_kind: String,
-    /// Records.
-    pub records: u64,
-    /// Of them, ones that could not be understood.
-    pub rejected: u64,
-    /// Oldest event time.
-    pub first: String,
-    /// Newest event time.
-    pub last: String,
-}
-
 /// Rows of a SQL query.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Table {

@@ -10,9 +10,10 @@ use utoipa::ToSchema;
 
 use super::{Problem, json};
 use crate::engine::Engine;
-use crate::model::{Answer, SourceSummary};
+use crate::model::Answer;
+use crate::sources::SourceSummary;
 
-/// Who sent what, and when last.
+/// Who sends, how much, how late, and who has fallen silent.
 #[utoipa::path(get, path = "/api/v1/sources", tag = "operations", responses(
     (status = 200, description = "Every emitter", body = Answer<Vec<SourceSummary>>),
 ))]

@@ -1,0 +1,40 @@
+//! `threadline sources`: who sends, how much, how late, and who has fallen silent.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::client::Client;
+use super::output::{self, Column};
+use super::{EXIT_EMPTY, SourcesArguments};
+
+const COLUMNS: &[Column] = &[
+    ("SOURCE", "source_name"),
+    ("SIDE", "source_kind"),
+    ("STATE", "state"),
+    ("RECORDS", "records"),
+    ("1 MIN", "last_minute"),
+    ("1 H", "last_hour"),
+    ("REJECTED", "rejected"),
+    ("GAPS", "gaps"),
+    ("DROPPED", "dropped"),
+    ("LAG MS", "lag_ms"),
+    ("QUIET S", "quiet_s"),
+    ("FIRST (UTC)", "first"),
+    ("LAST (UTC)", "last"),
+    ("VIA", "collector"),
+    ("COLLECTOR", "collector_id"),
+    ("VERSION", "collector_version"),
+];
+
+/// Lists every source, the one heard last first.
+pub(crate) async fn run(arguments: SourcesArguments) -> anyhow::Result<ExitCode> {
+    let answer = Client::open(&arguments.place)?.get("/api/v1/sources", &[]).await?;
+    let mut rows: Vec<Value> = answer["data"].as_array().cloned().unwrap_or_default();
+    if arguments.silent {
+        rows.retain(|row| row["state"] == "silent");
+    }
+    output::rows(&arguments.printing, &answer, &rows, COLUMNS)?;
+    let is_empty = rows.is_empty() && arguments.printing.fail_empty;
+    Ok(if is_empty { ExitCode::from(EXIT_EMPTY) } else { ExitCode::SUCCESS })
+}
