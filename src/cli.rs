@@ -19,6 +19,7 @@ mod record;
 mod serve;
 mod source;
 mod sources;
+mod token;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -73,6 +74,9 @@ enum Command {
     Links(LinksArguments),
     /// Who sends, how much, how late, and who has fallen silent
     Sources(SourcesArguments),
+    /// Tokens of collectors that send to this server from elsewhere
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Check data directory, disk, clock, ports and table; say the next step
     Doctor(DoctorArguments),
     /// Answer one SQL query for a server (started by it)
@@ -104,6 +108,27 @@ pub(crate) struct Place {
     /// Certificate authority (PEM) to trust for --url
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+}
+
+/// Where to record: a data directory, or a server elsewhere.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Sink {
+    /// Data directory to record into (beside a running server or without one)
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Server to send to instead, e.g. https://threadline.example:7700; what it cannot take yet is kept
+    /// on disk and sent later, also by the next command that sends there
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: Option<String>,
+    /// File with the bearer token for --to; without it THREADLINE_TOKEN is used, if set
+    #[arg(long, env = "THREADLINE_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Certificate authority (PEM) to trust for --to, beside the public ones
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Where to keep what waits for --to; default: $XDG_STATE_HOME/threadline
+    #[arg(long, env = "THREADLINE_STATE", value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
 }
 
 /// How to print.
@@ -177,15 +202,8 @@ pub(crate) struct ServeArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct TapArguments {
-    /// Data directory to record into (beside a running server or without one)
-    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR", conflicts_with = "to")]
-    pub(crate) data: Option<PathBuf>,
-    /// Server to send to instead
-    #[arg(long, value_name = "URL")]
-    pub(crate) to: Option<String>,
-    /// File with the bearer token for --to
-    #[arg(long, env = "THREADLINE_TOKEN_FILE", value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) sink: Sink,
     /// Name of the server, as the agent's configuration has it
     #[arg(long, value_name = "NAME")]
     pub(crate) server_name: String,
@@ -239,9 +257,8 @@ pub(crate) enum Agent {
 
 #[derive(Debug, Args)]
 pub(crate) struct WatchArguments {
-    /// Data directory to record into (beside a running server or without one)
-    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) sink: Sink,
     /// Files or folders; default: the transcript folders of Claude Code and Codex
     #[arg(value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
@@ -258,9 +275,8 @@ pub(crate) struct WatchArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArguments {
-    /// Data directory to load into (beside a running server or without one)
-    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) sink: Sink,
     /// Kind of the files: a built-in one or a profile (see `source list`); auto looks at each
     #[arg(long = "as", default_value = "auto", value_name = "NAME")]
     pub(crate) kind: String,
@@ -447,6 +463,31 @@ pub(crate) struct SourcesArguments {
     pub(crate) silent: bool,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token that may send records and read nothing; it is shown once and kept as a hash
+    Add(TokenArguments),
+    /// List the tokens (names, not the tokens)
+    List {
+        /// Data directory of the server
+        #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+        data: Option<PathBuf>,
+        #[command(flatten)]
+        printing: Printing,
+    },
+    /// Take a token back; counts at once
+    Revoke(TokenArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArguments {
+    /// Name of the token, such as the machine it is for
+    pub(crate) name: String,
+    /// Data directory of the server
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArguments {
     #[command(flatten)]
@@ -471,6 +512,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sql(arguments) => read::sql(arguments).await,
         Command::Links(arguments) => read::links(arguments).await,
         Command::Sources(arguments) => sources::run(arguments).await,
+        Command::Token(command) => token::run(command),
         Command::Doctor(arguments) => doctor::run(arguments).await,
         Command::SqlWorker { data } => {
             Ok(tokio::task::spawn_blocking(move || threadline_query::sql::worker::serve(&data)).await?)
@@ -535,4 +577,16 @@ pub(crate) fn data_directory(given: Option<PathBuf>) -> anyhow::Result<PathBuf> 
     let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")));
     base.map(|base| base.join("threadline"))
         .ok_or_else(|| anyhow::anyhow!("no data directory: give --data DIR or set THREADLINE_DATA"))
+}
+
+/// Where what waits for servers elsewhere is kept: as given, or `$XDG_STATE_HOME/threadline` (`~/.local/state/threadline`).
+/// Apart from the data directory, which is none of a collector's.
+pub(crate) fn state_directory(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(directory) = given {
+        return Ok(directory);
+    }
+    let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state")));
+    base.map(|base| base.join("threadline"))
+        .ok_or_else(|| anyhow::anyhow!("no place to keep what is to be sent: give --state DIR or set THREADLINE_STATE"))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Serve, json, threadline};
+use crate::support::{Serve, json, ok, run, threadline};
 
 /// How long an event is awaited that has to come. Reached only when the test fails.
 const AWAITED: Duration = Duration::from_secs(120);
@@ -113,4 +113,265 @@ fn spools(place: &Path) -> Vec<String> {
         .filter(|entry| entry.path().is_dir())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect()
+}
+
+/// What sends to a server elsewhere: where it keeps what waits, and where to.
+struct Elsewhere<'a> {
+    state: &'a Path,
+    url: &'a str,
+}
+
+impl Elsewhere<'_> {
+    fn arguments(&self) -> [&str; 4] {
+        ["--state", self.state.to_str().unwrap(), "--to", self.url]
+    }
+}
+
+/// A port that is free now, and stays so while nobody else asks: the server comes back on it.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn serve_on(place: &Path, port: u16) -> Serve {
+    Serve::start_listening(threadline().arg("serve").arg("--data").arg(place), &format!("127.0.0.1:{port}"))
+}
+
+/// An MCP server that answers every request.
+const ANSWERS: &str =
+    r#"while read -r line; do id=${line#*\"id\":}; echo "{\"jsonrpc\":\"2.0\",\"id\":${id%%,*},\"result\":{}}"; done"#;
+
+fn remote_tap(elsewhere: &Elsewhere<'_>, server_name: &str) -> Child {
+    let mut command = threadline();
+    command.arg("tap").args(elsewhere.arguments()).args(["--server-name", server_name, "--", "sh", "-c", ANSWERS]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts")
+}
+
+/// Calls with these numbers, each answered before the next.
+fn calls(tap: &mut Child, answers: &mut impl BufRead, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        writeln!(tap.stdin.as_mut().unwrap(), "{}", call(number)).unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).unwrap();
+        assert!(answer.contains(&format!("\"id\":{number},")), "{answer}");
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_under_load_loses_nothing_of_two_taps_and_a_watch() {
+    const CALLS: u32 = 150;
+    let work = tempfile::tempdir().unwrap();
+    let (place, state, folder) = (work.path().join("data"), work.path().join("state"), work.path().join("logs"));
+    std::fs::create_dir(&folder).unwrap();
+    let port = free_port();
+    let url = format!("http://127.0.0.1:{port}");
+    let mut serve = serve_on(&place, port);
+    let elsewhere = Elsewhere { state: &state, url: &url };
+    let mut watch = threadline();
+    watch.arg("watch").args(elsewhere.arguments()).arg(&folder).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut watch = watch.spawn().unwrap();
+    let mut log = std::fs::File::create(folder.join("a.jsonl")).unwrap();
+    let mut taps: Vec<_> = ["one", "two"]
+        .map(|name| {
+            let mut tap = remote_tap(&elsewhere, name);
+            let answers = BufReader::new(tap.stdout.take().unwrap());
+            (name, tap, answers)
+        })
+        .into_iter()
+        .collect();
+    for round in 0..3 {
+        for number in round * CALLS / 3..(round + 1) * CALLS / 3 {
+            for (_, tap, answers) in &mut taps {
+                calls(tap, answers, number..number + 1);
+            }
+            writeln!(log, r#"{{"id":"line-{number}","kind":"log","source_name":"file"}}"#).unwrap();
+        }
+        // Wherever the senders are now.
+        serve.child.kill().unwrap();
+        serve.child.wait().unwrap();
+        serve = serve_on(&place, port);
+    }
+    for (name, tap, _) in &mut taps {
+        drop(tap.stdin.take());
+        assert!(tap.wait().unwrap().success(), "{name}");
+    }
+    awaited("the lines of the file", || (count(&url, "source_name = 'file'") == u64::from(CALLS)).then_some(()));
+    terminate(&mut watch);
+    // What a tap could not send before its end goes with the next command, wherever it reads.
+    std::fs::write(folder.join("b.jsonl"), "{\"id\":\"last\",\"kind\":\"log\",\"source_name\":\"file\"}\n").unwrap();
+    for name in ["one", "two"] {
+        awaited("every call and its result", || {
+            let kind = |kind| count(&url, &format!("server_name = '{name}' and kind = '{kind}'"));
+            if (kind("call"), kind("result")) == (u64::from(CALLS), u64::from(CALLS)) {
+                return Some(());
+            }
+            ok(threadline().arg("import").args(elsewhere.arguments()).arg(folder.join("b.jsonl")));
+            None
+        });
+        let numbers =
+            format!("select count(distinct rpc_id) from records where server_name = '{name}' and kind = 'call'");
+        assert_eq!(sql(&url, &numbers)[0][0], CALLS);
+    }
+    assert_eq!(count(&url, "kind = 'gap'"), 0, "nothing was lost, and nothing says so");
+    sources_know(&url);
+    serve.stop();
+}
+
+fn count(url: &str, condition: &str) -> u64 {
+    sql(url, &format!("select count(*) from records where {condition}"))[0][0].as_u64().unwrap()
+}
+
+fn terminate(child: &mut Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// Every source is listed with its collector, and what ended is not expected to speak.
+fn sources_know(url: &str) {
+    let answer = json(threadline().args(["sources", "--format", "json", "--url", url]));
+    let of = |name: &str| {
+        let found = answer["data"].as_array().unwrap().iter().find(|source| source["source_name"] == name);
+        found.unwrap_or_else(|| panic!("{name} is not in {answer}")).clone()
+    };
+    let (one, two, file) = (of("one"), of("two"), of("file"));
+    assert_eq!(
+        (&one["state"], &one["collector"], &one["source_kind"]),
+        (&"ended".into(), &"tap".into(), &"wire".into())
+    );
+    assert!(one["collector_id"].is_string() && one["collector_id"] == two["collector_id"], "{one} {two}");
+    assert_eq!(one["collector_version"], env!("CARGO_PKG_VERSION"));
+    assert!(one["records"].as_u64() > Some(300) && one["last_hour"] == one["records"], "{one}");
+    assert!(file["records"].as_u64() >= Some(150), "{file}");
+}
+
+#[test]
+fn an_outbox_that_was_deleted_between_two_runs_is_a_gap_with_its_count() {
+    let work = tempfile::tempdir().unwrap();
+    let (place, state, file) = (work.path().join("data"), work.path().join("state"), work.path().join("a.jsonl"));
+    let port = free_port();
+    let url = format!("http://127.0.0.1:{port}");
+    let elsewhere = Elsewhere { state: &state, url: &url };
+    std::fs::write(&file, "{\"id\":\"1\",\"kind\":\"log\"}\n{\"id\":\"2\",\"kind\":\"log\"}\n").unwrap();
+    // Nobody is there: killed while it waits, so that it cannot say anything more.
+    let mut import = threadline();
+    import.arg("import").args(elsewhere.arguments()).arg(&file).stderr(Stdio::null()).stdout(Stdio::null());
+    let mut import = import.spawn().unwrap();
+    let waiting = || {
+        let said = run(threadline().args(["doctor", "--data"]).arg(&place).env("THREADLINE_STATE", &state));
+        String::from_utf8_lossy(&said.stdout).contains("2 records for").then_some(())
+    };
+    awaited("doctor to name what waits", waiting);
+    import.kill().unwrap();
+    import.wait().unwrap();
+    std::fs::remove_dir_all(state.join("outbox")).unwrap();
+    let serve = serve_on(&place, port);
+    std::fs::write(&file, "{\"id\":\"3\",\"kind\":\"log\"}\n").unwrap();
+    ok(threadline().arg("import").args(elsewhere.arguments()).arg(&file));
+    let gap = sql(&url, "select error_type, source_name, attributes from records where kind = 'gap'");
+    assert_eq!(gap.len(), 1, "{gap:?}");
+    assert_eq!((&gap[0][0], &gap[0][1]), (&"lost_in_transit".into(), &"import".into()));
+    let attributes: Value = serde_json::from_str(gap[0][2].as_str().unwrap()).unwrap();
+    assert_eq!((&attributes["records"], &attributes["from"], &attributes["to"]), (&2.into(), &0.into(), &1.into()));
+    let answer = json(threadline().args(["sources", "--format", "json", "--url", &url]));
+    let import = answer["data"].as_array().unwrap().iter().find(|source| source["source_name"] == "import").unwrap();
+    assert_eq!((&import["gaps"], &import["dropped"]), (&1.into(), &2.into()), "{import}");
+    serve.stop();
+}
+
+/// A certificate for this machine and the authority that signed it, as files.
+fn certificate(folder: &Path) -> [std::path::PathBuf; 3] {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let authority_key = KeyPair::generate().unwrap();
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_certificate = authority.self_signed(&authority_key).unwrap();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().unwrap();
+    let names = vec!["localhost".to_string(), "127.0.0.1".to_string()];
+    let own = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+    let files = ["ca.pem", "cert.pem", "key.pem"].map(|name| folder.join(name));
+    std::fs::write(&files[0], authority_certificate.pem()).unwrap();
+    std::fs::write(&files[1], own.pem()).unwrap();
+    std::fs::write(&files[2], key.serialize_pem()).unwrap();
+    files
+}
+
+#[test]
+fn beyond_this_machine_a_collector_needs_its_token_and_speaks_tls() {
+    let work = tempfile::tempdir().unwrap();
+    let place = work.path().join("data");
+    let [authority, certificate, key] = certificate(work.path());
+    let server_token = work.path().join("server-token");
+    std::fs::write(&server_token, "0123456789abcdef-server").unwrap();
+    let made = |name: &str| {
+        let file = work.path().join(name);
+        std::fs::write(&file, ok(threadline().args(["token", "add", name, "--data"]).arg(&place))).unwrap();
+        file
+    };
+    let (laptop, revoked) = (made("laptop"), made("revoked"));
+    let mut command = threadline();
+    command.arg("serve").arg("--data").arg(&place).arg("--tls-cert").arg(&certificate).arg("--tls-key").arg(&key);
+    // All interfaces, so that it counts as reachable; asked by loopback.
+    let serve = Serve::start_listening(command.arg("--token-file").arg(&server_token), "0.0.0.0:0");
+    let url = serve.url.replace("0.0.0.0", "127.0.0.1");
+    assert!(url.starts_with("https://"), "{url}");
+    ok(threadline().args(["token", "revoke", "revoked", "--data"]).arg(&place));
+    let listed = ok(threadline().args(["token", "list", "--format", "json", "--data"]).arg(&place));
+    let secret = std::fs::read_to_string(&laptop).unwrap();
+    assert!(listed.contains("laptop") && !listed.contains("revoked") && !listed.contains(secret.trim()), "{listed}");
+
+    let file = work.path().join("a.jsonl");
+    std::fs::write(&file, "{\"id\":\"1\",\"kind\":\"log\"}\n").unwrap();
+    let import = |state: &str, token: Option<&Path>, ca: bool| {
+        let mut command = threadline();
+        command.args(["import", "--to", &url, "--state"]).arg(work.path().join(state)).arg(&file);
+        token.map(|token| command.arg("--token-file").arg(token));
+        if ca {
+            command.arg("--ca").arg(&authority);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    // Three that cannot: no token, one that was revoked, a certificate that nobody vouches for. They keep trying.
+    let failing = [import("none", None, true), import("old", Some(&revoked), true), import("ca", Some(&laptop), false)];
+    let sent = import("sent", Some(&laptop), true).wait_with_output().unwrap();
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    for failing in failing {
+        let output = failing.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(7), "{said}");
+        assert!(said.contains("wait on this disk") && !said.contains(secret.trim()), "{said}");
+    }
+    let on = |token: &Path| {
+        let mut command = threadline();
+        command.args(["sql", "select count(*) from records", "--format", "json", "--url", &url, "--ca"]);
+        run(command.arg(&authority).arg("--token-file").arg(token))
+    };
+    let refused = on(&laptop);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("(401)"), "a collector reads nothing");
+    let answer: Value = serde_json::from_slice(&on(&server_token).stdout).unwrap();
+    assert_eq!(answer["data"]["rows"][0][0], 1);
+    serve.stop();
+}
+
+#[test]
+fn a_wrong_token_is_a_problem_in_json() {
+    let work = tempfile::tempdir().unwrap();
+    let place = work.path().join("data");
+    ok(threadline().args(["token", "add", "laptop", "--data"]).arg(&place));
+    let serve = Serve::start(&place);
+    let address = serve.url.strip_prefix("http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let body = r#"{"kind":"log"}"#;
+    write!(
+        stream,
+        "POST /api/v1/events HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer tlc_wrong\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    assert!(answer.to_lowercase().contains("content-type: application/problem+json"), "{answer}");
+    assert!(answer.contains("this token is not one of a collector"), "{answer}");
+    serve.stop();
 }

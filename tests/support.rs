@@ -7,7 +7,14 @@ use std::process::{Child, Command, Output, Stdio};
 /// The built program.
 pub(crate) fn threadline() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadline"));
-    for name in ["THREADLINE_DATA", "THREADLINE_URL", "THREADLINE_TOKEN_FILE", "THREADLINE_LOG"] {
+    for name in [
+        "THREADLINE_DATA",
+        "THREADLINE_URL",
+        "THREADLINE_TOKEN_FILE",
+        "THREADLINE_TOKEN",
+        "THREADLINE_STATE",
+        "THREADLINE_LOG",
+    ] {
         command.env_remove(name);
     }
     command
@@ -75,9 +82,18 @@ impl Serve {
         Serve::start_on(command, "127.0.0.1:0", "127.0.0.1:0")
     }
 
+    /// The same with pages and API on an address of their own.
+    pub(crate) fn start_listening(command: &mut Command, listen: &str) -> Serve {
+        Serve::start_at(command, [listen, "127.0.0.1:0", "127.0.0.1:0"])
+    }
+
     /// The same with OTLP where senders expect it.
     pub(crate) fn start_on(command: &mut Command, otlp_http: &str, otlp_grpc: &str) -> Serve {
-        command.args(["--listen", "127.0.0.1:0", "--otlp-http", otlp_http, "--otlp-grpc", otlp_grpc]);
+        Serve::start_at(command, ["127.0.0.1:0", otlp_http, otlp_grpc])
+    }
+
+    fn start_at(command: &mut Command, [listen, otlp_http, otlp_grpc]: [&str; 3]) -> Serve {
+        command.args(["--listen", listen, "--otlp-http", otlp_http, "--otlp-grpc", otlp_grpc]);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
         let mut url = None;

@@ -44,6 +44,7 @@ pub mod pipeline;
 pub mod record_frames;
 pub mod redact;
 pub mod remote;
+mod streams;
 pub mod tap;
 #[cfg(test)]
 mod testing;

@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use threadline_schemas::decode::Context;
@@ -25,12 +25,16 @@ use tokio::sync::{AcquireError, Semaphore};
 
 use crate::redact::{RedactConfig, RedactError, Redactor};
 use crate::remote::Outbox;
+use crate::streams::Streams;
 
 /// Batches above this size are redacted on a thread of their own.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes of records in one append, unless one record has more.
 const PART_BYTES_MAX: usize = 8 << 20;
+
+/// How long the end of a run waits for a server that says nothing.
+const FLUSH_MAX: Duration = Duration::from_secs(3);
 
 /// Unit of the semaphore that bounds what is in flight.
 const ROOM_UNIT_BYTES: usize = 1024;
@@ -107,6 +111,8 @@ pub struct Pipeline {
     cores: Semaphore,
     config: PipelineConfig,
     counters: Counters,
+    /// Runs of collectors elsewhere.
+    streams: Streams,
 }
 
 impl Pipeline {
@@ -126,7 +132,8 @@ impl Pipeline {
         let room = Semaphore::new(room_max as usize);
         let cores = Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from));
         let counters = Counters::default();
-        Ok(Pipeline { destination, redactor, match_key, room, room_max, cores, config, counters })
+        let streams = Streams::default();
+        Ok(Pipeline { destination, redactor, match_key, room, room_max, cores, config, counters, streams })
     }
 
     /// What a decoder is told, as of now. Match digests are made under the key of the data directory where the records end
@@ -152,8 +159,17 @@ impl Pipeline {
         let bytes = records.iter().map(record_bytes).sum::<usize>();
         let units = u32::try_from(bytes / ROOM_UNIT_BYTES + 1).unwrap_or(self.room_max).min(self.room_max);
         let _room = self.room.acquire_many(units).await.map_err(|_: AcquireError| AppendError::Closed)?;
+        let heard = self.streams.hear(&records);
         let records = self.prepare(records, bytes).await?;
-        let appended = self.append(records).await;
+        let mut appended = self.append(records).await;
+        if appended.is_ok() && !heard.lost.is_empty() {
+            // No part of the receipt: whoever sent the records did not send these.
+            let lost = heard.lost.clone().into_iter().map(stamped).collect();
+            appended = self.append(lost).await.and(appended);
+        }
+        if appended.is_ok() {
+            self.streams.remember(heard);
+        }
         match &appended {
             Ok(receipt) => {
                 self.counters.accepted.fetch_add(receipt.accepted as u64, Relaxed);
@@ -166,14 +182,18 @@ impl Pipeline {
         appended
     }
 
-    /// Marks the end of a spool; a store goes on.
+    /// Marks the end of a spool, or gives a server elsewhere a moment to take the rest; a store goes on.
     ///
     /// # Errors
     /// See [`AppendError`]: the spool then looks as if its collector had been killed.
     pub async fn close(&self) -> Result<(), AppendError> {
         match &self.destination {
             Destination::Store(appender) => appender.clone().close().await,
-            Destination::Remote(_) => Ok(()),
+            Destination::Remote(outbox) => outbox.close(FLUSH_MAX).await.map(|is_sent| {
+                if !is_sent {
+                    tracing::warn!("the server is away; what it does not have yet is sent by the next run");
+                }
+            }),
         }
     }
 
@@ -246,6 +266,11 @@ fn prepare_record(record: &mut Record, redactor: &Redactor, record_bytes_max: us
     }
     stamp::stamp(record);
     redactions
+}
+
+fn stamped(mut record: Record) -> Record {
+    stamp::stamp(&mut record);
+    record
 }
 
 /// Keeps who, when and where from; the payloads give way to their length and digest.

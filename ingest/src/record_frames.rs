@@ -8,9 +8,7 @@
 //! Not here: what frames mean (`schemas::decode::mcp`), retries and gaps (`tap`).
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use threadline_schemas::decode::Context;
 use threadline_schemas::decode::mcp::tap::{Seen, TapDecoder, TapFrame, TapGap};
@@ -18,15 +16,11 @@ use threadline_schemas::{Collector, Direction, Record};
 use threadline_store::AppendError;
 use uuid::Uuid;
 
-use crate::pipeline::{Destination, Pipeline, PipelineConfig};
-use crate::remote::{Outbox, OutboxError, Target};
+use crate::pipeline::Pipeline;
 use crate::tap::{self, Event, Observation, RecordError};
 
 #[cfg(test)]
 mod tests;
-
-/// How long the end of a run may wait for the server.
-const FLUSH_MAX: Duration = Duration::from_secs(3);
 
 /// Records the observations of one run.
 #[derive(Debug)]
@@ -44,55 +38,22 @@ struct Recording {
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pipeline: Arc<Pipeline>,
-    outbox: Option<Arc<Outbox>>,
     /// Observations with a lower sequence were decoded.
     next_sequence: u64,
     /// Decoded and not yet durable.
     pending: BTreeMap<u64, Vec<Record>>,
 }
 
-/// Why a recorder for a server elsewhere cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum RecorderError {
-    /// The outbox.
-    #[error(transparent)]
-    Outbox(#[from] OutboxError),
-    /// The keys of the outbox.
-    #[error("cannot read the keys of the outbox")]
-    Keys(#[source] threadline_store::StoreError),
-    /// A redaction rule.
-    #[error(transparent)]
-    Redact(#[from] crate::redact::RedactError),
-}
-
 impl FrameRecorder {
-    /// Into a data directory, through `pipeline`; `server_name` as the host's configuration calls the server.
-    pub fn local(pipeline: Arc<Pipeline>, server_name: &str, run: Uuid) -> Self {
-        Self::of(Delivery::local(pipeline), server_name, run)
-    }
-
-    /// To the server at `url`, through an outbox below `state`. The keys for digests and fingerprints are those of `state`.
-    ///
-    /// # Errors
-    /// When the outbox cannot be used; a server that is away is no error.
-    pub fn remote(
-        state: &Path,
-        url: &str,
-        token: Option<String>,
-        server_name: &str,
-        run: Uuid,
-    ) -> Result<Self, RecorderError> {
-        Ok(Self::of(Delivery::remote(state, url, token)?, server_name, run))
+    /// Through `pipeline`, to wherever it leads; `server_name` as the host's configuration calls the server.
+    pub fn new(pipeline: Arc<Pipeline>, server_name: &str, run: Uuid) -> Self {
+        let decoder = TapDecoder::new(server_name, &run.to_string());
+        FrameRecorder { recording: Some(Recording { decoder, delivery: Delivery::new(pipeline) }) }
     }
 
     /// Records nothing: for a server that has to run although recording cannot.
     pub fn off() -> Self {
         FrameRecorder { recording: None }
-    }
-
-    fn of(delivery: Delivery, server_name: &str, run: Uuid) -> Self {
-        let decoder = TapDecoder::new(server_name, &run.to_string());
-        FrameRecorder { recording: Some(Recording { decoder, delivery }) }
     }
 }
 
@@ -114,18 +75,9 @@ impl tap::Record for FrameRecorder {
 }
 
 impl Delivery {
-    /// Into a data directory.
-    pub(crate) fn local(pipeline: Arc<Pipeline>) -> Self {
-        Delivery { pipeline, outbox: None, next_sequence: 0, pending: BTreeMap::new() }
-    }
-
-    /// To the server at `url`, through an outbox below `state`.
-    pub(crate) fn remote(state: &Path, url: &str, token: Option<String>) -> Result<Self, RecorderError> {
-        let key = threadline_store::match_key(state).map_err(RecorderError::Keys)?;
-        let outbox = Arc::new(Outbox::open(&state.join("outbox"), Target::new(url, token)?)?);
-        let destination = Destination::Remote(Arc::clone(&outbox));
-        let pipeline = Arc::new(Pipeline::with(destination, key, PipelineConfig::default())?);
-        Ok(Delivery { outbox: Some(outbox), ..Delivery::local(pipeline) })
+    /// Through `pipeline`.
+    pub(crate) fn new(pipeline: Arc<Pipeline>) -> Self {
+        Delivery { pipeline, next_sequence: 0, pending: BTreeMap::new() }
     }
 
     /// Keeps the records of an observation, unless it was decoded before.
@@ -155,11 +107,6 @@ impl Delivery {
     /// At the end of a run: gives the server a moment to take what it does not have, and marks the end of the spool. What
     /// is never closed looks as if it had been killed.
     pub(crate) async fn close(&self) {
-        if let Some(outbox) = &self.outbox
-            && !outbox.flush(FLUSH_MAX).await
-        {
-            tracing::warn!("the server is away; what it does not have yet stays in the outbox for the next run");
-        }
         if let Err(error) = self.pipeline.close().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the end of the run cannot be marked");
         }

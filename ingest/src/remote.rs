@@ -1,45 +1,58 @@
 //! Records for a server elsewhere (`--to URL`): first into a synced outbox of our own, then over HTTP until they are there.
+//! Taps, `watch` and `import` use it alike.
 //!
 //! Invariants
 //! - [`Outbox::append`] returns once the records are synced here; the server may be away for as long as the disk lasts
 //! - a record leaves the outbox only after the server answered 2xx for it; what is sent twice is stored once, because the
 //!   delivery key travels as the event's `id`
-//! - one process owns an outbox; what a process left behind is taken over by the next one that finds it unowned
+//! - every record bears who collected it and its number within this run (`threadline.stream`, `threadline.sequence`): the
+//!   receiver makes a `gap` record of numbers that never come (`streams`)
+//! - one process owns an outbox; what a process left behind for the same server is taken over by the next one, and one that
+//!   was killed gets its `gap` record then
+//! - of each run a note stands outside of its outbox: what was recorded and is neither sent nor there any more becomes a
+//!   `gap` record with its count, also when somebody deleted the outbox
 //! - a batch that the server refuses for good (4xx) is halved down to the one record at fault, which is logged by id and
 //!   dropped, so that it does not block the rest
 //!
-//! On disk: `<state>/<uuid>/` is a log directory of the store with records in their log encoding.
+//! On disk, below the state directory: `collector.json` (who we are), `match.key`, `outbox/<uuid>/` (a spool of the store),
+//! `streams/<uuid>` (the note, see `note`).
 
-use std::io;
+mod identity;
+mod note;
+mod sender;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{StatusCode, Url, header};
-use threadline_schemas::{Record, encoding, wire};
-use threadline_store::log::{Log, LogConfig, LogError};
-use threadline_store::{AppendError, Receipt};
-use tokio::sync::watch;
+use chrono::Utc;
+use reqwest::Url;
+use threadline_schemas::{Collector, Record, abandoned, encoding};
+use threadline_store::inbox::{Inbox, InboxError, Removal, Spool, SpoolDrain};
+use threadline_store::log::LogConfig;
+use threadline_store::{AppendError, Receipt, StoreError};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
-#[cfg(test)]
-mod tests;
+use self::identity::Identity;
+use self::note::{Claim, Meta, Note};
+use self::sender::{Sender, Stream};
+use crate::pipeline::{Destination, Pipeline, PipelineConfig};
+use crate::streams::{self, Lost, Marker};
 
-/// Events in one request.
-const BATCH_EVENTS_MAX: usize = 500;
-/// Bytes in one request, unless one event alone has more.
-const BATCH_BYTES_MAX: usize = 4 << 20;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-const WAIT_FIRST: Duration = Duration::from_millis(200);
-const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Bytes that are synced at once, unless one record alone has more.
+const APPEND_BYTES_MAX: usize = 4 << 20;
 
 /// Where records are sent.
 #[derive(Clone)]
 pub struct Target {
     url: Url,
     token: Option<Arc<str>>,
+    authorities: Vec<reqwest::Certificate>,
 }
 
 impl std::fmt::Debug for Target {
@@ -54,98 +67,321 @@ pub enum OutboxError {
     /// Not a URL of a server.
     #[error("a server is named by an http or https URL without user and password")]
     Url,
+    /// A token would travel in the clear.
+    #[error("a token is sent to another machine over https only")]
+    PlainToken,
+    /// Not a certificate.
+    #[error("the certificate authority is not a PEM certificate")]
+    Authority,
     /// The HTTP client could not be made.
     #[error("cannot make an HTTP client")]
     Client(#[source] reqwest::Error),
-    /// The state directory cannot be read.
-    #[error("cannot list {}", dir.display())]
-    List {
-        /// The directory.
-        dir: PathBuf,
+    /// A file of the state directory.
+    #[error("cannot use {}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
         /// Why.
         #[source]
-        source: io::Error,
+        source: std::io::Error,
     },
-    /// The log of the outbox.
-    #[error("cannot open the outbox")]
-    Log(#[source] LogError),
+    /// The spool.
+    #[error("cannot use the outbox")]
+    Spool(#[from] InboxError),
+    /// What an earlier run lost could not be noted.
+    #[error("cannot record what an earlier run lost")]
+    Append(#[from] AppendError),
+    /// A redaction rule.
+    #[error(transparent)]
+    Redact(#[from] crate::redact::RedactError),
 }
 
 impl Target {
-    /// The server at `url`, such as `https://threadline.example:7700`, and the token it asks for.
-    pub fn new(url: &str, token: Option<String>) -> Result<Self, OutboxError> {
+    /// The server at `url`, such as `https://threadline.example:7700`; the token it asks for; a certificate authority (PEM)
+    /// to trust beside the public ones.
+    ///
+    /// # Errors
+    /// When the URL cannot be used, and when the token would go to another machine in the clear.
+    pub fn new(url: &str, token: Option<String>, authority: Option<&[u8]>) -> Result<Self, OutboxError> {
         let base = Url::parse(url).map_err(|_| OutboxError::Url)?;
         let is_plain = base.username().is_empty() && base.password().is_none() && base.query().is_none();
         if !matches!(base.scheme(), "http" | "https") || !is_plain {
             return Err(OutboxError::Url);
         }
+        if base.scheme() == "http" && token.is_some() && !is_loopback(&base) {
+            return Err(OutboxError::PlainToken);
+        }
         let path = format!("{}/api/v1/events", base.path().trim_end_matches('/'));
         let url = base.join(&path).map_err(|_| OutboxError::Url)?;
-        Ok(Target { url, token: token.map(Arc::from) })
+        let authorities = match authority.map(reqwest::Certificate::from_pem_bundle) {
+            None => Vec::new(),
+            Some(Ok(certificates)) if !certificates.is_empty() => certificates,
+            Some(_) => return Err(OutboxError::Authority),
+        };
+        Ok(Target { url, token: token.map(Arc::from), authorities })
     }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        None => false,
+    }
+}
+
+/// Who collects.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Which collector it is.
+    pub collector: Collector,
+    /// The source, such as the name of an MCP server.
+    pub source_name: String,
+}
+
+/// What became of the records of an outbox so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Delivery {
+    /// Offsets below are with the server, or refused by it.
+    done: u64,
+    /// Records that the server has.
+    pub sent: u64,
+    /// Of them, those that it had before.
+    pub duplicates: u64,
+    /// Records that it refused for good.
+    pub refused: u64,
 }
 
 /// A synced queue of records and the task that sends them.
 #[derive(Debug)]
 pub struct Outbox {
-    log: Arc<Log>,
-    /// Offsets below are with the server.
-    sent: watch::Receiver<u64>,
+    spool: Spool,
+    drain: SpoolDrain,
+    note: Arc<Note>,
+    marker: Marker,
+    /// Number of the next record.
+    next: Mutex<u64>,
+    /// Offset behind the last record that was appended.
     news: watch::Sender<u64>,
+    delivery: watch::Receiver<Delivery>,
+    /// Outboxes of earlier processes on their way.
+    left: Mutex<JoinSet<()>>,
+}
+
+/// A pipeline to a server elsewhere, and its outbox. Fingerprints are made under the key of `state`.
+///
+/// # Errors
+/// When the state directory cannot be used; a server that is away is no error.
+pub async fn pipeline(
+    state: &Path,
+    target: Target,
+    origin: &Origin,
+) -> Result<(Arc<Pipeline>, Arc<Outbox>), OutboxError> {
+    let key = identity::match_key(state)?;
+    let outbox = Outbox::open(state, target, origin).await?;
+    let destination = Destination::Remote(Arc::clone(&outbox));
+    Ok((Arc::new(Pipeline::with(destination, key, PipelineConfig::default())?), outbox))
 }
 
 impl Outbox {
-    /// Opens a new outbox below `state` and starts sending; also what earlier processes left there.
+    /// Opens a new outbox below `state` and starts sending; also what earlier processes left there for the same server.
     ///
     /// # Errors
     /// When the directory cannot be used. A server that is away is no error.
-    pub fn open(state: &Path, target: Target) -> Result<Outbox, OutboxError> {
-        let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(OutboxError::Client)?;
-        let sender = Arc::new(Sender { client, target });
-        for left in left_behind(state)? {
-            let sender = Arc::clone(&sender);
-            tokio::spawn(async move { sender.send_left(&left).await });
-        }
-        let dir = state.join(Uuid::new_v4().to_string());
-        let (log, _) = Log::open(&dir, log_config()).map_err(OutboxError::Log)?;
-        let log = Arc::new(log);
+    pub async fn open(state: &Path, target: Target, origin: &Origin) -> Result<Arc<Outbox>, OutboxError> {
+        let identity = Identity::of(state)?;
+        let inbox = Inbox::at(&state.join("outbox"))?;
+        let server = target.url.to_string();
+        let sender = Arc::new(Sender::new(target)?);
+        let meta = Meta::new(identity.id, origin, &server);
+        // The note first: a crash between the two leaves a note that says nothing was recorded.
+        let note = Arc::new(Note::create(state, meta.clone())?);
+        let spool = Spool::create_in(&inbox, meta.stream, &origin.source_name, log_config())?;
+        let drain = inbox.spool(spool.id());
         let (news, appended) = watch::channel(0);
-        let (done, sent) = watch::channel(0);
-        tokio::spawn(sender.send_all(Arc::clone(&log), appended, done));
-        Ok(Outbox { log, sent, news })
+        let (done, delivery) = watch::channel(Delivery::default());
+        let stream = Stream::new(drain.clone(), Some(Arc::clone(&note)));
+        tokio::spawn(Arc::clone(&sender).send_own(stream, appended, done));
+        let marker = meta.marker();
+        let next = Mutex::new(0);
+        let left = Mutex::default();
+        let outbox = Arc::new(Outbox { spool, drain, note, marker, next, news, delivery, left });
+        if let Err(error) = inbox.sweep() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "what interrupted spools left stays");
+        }
+        outbox.report_lost(state, &inbox, &server).await?;
+        outbox.take_over(state, &inbox, &server, &sender).await?;
+        Ok(outbox)
     }
 
     /// Makes records durable here; they are sent in the background.
     pub(crate) async fn append(&self, records: Vec<Record>) -> Result<Receipt, AppendError> {
         let accepted = records.len();
-        let mut batch: Vec<Bytes> = Vec::new();
-        let mut bytes = 0;
-        for record in &records {
-            let frame = Bytes::from(encoding::encode(record));
-            bytes += frame.len();
-            batch.push(frame);
-            if bytes > BATCH_BYTES_MAX {
-                self.log.append(std::mem::take(&mut batch)).await?;
-                bytes = 0;
+        // Held over the append, so that numbers stand in the order of the log and only what is durable has one.
+        let mut next = self.next.lock().await;
+        let mut records = records.into_iter();
+        loop {
+            let (mut frames, mut bytes, mut sequence) = (Vec::new(), 0, *next);
+            for mut record in records.by_ref() {
+                self.marker.mark(&mut record, sequence);
+                sequence += 1;
+                let frame = Bytes::from(encoding::encode(&record));
+                bytes += frame.len();
+                frames.push(frame);
+                if bytes > APPEND_BYTES_MAX {
+                    break;
+                }
             }
+            if frames.is_empty() {
+                return Ok(Receipt { accepted, duplicates: 0 });
+            }
+            let range = self.spool.append(frames).await?;
+            *next = sequence;
+            self.note.recorded(sequence);
+            // The receiver lives as long as the sending task.
+            self.news.send_replace(range.end);
         }
-        self.log.append(batch).await?;
-        // The receiver lives as long as the sending task.
-        self.news.send_replace(self.log.next_offset());
-        Ok(Receipt { accepted, duplicates: 0 })
     }
 
-    /// Waits until everything appended so far is with the server, at most `timeout`; whether it is.
-    pub async fn flush(&self, timeout: Duration) -> bool {
-        let end = self.log.next_offset();
-        let mut sent = self.sent.clone();
-        let arrived = tokio::time::timeout(timeout, async { sent.wait_for(|sent| *sent >= end).await.is_ok() });
-        arrived.await.unwrap_or(false)
+    /// What became of the records so far.
+    pub fn delivery(&self) -> Delivery {
+        *self.delivery.borrow()
+    }
+
+    /// Waits until everything appended so far is with the server, for as long as it goes on within `patience`; whether it is.
+    pub async fn flush(&self, patience: Duration) -> bool {
+        let end = *self.news.borrow();
+        let mut delivery = self.delivery.clone();
+        while delivery.borrow_and_update().done < end {
+            match tokio::time::timeout(patience, delivery.changed()).await {
+                Ok(Ok(())) => {}
+                // The server is away, or the sending task has ended.
+                Ok(Err(_)) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Marks the end of the run and waits as [`Outbox::flush`] does, also for what earlier processes left. What is sent by
+    /// then is gone from the disk, the rest is left to the next run. Says whether everything is with the server.
+    ///
+    /// # Errors
+    /// When the end cannot be marked: the run then looks as if it had been killed.
+    pub async fn close(&self, patience: Duration) -> Result<bool, AppendError> {
+        // First, so that whoever gives up on the waiting does not leave the sign of a killed process.
+        self.spool.mark_end().await.map_err(StoreError::from)?;
+        let mut is_sent = self.flush(patience).await;
+        if is_sent {
+            let mut left = self.left.lock().await;
+            let finishing = async { while left.join_next().await.is_some() {} };
+            if tokio::time::timeout(patience, finishing).await.is_err() {
+                tracing::warn!("what earlier runs left is not all sent; the next run goes on with it");
+            }
+            // They may have had something to tell.
+            is_sent = self.flush(patience).await;
+        }
+        self.spool.close().await.map_err(StoreError::from)?;
+        if is_sent && matches!(self.drain.remove_if_finished(), Ok(Removal::Removed)) {
+            self.note.remove();
+        }
+        Ok(is_sent)
+    }
+
+    /// Makes a `gap` record of what earlier runs recorded and neither sent nor have any more.
+    async fn report_lost(&self, state: &Path, inbox: &Inbox, server: &str) -> Result<(), OutboxError> {
+        for note in note::claim_all(state)? {
+            if note.meta.server != server || inbox.spool(note.meta.stream).dir().exists() {
+                continue;
+            }
+            self.append(note.lost("the outbox is gone").into_iter().collect()).await?;
+            // A crash before this repeats the record under the same id.
+            note.remove();
+        }
+        Ok(())
+    }
+
+    /// Sends outboxes that nobody owns.
+    async fn take_over(
+        self: &Arc<Self>,
+        state: &Path,
+        inbox: &Inbox,
+        server: &str,
+        sender: &Arc<Sender>,
+    ) -> Result<(), OutboxError> {
+        for spool in inbox.spools()? {
+            if spool.id() == self.spool.id() || spool.owner_alive().unwrap_or(true) {
+                continue;
+            }
+            let note = match Note::claim(state, spool.id())? {
+                Claim::Taken => continue,
+                Claim::Ours(note) if note.meta.server != server => continue,
+                Claim::Ours(note) => Some(Arc::new(*note)),
+                // Somebody removed the note: what is there is sent all the same.
+                Claim::None => None,
+            };
+            self.left.lock().await.spawn(finish(Arc::clone(sender), Arc::downgrade(self), spool, note));
+        }
+        Ok(())
+    }
+}
+
+/// Sends what another process left behind, tells how it ended, and removes it.
+async fn finish(sender: Arc<Sender>, outbox: std::sync::Weak<Outbox>, spool: SpoolDrain, note: Option<Arc<Note>>) {
+    let (done, _delivery) = watch::channel(Delivery::default());
+    let sent = sender.drain(&mut Stream::new(spool.clone(), note.clone()), &done).await;
+    let finishing = async {
+        let mut signs = Vec::new();
+        let mut is_damaged = false;
+        if let Err(error) = sent {
+            tracing::error!(spool = %spool.id(), error = &error as &dyn std::error::Error, "an outbox cannot be read");
+            signs.extend(note.as_ref().and_then(|note| note.lost("the outbox is damaged")));
+            is_damaged = true;
+        } else if spool.is_abandoned()? {
+            signs.push(end_of(&spool)?);
+        }
+        let Some(outbox) = outbox.upgrade() else { return Ok(()) };
+        outbox.append(signs).await?;
+        // A crash before this repeats the signs under the same ids.
+        if is_damaged {
+            spool.set_aside()?;
+        } else {
+            spool.remove_if_finished()?;
+        }
+        if let Some(note) = note {
+            note.remove();
+        }
+        Ok::<(), OutboxError>(())
+    };
+    if let Err(error) = finishing.await {
+        tracing::warn!(spool = %spool.id(), error = &error as &dyn std::error::Error, "an outbox that was sent stays");
+    }
+}
+
+/// The sign of a process that was killed.
+fn end_of(spool: &SpoolDrain) -> Result<Record, OutboxError> {
+    let info = spool.info()?;
+    let mut seen = abandoned::Seen::default();
+    for frame in spool.frames_kept()? {
+        let Some(record) = frame.ok().and_then(|(_, payload)| encoding::decode(&payload).ok()) else { break };
+        seen.see(&record);
+    }
+    let owner = abandoned::Owner {
+        spool: spool.id(),
+        source_name: info.source_name,
+        pid: info.pid,
+        started_unix_us: i64::try_from(info.started_us).unwrap_or(i64::MAX),
+    };
+    Ok(seen.gap(&owner, "default", Utc::now().timestamp_micros()))
+}
+
+impl Note {
+    /// What was recorded and not sent, as a `gap` record; `None` when everything was.
+    fn lost(&self, reason: &'static str) -> Option<Record> {
+        let counts = self.counts();
+        let lost = Lost { marker: self.meta.marker(), from: counts.sent, to: counts.recorded, reason };
+        (counts.recorded > counts.sent)
+            .then(|| streams::gap(&lost, &self.meta.source_name, Utc::now().timestamp_micros()))
     }
 }
 
@@ -153,175 +389,26 @@ fn log_config() -> LogConfig {
     LogConfig { segment_bytes_max: 40 << 20, preallocate_bytes: 256 << 10, ..LogConfig::default() }
 }
 
-/// Outboxes below `state`, owned or not.
-fn left_behind(state: &Path) -> Result<Vec<PathBuf>, OutboxError> {
-    let listed = |source| OutboxError::List { dir: state.to_path_buf(), source };
-    let entries = match std::fs::read_dir(state) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(listed(error)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(listed)?.path();
-        let is_ours = path.file_name().and_then(|name| Uuid::try_parse(name.to_str()?).ok()).is_some();
-        found.extend(is_ours.then_some(path));
-    }
-    Ok(found)
+/// A state directory, as `threadline doctor` sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Records that are not with their server yet, by server.
+    pub records: std::collections::BTreeMap<String, u64>,
+    /// Identity of this collector, if it ever sent something.
+    pub collector: Option<Uuid>,
 }
 
-#[derive(Debug)]
-struct Sender {
-    client: reqwest::Client,
-    target: Target,
-}
-
-/// What the server said to a batch.
-enum Answer {
-    Stored,
-    /// It will say the same again.
-    Refused(StatusCode),
-    /// Try again later.
-    Away,
-}
-
-impl Sender {
-    /// Sends what is in the log and what is added to it, until the outbox is dropped.
-    async fn send_all(self: Arc<Self>, log: Arc<Log>, mut appended: watch::Receiver<u64>, done: watch::Sender<u64>) {
-        loop {
-            if !self.drain(&log, &done).await || appended.changed().await.is_err() {
-                return;
-            }
+/// What waits in a state directory to be sent; changes nothing.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn waiting(state: &Path) -> Result<Waiting, OutboxError> {
+    let mut waiting = Waiting { collector: identity::existing(state)?, ..Waiting::default() };
+    for (meta, counts) in note::read_all(state)? {
+        let left = counts.recorded.saturating_sub(counts.sent);
+        if left > 0 {
+            *waiting.records.entry(meta.server).or_default() += left;
         }
     }
-
-    /// Sends an outbox that nobody owns, and removes it.
-    async fn send_left(&self, dir: &Path) {
-        let opening = {
-            let dir = dir.to_path_buf();
-            tokio::task::spawn_blocking(move || Log::open(&dir, log_config()))
-        };
-        let log = match opening.await {
-            Ok(Ok((log, _))) => Arc::new(log),
-            Ok(Err(LogError::Locked { .. })) | Err(_) => return,
-            Ok(Err(error)) => {
-                tracing::warn!(dir = %dir.display(), error = &error as &dyn std::error::Error, "an outbox cannot be opened");
-                return;
-            }
-        };
-        let (done, _sent) = watch::channel(0);
-        if self.drain(&log, &done).await
-            && log.close().await.is_ok()
-            && let Err(error) = std::fs::remove_dir_all(dir)
-        {
-            tracing::warn!(dir = %dir.display(), %error, "an outbox that was sent cannot be removed");
-        }
-    }
-
-    /// Sends all that is acknowledged; `false` when the log cannot be read.
-    async fn drain(&self, log: &Arc<Log>, done: &watch::Sender<u64>) -> bool {
-        loop {
-            let from = *done.borrow();
-            let reading = Arc::clone(log);
-            let batch = match tokio::task::spawn_blocking(move || read_batch(&reading, from)).await {
-                Ok(Ok(batch)) => batch,
-                Ok(Err(error)) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the outbox cannot be read");
-                    return false;
-                }
-                Err(_) => return false,
-            };
-            if batch.next == from {
-                return true;
-            }
-            self.deliver(&batch.events).await;
-            if let Err(error) = log.trim(batch.next).await {
-                // It only costs space: what is sent again counts as duplicate.
-                tracing::warn!(error = &error as &dyn std::error::Error, "the outbox cannot be trimmed");
-            }
-            done.send_replace(batch.next);
-        }
-    }
-
-    /// Returns once the server has every event that it does not refuse.
-    async fn deliver(&self, events: &[Event]) {
-        let mut waiting = vec![events];
-        let mut wait = WAIT_FIRST;
-        while let Some(batch) = waiting.pop() {
-            match self.post(batch).await {
-                Answer::Stored => wait = WAIT_FIRST,
-                Answer::Away => {
-                    waiting.push(batch);
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WAIT_MAX);
-                }
-                Answer::Refused(status) if batch.len() > 1 => {
-                    tracing::debug!(%status, events = batch.len(), "batch refused, halving it");
-                    let (first, second) = batch.split_at(batch.len() / 2);
-                    waiting.extend([second, first]);
-                }
-                Answer::Refused(status) => {
-                    let id = batch.first().map(|event| event.id.to_string());
-                    tracing::error!(%status, event_id = id, "the server refuses a record; it is dropped");
-                }
-            }
-        }
-    }
-
-    async fn post(&self, events: &[Event]) -> Answer {
-        let body: String = events.iter().flat_map(|event| [event.line.as_str(), "\n"]).collect();
-        let mut request =
-            self.client.post(self.target.url.clone()).header(header::CONTENT_TYPE, "application/x-ndjson");
-        if let Some(token) = &self.target.token {
-            request = request.bearer_auth(token);
-        }
-        match request.body(body).send().await.map(|response| response.status()) {
-            Ok(status) if status.is_success() => Answer::Stored,
-            // Wrong or expired tokens and busy servers are put right by people and time.
-            Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND) => Answer::Away,
-            Ok(StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => Answer::Away,
-            Ok(status) if status.is_client_error() => Answer::Refused(status),
-            Ok(status) => {
-                tracing::debug!(%status, "the server cannot take records now");
-                Answer::Away
-            }
-            Err(error) => {
-                tracing::debug!(is_timeout = error.is_timeout(), "the server cannot be reached");
-                Answer::Away
-            }
-        }
-    }
-}
-
-/// An event on its way.
-struct Event {
-    id: Uuid,
-    line: String,
-}
-
-struct Batch {
-    events: Vec<Event>,
-    /// Offset after the last frame.
-    next: u64,
-}
-
-fn read_batch(log: &Log, from: u64) -> Result<Batch, LogError> {
-    let mut batch = Batch { events: Vec::new(), next: from };
-    let mut bytes = 0;
-    for frame in log.frames(from) {
-        let (offset, payload) = frame?;
-        batch.next = offset + 1;
-        match encoding::decode(&payload) {
-            Ok(record) => {
-                let line = wire::write_event(&record);
-                bytes += line.len();
-                batch.events.push(Event { id: record.event_id, line });
-            }
-            Err(error) => tracing::error!(offset, %error, "a frame of the outbox is no record; it is dropped"),
-        }
-        if batch.events.len() >= BATCH_EVENTS_MAX || bytes >= BATCH_BYTES_MAX {
-            break;
-        }
-    }
-    Ok(batch)
+    Ok(waiting)
 }

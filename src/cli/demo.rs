@@ -73,8 +73,8 @@ async fn load(directory: &Path) -> anyhow::Result<()> {
     let report =
         import::load(&recording, std::slice::from_ref(&unpacked.0), threadline_ingest::import::Options::default())
             .await;
-    recording.close().await?;
-    output::talk(&import::total(&report?));
+    let ending = recording.close().await?;
+    output::talk(&import::total(&report?, ending));
     Ok(())
 }
 

@@ -29,7 +29,19 @@ pub(crate) async fn run(arguments: DoctorArguments) -> anyhow::Result<ExitCode> 
             checks.push(("log sync", sync_latency(&directory)));
         }
     }
-    checks.push(("store", store(&arguments.place).await));
+    let outbox = outbox();
+    let only_sends = arguments.place.url.is_none()
+        && outbox.is_some()
+        && !data_directory(arguments.place.data.clone())?.join("format.json").exists();
+    checks.extend(outbox.map(|verdict| ("outbox", verdict)));
+    if only_sends {
+        checks.push((
+            "store",
+            Verdict::Ok("none here: this machine sends elsewhere; --url URL checks that server".into()),
+        ));
+    } else {
+        checks.push(("store", store(&arguments.place).await));
+    }
     let mut text = String::new();
     let mut failed = false;
     for (name, verdict) in checks {
@@ -113,6 +125,25 @@ fn measure_sync(directory: &Path) -> std::io::Result<u128> {
     std::fs::remove_file(&path)?;
     micros.sort_unstable();
     Ok(micros[micros.len() / 2])
+}
+
+/// What waits for servers elsewhere; `None` where nothing was ever sent from here.
+fn outbox() -> Option<Verdict> {
+    let state = super::state_directory(std::env::var_os("THREADLINE_STATE").map(Into::into)).ok()?;
+    match threadline_ingest::remote::waiting(&state) {
+        Err(error) => Some(Verdict::Fail(format!("{:#}", anyhow::Error::new(error)))),
+        Ok(waiting) if waiting.records.is_empty() => {
+            waiting.collector.map(|id| Verdict::Ok(format!("everything is sent (collector {id})")))
+        }
+        Ok(waiting) => {
+            let left = waiting.records.iter().map(|(server, records)| format!("{records} records for {server}"));
+            let left = left.collect::<Vec<_>>().join(", ");
+            Some(Verdict::Warn(format!(
+                "{left} wait in {}: they are sent when a collector runs with --to that server and it is up",
+                state.display()
+            )))
+        }
+    }
 }
 
 async fn store(place: &Place) -> Verdict {

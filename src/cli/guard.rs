@@ -4,6 +4,8 @@
 //! - a request whose `Host` is not one of ours is refused on loopback, so a page in a browser cannot
 //!   reach evidence by DNS rebinding; a cross-site `Origin` is refused on every state-changing request
 //! - tokens are compared in constant time and never logged
+//! - the server's token opens everything; a collector's (`token`) opens the endpoints that take records, nothing else. Beyond
+//!   loopback those need one of both; on loopback a token that is shown has to be right
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,16 +19,24 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
+use super::token::Tokens;
+
 /// What a request must show.
 #[derive(Clone)]
 pub(crate) struct Guard {
     token: Option<Arc<str>>,
+    collectors: Arc<Tokens>,
     loopback: bool,
 }
 
 impl Guard {
     /// Checks that the address may be served with what was given.
-    pub(crate) fn new(address: SocketAddr, tls: bool, token_file: Option<&Path>) -> anyhow::Result<Guard> {
+    pub(crate) fn new(
+        address: SocketAddr,
+        tls: bool,
+        token_file: Option<&Path>,
+        collectors: &Arc<Tokens>,
+    ) -> anyhow::Result<Guard> {
         let token = token_file.map(read_token).transpose()?.map(Arc::from);
         let loopback = address.ip().is_loopback();
         let guarded = tls && token.is_some();
@@ -35,18 +45,37 @@ impl Guard {
                 "{address} is reachable from other machines: give --tls-cert, --tls-key and --token-file, or listen on 127.0.0.1"
             );
         }
-        Ok(Guard { token, loopback })
+        Ok(Guard { token, collectors: Arc::clone(collectors), loopback })
     }
 
-    fn refusal(&self, method: &Method, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
+    fn refusal(&self, method: &Method, path: &str, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
         if self.loopback && !headers.get_all(header::HOST).iter().all(|host| is_loopback_name(host.as_bytes())) {
             return Some((StatusCode::MISDIRECTED_REQUEST, "the Host header names another site"));
         }
         if *method != Method::GET && *method != Method::HEAD && is_cross_site(headers) {
             return Some((StatusCode::FORBIDDEN, "the request comes from another site"));
         }
-        match &self.token {
-            Some(token) if !bears(headers, token) => Some((StatusCode::UNAUTHORIZED, "a bearer token is needed")),
+        if self.token.as_ref().is_some_and(|token| bears(headers, token)) {
+            return None;
+        }
+        if *method == Method::POST && takes_records(path) {
+            return self.collecting_refusal(headers);
+        }
+        self.token.as_ref().map(|_| (StatusCode::UNAUTHORIZED, "a bearer token is needed"))
+    }
+
+    /// Of a request that brings records and does not bear the server's token.
+    fn collecting_refusal(&self, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
+        // A file that cannot be read counts as tokens that nobody bears.
+        let has_tokens = self.collectors.list().map_or(true, |tokens| !tokens.is_empty());
+        match bearer(headers) {
+            Some(given) if self.collectors.knows(given) => None,
+            Some(_) if has_tokens || self.token.is_some() => {
+                Some((StatusCode::UNAUTHORIZED, "this token is not one of a collector: it is wrong, or was revoked"))
+            }
+            None if (has_tokens && !self.loopback) || self.token.is_some() => {
+                Some((StatusCode::UNAUTHORIZED, "the bearer token of a collector is needed"))
+            }
             _ => None,
         }
     }
@@ -61,7 +90,7 @@ pub(crate) async fn check(State(guard): State<Guard>, mut request: Request, next
         request.headers_mut().insert(header::HOST, host);
     }
     let open = matches!(request.uri().path(), "/healthz" | "/readyz");
-    match guard.refusal(request.method(), request.headers()) {
+    match guard.refusal(request.method(), request.uri().path(), request.headers()) {
         Some((status, detail)) if !(open && status == StatusCode::UNAUTHORIZED) => refuse(status, detail),
         _ => next.run(request).await,
     }
@@ -94,12 +123,33 @@ pub(crate) fn read_token(path: &Path) -> anyhow::Result<String> {
     Ok(token.to_string())
 }
 
+/// The token for a server elsewhere: the file's, or `THREADLINE_TOKEN`. Never an argument, which everybody could see.
+pub(crate) fn sending_token(path: Option<&Path>) -> anyhow::Result<Option<String>> {
+    match path {
+        Some(path) => read_token(path).map(Some),
+        None => Ok(std::env::var("THREADLINE_TOKEN")
+            .ok()
+            .map(|token| token.trim().into())
+            .filter(|t: &String| !t.is_empty())),
+    }
+}
+
+/// Whether a path takes records: native events, OTLP over HTTP and gRPC.
+fn takes_records(path: &str) -> bool {
+    matches!(path, "/api/v1/events" | "/v1/logs" | "/v1/traces" | "/v1/metrics")
+        || path.starts_with("/opentelemetry.proto.collector.")
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
+}
+
 fn bears(headers: &HeaderMap, token: &str) -> bool {
     let Some(value) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
         return false;
     };
-    if let Some(given) = value.strip_prefix("Bearer ") {
-        return equal(given.trim().as_bytes(), token.as_bytes());
+    if let Some(given) = bearer(headers) {
+        return equal(given.as_bytes(), token.as_bytes());
     }
     let Some(Ok(basic)) = value.strip_prefix("Basic ").map(|text| BASE64_STANDARD.decode(text.trim())) else {
         return false;
@@ -142,13 +192,14 @@ mod tests {
     }
 
     fn guard(token: Option<&str>) -> Guard {
-        Guard { token: token.map(Arc::from), loopback: true }
+        let collectors = Arc::new(Tokens::of(Path::new("/nowhere")));
+        Guard { token: token.map(Arc::from), collectors, loopback: true }
     }
 
     #[test]
     fn rebinding_and_cross_site_requests_are_refused() {
         let refused = |method, list: &[(&'static str, &str)]| {
-            guard(None).refusal(&method, &headers(list)).map(|(status, _)| status.as_u16())
+            guard(None).refusal(&method, "/api/v1/sessions", &headers(list)).map(|(status, _)| status.as_u16())
         };
         assert_eq!(refused(Method::GET, &[("host", "127.0.0.1:7700")]), None);
         assert_eq!(refused(Method::GET, &[("host", "[::1]:7700")]), None);
@@ -162,17 +213,51 @@ mod tests {
     fn a_token_is_needed_as_bearer_or_basic_password() {
         let guard = guard(Some("0123456789abcdef"));
         let check = |value: &str| {
-            guard.refusal(&Method::GET, &headers(&[("host", "localhost"), ("authorization", value)])).is_none()
+            guard.refusal(&Method::GET, "/", &headers(&[("host", "localhost"), ("authorization", value)])).is_none()
         };
         assert!(check("Bearer 0123456789abcdef"));
         assert!(check(&format!("Basic {}", BASE64_STANDARD.encode("me:0123456789abcdef"))));
         assert!(!check("Bearer 0123456789abcdeF"));
-        assert!(guard.refusal(&Method::GET, &headers(&[("host", "localhost")])).is_some());
+        assert!(guard.refusal(&Method::GET, "/", &headers(&[("host", "localhost")])).is_some());
+    }
+
+    #[test]
+    fn a_collector_sends_and_reads_nothing() {
+        let work = tempfile::tempdir().unwrap();
+        let collectors = Arc::new(Tokens::of(work.path()));
+        let refused = |guard: &Guard, method, path, token: Option<&str>| {
+            let bearer = token.map(|token| format!("Bearer {token}"));
+            let shown: Vec<_> = bearer.iter().map(|value| ("authorization", value.as_str())).collect();
+            guard.refusal(&method, path, &headers(&shown)).map(|(status, _)| status.as_u16())
+        };
+        let server = Some(Arc::from("0123456789abcdef"));
+        let beyond = Guard { token: server, collectors: Arc::clone(&collectors), loopback: false };
+        let local = Guard { token: None, collectors: Arc::clone(&collectors), loopback: true };
+        // Without tokens of collectors: as before.
+        assert_eq!(refused(&beyond, Method::POST, "/v1/logs", None), Some(401));
+        assert_eq!(refused(&local, Method::POST, "/v1/logs", Some("anything at all")), None);
+        let token = collectors.add("laptop", "now").unwrap();
+        for path in ["/api/v1/events", "/v1/traces", "/opentelemetry.proto.collector.logs.v1.LogsService/Export"] {
+            assert_eq!(refused(&beyond, Method::POST, path, Some(&token)), None);
+            assert_eq!(refused(&beyond, Method::POST, path, Some("0123456789abcdef")), None);
+            assert_eq!(refused(&beyond, Method::POST, path, Some("tlc_wrong")), Some(401));
+            assert_eq!(refused(&beyond, Method::POST, path, None), Some(401));
+            assert_eq!(refused(&local, Method::POST, path, None), None);
+            assert_eq!(refused(&local, Method::POST, path, Some("tlc_wrong")), Some(401));
+        }
+        for (method, path) in
+            [(Method::GET, "/api/v1/sessions"), (Method::POST, "/api/v1/sql"), (Method::GET, "/v1/logs")]
+        {
+            assert_eq!(refused(&beyond, method, path, Some(&token)), Some(401), "{path}");
+        }
+        collectors.revoke("laptop").unwrap();
+        assert_eq!(refused(&beyond, Method::POST, "/v1/logs", Some(&token)), Some(401));
     }
 
     #[test]
     fn an_open_address_needs_tls_and_a_token() {
-        assert!(Guard::new("0.0.0.0:1".parse().unwrap(), false, None).is_err());
-        assert!(Guard::new("127.0.0.1:1".parse().unwrap(), false, None).is_ok());
+        let collectors = Arc::new(Tokens::of(Path::new("/nowhere")));
+        assert!(Guard::new("0.0.0.0:1".parse().unwrap(), false, None, &collectors).is_err());
+        assert!(Guard::new("127.0.0.1:1".parse().unwrap(), false, None, &collectors).is_ok());
     }
 }

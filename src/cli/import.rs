@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use threadline_ingest::import::{Import, Options, Progress, Report};
+use threadline_schemas::Collector;
 use threadline_schemas::display::{self, Lines};
 
 use super::output::{self, Column};
-use super::record::Recording;
+use super::record::{Ending, Recording, exit_code, known};
 use super::{ImportArguments, data_directory};
 
 const COLUMNS: &[Column] = &[
@@ -23,20 +24,20 @@ const COLUMNS: &[Column] = &[
 
 /// Loads the paths and says per file what became of it. Exit code 1 when a file could not be read.
 pub(crate) async fn run(arguments: ImportArguments) -> anyhow::Result<ExitCode> {
-    let directory = data_directory(arguments.data)?;
+    let directory = data_directory(arguments.sink.data.clone())?;
     let catalogue = super::source::catalogue(&directory, &arguments.profile)?;
     let options = Options::named(&arguments.kind, catalogue).with_context(|| {
         format!("--as {} is not a known kind; `threadline source list` names the profiles", arguments.kind)
     })?;
-    let recording = Recording::open(&directory, "import").await?;
+    let recording = Recording::to(&arguments.sink, Collector::Import, "import").await?;
     let report = load(&recording, &arguments.paths, options).await;
-    recording.close().await?;
+    let ending = recording.close().await?;
     let report = report?;
-    let rows = rows(&report);
+    let rows = rows(&report, ending);
     let answer = serde_json::json!({ "data": rows });
     output::rows(&arguments.printing, &answer, &rows, COLUMNS)?;
-    output::talk(&total(&report));
-    Ok(if report.failed_files() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    output::talk(&total(&report, ending));
+    Ok(if report.failed_files() > 0 { ExitCode::FAILURE } else { exit_code(ending) })
 }
 
 /// Imports with a progress bar on a terminal.
@@ -72,7 +73,8 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
-fn rows(report: &Report) -> Vec<serde_json::Value> {
+/// Duplicates are null where somebody else finds them.
+fn rows(report: &Report, ending: Ending) -> Vec<serde_json::Value> {
     let row = |file: &threadline_ingest::import::FileReport| {
         let note = match (&file.error, &file.skipped) {
             (Some(error), _) => format!("failed: {error}"),
@@ -82,20 +84,20 @@ fn rows(report: &Report) -> Vec<serde_json::Value> {
         };
         serde_json::json!({
             "path": file.path, "format": file.format, "lines": file.lines, "records": file.records,
-            "rejected": file.rejected, "duplicates": file.duplicates, "metric_points": file.metric_points, "note": note,
+            "rejected": file.rejected, "duplicates": (ending == Ending::Stored).then_some(file.duplicates), "metric_points": file.metric_points, "note": note,
         })
     };
     report.files.iter().map(row).collect()
 }
 
 /// The sum in one line.
-pub(crate) fn total(report: &Report) -> String {
+pub(crate) fn total(report: &Report, ending: Ending) -> String {
     let total = report.total();
     format!(
-        "{} records from {} files ({} known already, {} rejected); {} files skipped, {} failed",
+        "{} records from {} files ({}, {} rejected); {} files skipped, {} failed",
         total.records,
         report.read_files(),
-        total.duplicates,
+        known(ending, total.duplicates),
         total.rejected,
         report.skipped_files(),
         report.failed_files(),

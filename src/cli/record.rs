@@ -4,39 +4,91 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use threadline_ingest::pipeline::Pipeline;
+use threadline_ingest::record_frames::FrameRecorder;
+use threadline_ingest::remote::{self, Origin, Outbox, Target};
 use threadline_ingest::{follow, tap, wrap};
+use threadline_schemas::Collector;
 use threadline_schemas::display::{self, Lines};
 use threadline_store::log::Durability;
 use threadline_store::{Appender, Store, StoreConfig, StoreError};
 
-use super::{Agent, OnRecordFailure, TapArguments, WatchArguments, WrapArguments, data_directory, output};
+use super::{
+    Agent, OnRecordFailure, Sink, TapArguments, WatchArguments, WrapArguments, data_directory, output, state_directory,
+};
 
-/// Write access to a data directory: the seal lock when it is free, else a spool that its holder drains.
+/// How long an import or a watch that ends waits for a server that says nothing.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Where a collector records.
 pub(crate) struct Recording {
-    store: Option<Store>,
-    appender: Appender,
+    way: Way,
     pipeline: Arc<Pipeline>,
 }
 
+/// How records get where they are kept.
+enum Way {
+    /// The seal lock of a data directory is ours.
+    Store(Store),
+    /// Another process seals there and drains our spool.
+    Spool(Appender),
+    /// A server elsewhere.
+    Remote(Arc<Outbox>),
+}
+
+/// What became of the records of a collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// They are stored, and counted as duplicates where they were stored before.
+    Stored,
+    /// They are synced; whoever seals finds the duplicates.
+    Spooled,
+    /// The server has them; so many it had before, and so many it refused.
+    Sent { duplicates: u64, refused: u64 },
+    /// The server is away: they are synced here and wait.
+    Waiting,
+}
+
 impl Recording {
+    /// Opens what `sink` names.
+    pub(crate) async fn to(sink: &Sink, collector: Collector, source_name: &str) -> anyhow::Result<Recording> {
+        match &sink.to {
+            None => Recording::open(&data_directory(sink.data.clone())?, source_name).await,
+            Some(url) => {
+                let token = super::guard::sending_token(sink.token_file.as_deref())?;
+                let authority = sink
+                    .ca
+                    .as_deref()
+                    .map(|path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display())));
+                let target = Target::new(url, token, authority.transpose()?.as_deref())?;
+                let state = state_directory(sink.state.clone())?;
+                let origin = Origin { collector, source_name: source_name.into() };
+                let (pipeline, outbox) = remote::pipeline(&state, target, &origin).await?;
+                Ok(Recording { way: Way::Remote(outbox), pipeline })
+            }
+        }
+    }
+
     /// Opens `directory`, making it when absent.
     pub(crate) async fn open(directory: &Path, source_name: &str) -> anyhow::Result<Recording> {
         let config = store_config()?;
-        let (store, appender) = match Store::open(directory, config.clone()).await {
+        let (way, appender) = match Store::open(directory, config.clone()).await {
             Ok(store) => {
                 let appender = store.appender();
-                (Some(store), appender)
+                (Way::Store(store), appender)
             }
-            Err(StoreError::Locked { .. }) => (None, spool(directory, source_name)?),
+            Err(StoreError::Locked { .. }) => {
+                let appender = spool(directory, source_name)?;
+                (Way::Spool(appender.clone()), appender)
+            }
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot open the data directory {}", directory.display()));
             }
         };
-        let pipeline = pipeline(directory, appender.clone())?;
-        Ok(Recording { store, appender, pipeline })
+        Ok(Recording { way, pipeline: pipeline(directory, appender)? })
     }
 
     /// Where decoded records go.
@@ -44,11 +96,17 @@ impl Recording {
         self.pipeline.clone()
     }
 
-    /// Seals what was recorded, or leaves it synced in the spool for the server.
-    pub(crate) async fn close(self) -> anyhow::Result<()> {
-        match self.store {
-            Some(store) => store.close().await.context("cannot close the store"),
-            None => self.appender.close().await.context("cannot close the spool"),
+    /// Seals what was recorded, leaves it synced in the spool for the server, or waits until the server elsewhere has it.
+    pub(crate) async fn close(self) -> anyhow::Result<Ending> {
+        match self.way {
+            Way::Store(store) => store.close().await.context("cannot close the store").map(|()| Ending::Stored),
+            Way::Spool(appender) => appender.close().await.context("cannot close the spool").map(|()| Ending::Spooled),
+            Way::Remote(outbox) => {
+                let is_sent = outbox.close(PATIENCE).await.context("cannot close the outbox")?;
+                let delivery = outbox.delivery();
+                let sent = Ending::Sent { duplicates: delivery.duplicates, refused: delivery.refused };
+                Ok(if is_sent { sent } else { Ending::Waiting })
+            }
         }
     }
 }
@@ -97,7 +155,7 @@ pub(crate) async fn tap(arguments: TapArguments) -> anyhow::Result<ExitCode> {
         Err(error) => {
             // The server must not break because recording does: run it all the same, and say so.
             output::talk(&format!("threadline tap: recording is off: {error:#}"));
-            threadline_ingest::record_frames::FrameRecorder::off()
+            FrameRecorder::off()
         }
     };
     let client = tap::Client::from_process().context("cannot take over the standard streams")?;
@@ -119,21 +177,16 @@ pub(crate) async fn tap(arguments: TapArguments) -> anyhow::Result<ExitCode> {
     std::process::exit(i32::from(code));
 }
 
-async fn tap_recorder(
-    arguments: &TapArguments,
-    run: uuid::Uuid,
-) -> anyhow::Result<threadline_ingest::record_frames::FrameRecorder> {
-    use threadline_ingest::record_frames::FrameRecorder;
-    if let Some(url) = &arguments.to {
-        let token = arguments.token_file.as_deref().map(super::guard::read_token).transpose()?;
-        let state = data_directory(None)?.join("outbox");
-        return Ok(FrameRecorder::remote(&state, url, token, &arguments.server_name, run)?);
-    }
-    let directory = data_directory(arguments.data.clone())?;
-    // Always a spool: a tap never takes the seal lock, so any number run beside a server or each other.
-    let appender = spool(&directory, &arguments.server_name)?;
-    let pipeline = pipeline(&directory, appender)?;
-    Ok(FrameRecorder::local(pipeline, &arguments.server_name, run))
+async fn tap_recorder(arguments: &TapArguments, run: uuid::Uuid) -> anyhow::Result<FrameRecorder> {
+    let name = &arguments.server_name;
+    let pipeline = if arguments.sink.to.is_some() {
+        Recording::to(&arguments.sink, Collector::Tap, name).await?.pipeline()
+    } else {
+        let directory = data_directory(arguments.sink.data.clone())?;
+        // Always a spool: a tap never takes the seal lock, so any number run beside a server or each other.
+        pipeline(&directory, spool(&directory, name)?)?
+    };
+    Ok(FrameRecorder::new(pipeline, name, run))
 }
 
 /// `threadline wrap`: shows, makes or takes back the change.
@@ -183,25 +236,47 @@ pub(crate) async fn watch(arguments: WatchArguments) -> anyhow::Result<ExitCode>
         }
         output::talk(&format!("{} does not exist yet: it is followed once it does", path.display()));
     }
-    let directory = data_directory(arguments.data)?;
+    let directory = data_directory(arguments.sink.data.clone())?;
     let catalogue = super::source::catalogue(&directory, &arguments.profile)?;
     let options = threadline_ingest::import::Options::named(&arguments.kind, catalogue)
         .with_context(|| format!("--as {} is not a known kind", arguments.kind))?;
-    let recording = Recording::open(&directory, "watch").await?;
+    let recording = Recording::to(&arguments.sink, Collector::Watch, "watch").await?;
     let pipeline = recording.pipeline();
     let watching = follow::follow_with(&paths, recording.pipeline(), arguments.once, options.catalogue, options.format);
     let outcome = tokio::select! {
         outcome = watching => outcome.map_err(anyhow::Error::new),
         () = super::serve::stop_signal() => Ok(()),
     };
-    recording.close().await?;
+    let ending = recording.close().await?;
     outcome?;
     let counts = pipeline.counts();
-    output::talk(&format!(
-        "{} records, {} known already, {} rejected",
-        counts.accepted, counts.duplicates, counts.rejected
-    ));
-    Ok(ExitCode::SUCCESS)
+    let known = known(ending, counts.duplicates);
+    output::talk(&format!("{} records ({known}), {} rejected", counts.accepted, counts.rejected));
+    Ok(exit_code(ending))
+}
+
+/// What is known of duplicates, in words.
+pub(crate) fn known(ending: Ending, duplicates: u64) -> String {
+    match ending {
+        Ending::Stored => format!("{duplicates} known already"),
+        Ending::Spooled => "accepted; the server of this directory finds the ones it knows already".into(),
+        Ending::Sent { duplicates, refused: 0 } => format!("sent; {duplicates} known to the server already"),
+        Ending::Sent { duplicates, refused } => {
+            format!("sent; {duplicates} known to the server already, {refused} refused by it")
+        }
+        Ending::Waiting => {
+            "the server is away: they wait on this disk, and the next command that sends there takes them along".into()
+        }
+    }
+}
+
+/// 7 while something waits for a server that is away.
+pub(crate) fn exit_code(ending: Ending) -> ExitCode {
+    match ending {
+        Ending::Waiting => ExitCode::from(super::EXIT_UNAVAILABLE),
+        Ending::Sent { refused, .. } if refused > 0 => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Where Claude Code and Codex keep their transcripts.

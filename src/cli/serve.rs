@@ -51,9 +51,10 @@ impl Server {
     pub(crate) async fn start(directory: &Path, arguments: &ServeArguments) -> anyhow::Result<Server> {
         let tls = tls(arguments)?;
         let token = arguments.token_file.as_deref();
-        let api_guard = Guard::new(arguments.listen, tls.is_some(), token)?;
-        let otlp_guard = Guard::new(arguments.otlp_http, tls.is_some(), token)?;
-        let grpc_guard = Guard::new(arguments.otlp_grpc, tls.is_some(), token)?;
+        let collectors = Arc::new(super::token::Tokens::of(directory));
+        let api_guard = Guard::new(arguments.listen, tls.is_some(), token, &collectors)?;
+        let otlp_guard = Guard::new(arguments.otlp_http, tls.is_some(), token, &collectors)?;
+        let grpc_guard = Guard::new(arguments.otlp_grpc, tls.is_some(), token, &collectors)?;
         let drop_list = drop_list(arguments.otlp_drop.as_deref())?;
         let store = open_store(directory).await?;
         let pipeline = super::record::pipeline(directory, store.appender())?;

@@ -136,15 +136,24 @@ pub struct Inbox {
 impl Inbox {
     /// Opens or creates the inbox below `data_dir`.
     pub fn open(data_dir: &Path) -> Result<Inbox, InboxError> {
-        let dir = data_dir.join("inbox");
-        durable::create_dirs(&dir)?;
-        Ok(Inbox { dir })
+        Inbox::at(&data_dir.join("inbox"))
+    }
+
+    /// Opens or creates an inbox at a place of its own: what a collector keeps for a server elsewhere.
+    pub fn at(dir: &Path) -> Result<Inbox, InboxError> {
+        durable::create_dirs(dir)?;
+        Ok(Inbox { dir: dir.to_path_buf() })
+    }
+
+    /// The spool of this name, whether or not it is there.
+    pub fn spool(&self, id: Uuid) -> SpoolDrain {
+        SpoolDrain::new(&self.dir, id)
     }
 
     /// The spools that are there, in the order of their names, which is the order of their creation.
     pub fn spools(&self) -> Result<Vec<SpoolDrain>, InboxError> {
         let ids = self.names()?.into_iter().filter_map(|name| Uuid::parse_str(&name).ok());
-        Ok(ids.map(|id| SpoolDrain::new(&self.dir, id)).collect())
+        Ok(ids.map(|id| self.spool(id)).collect())
     }
 
     /// How many spools were set aside because they are corrupt.
@@ -194,10 +203,14 @@ pub struct Spool {
 impl Spool {
     /// Creates a spool in the inbox of `data_dir`. Blocks for a few syncs.
     pub fn create(data_dir: &Path, source_name: &str, config: LogConfig) -> Result<Spool, InboxError> {
+        Spool::create_in(&Inbox::open(data_dir)?, Uuid::now_v7(), source_name, config)
+    }
+
+    /// The same in an inbox, under a name that nothing else has.
+    pub fn create_in(inbox: &Inbox, id: Uuid, source_name: &str, config: LogConfig) -> Result<Spool, InboxError> {
         if source_name.len() > SOURCE_NAME_BYTES_MAX {
             return Err(InboxError::SourceName { bytes: source_name.len() });
         }
-        let inbox = Inbox::open(data_dir)?;
         let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let file = SpoolFile {
             version: SPOOL_VERSION,
@@ -206,7 +219,6 @@ impl Spool {
             started_us: started.map_or(0, |d| d.as_micros() as u64),
             closes: true,
         };
-        let id = Uuid::now_v7();
         let (create, path) = create_lock(&inbox.dir)?;
         create.lock().map_err(|source| InboxError::Lock { path, source })?;
         let making = inbox.dir.join(format!(".{id}.new"));
@@ -256,15 +268,20 @@ impl Spool {
         self.log.disk_bytes()
     }
 
+    /// Marks that its owner ends in order, whatever happens from here on.
+    pub async fn mark_end(&self) -> Result<(), InboxError> {
+        let path = self.log.dir().join(CLOSED_FILE);
+        let marked = tokio::task::spawn_blocking(move || write_json(&path, &ClosedFile { version: SPOOL_VERSION }));
+        // It can only fail to join when the runtime is shutting down: then the end is not marked.
+        Ok(marked.await.unwrap_or(Ok(()))?)
+    }
+
     /// Marks the end, finishes what is queued and lets go of the spool; the drainer removes it when it is drained.
     pub async fn close(&self) -> Result<(), InboxError> {
-        let path = self.log.dir().join(CLOSED_FILE);
         // Before the lock goes, or the drainer could take this for the end of a killed process.
-        let marked = tokio::task::spawn_blocking(move || write_json(&path, &ClosedFile { version: SPOOL_VERSION }));
-        let marked = marked.await;
+        let marked = self.mark_end().await;
         self.log.close().await?;
-        // It can only fail to join when the runtime is shutting down: then the end is not marked.
-        Ok(marked.unwrap_or(Ok(()))?)
+        marked
     }
 }
 

@@ -3,6 +3,7 @@ use expect_test::expect;
 use threadline_schemas::Kind;
 
 use super::*;
+use crate::remote::{self, Origin, Target};
 use crate::tap::{End, Frame, Gap, GapReason, Record as _};
 use crate::testing::Bench;
 
@@ -45,7 +46,7 @@ fn observations() -> Vec<Observation> {
 #[tokio::test]
 async fn a_run_becomes_records() {
     let bench = Bench::new().await;
-    let mut recorder = FrameRecorder::local(bench.pipeline.clone(), "orders", run());
+    let mut recorder = FrameRecorder::new(bench.pipeline.clone(), "orders", run());
     let (first, rest) = (observations()[..2].to_vec(), observations()[2..].to_vec());
     recorder.record(first.clone()).await.unwrap();
     // It comes again after a failure whose outcome nobody knew.
@@ -89,7 +90,7 @@ async fn a_run_becomes_records() {
 #[tokio::test]
 async fn a_failed_batch_is_decoded_once_and_stored_later() {
     let broken = Bench::new().await;
-    let mut recorder = FrameRecorder::local(broken.pipeline.clone(), "orders", run());
+    let mut recorder = FrameRecorder::new(broken.pipeline.clone(), "orders", run());
     broken.store.close().await.unwrap();
     let failed = recorder.record(observations()).await;
     assert!(matches!(failed, Err(RecordError::Unavailable(_))), "{failed:?}");
@@ -112,9 +113,13 @@ async fn a_run_reaches_a_server_elsewhere() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let router = crate::http::events(bench.pipeline.clone());
     tokio::spawn(async move { axum::serve(listener, router).await });
-    let mut recorder = FrameRecorder::remote(&bench.path("state"), &url, None, "orders", run()).unwrap();
+    let target = Target::new(&url, None, None).unwrap();
+    let origin = Origin { collector: Collector::Tap, source_name: "orders".into() };
+    let (pipeline, outbox) = remote::pipeline(&bench.path("state"), target, &origin).await.unwrap();
+    let mut recorder = FrameRecorder::new(pipeline, "orders", run());
     recorder.record(observations()).await.unwrap();
     recorder.close().await;
+    assert_eq!(outbox.delivery().sent, bench.records().await.len() as u64);
     let records = bench.records().await;
     let call = records.iter().find(|record| record.kind == Kind::Call).unwrap();
     assert_eq!(call.delivery_key, format!("api:tap:{}:1", run()));

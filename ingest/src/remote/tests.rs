@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use reqwest::StatusCode;
 use threadline_schemas::Kind;
 
 use super::*;
@@ -39,72 +40,175 @@ fn records(ids: std::ops::Range<u32>) -> Vec<Record> {
 }
 
 fn target(address: std::net::SocketAddr) -> Target {
-    Target::new(&format!("http://{address}/"), Some("secret-token".into())).unwrap()
+    Target::new(&format!("http://{address}/"), Some("secret-token".into()), None).unwrap()
+}
+
+fn origin() -> Origin {
+    Origin { collector: Collector::Tap, source_name: "orders".into() }
+}
+
+async fn open(bench: &Bench, address: std::net::SocketAddr) -> Arc<Outbox> {
+    Outbox::open(&bench.path("state"), target(address), &origin()).await.unwrap()
+}
+
+/// Records in a runtime that then goes away with everything in it, as a process would; with or without an end in order.
+fn another_process(bench: &Bench, address: std::net::SocketAddr, ids: std::ops::Range<u32>, closes: bool) {
+    let (state, target) = (bench.path("state"), target(address));
+    let process = move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let outbox = Outbox::open(&state, target, &origin()).await.unwrap();
+            outbox.append(records(ids)).await.unwrap();
+            if closes {
+                assert!(!outbox.close(Duration::from_millis(1)).await.unwrap());
+            }
+        });
+    };
+    std::thread::spawn(process).join().unwrap();
+}
+
+/// Folders that are left, by kind.
+fn left(bench: &Bench) -> (usize, usize) {
+    let count = |name: &str| {
+        let entries = std::fs::read_dir(bench.path("state").join(name)).into_iter().flatten().flatten();
+        entries.filter(|entry| Uuid::try_parse(&entry.file_name().to_string_lossy()).is_ok()).count()
+    };
+    (count("outbox"), count("streams"))
+}
+
+/// Delivery keys of what is stored, without gaps.
+async fn stored(bench: &Bench) -> Vec<String> {
+    let records = bench.records().await.into_iter().filter(|record| record.kind != Kind::Gap);
+    records.map(|record| record.delivery_key).collect()
+}
+
+async fn gaps(bench: &Bench) -> Vec<(String, String)> {
+    let records = bench.records().await.into_iter().filter(|record| record.kind == Kind::Gap);
+    records.map(|record| (record.error_type.unwrap(), record.text.unwrap())).collect()
+}
+
+/// Waits until something is so.
+async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, waiting).await.unwrap();
 }
 
 const LONG: Duration = Duration::from_secs(60);
+
+async fn listen() -> (tokio::net::TcpListener, std::net::SocketAddr) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
 
 #[tokio::test]
 async fn records_wait_while_the_server_is_away_and_arrive_once() {
     let bench = Bench::new().await;
     // Bound and closed: nobody listens there yet.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let (listener, address) = listen().await;
     drop(listener);
-    let state = bench.path("outbox");
-    let outbox = Outbox::open(&state, target(address)).unwrap();
+    let outbox = open(&bench, address).await;
     outbox.append(records(0..1200)).await.unwrap();
     assert!(!outbox.flush(Duration::from_millis(1)).await);
+    assert_eq!(waiting(&bench.path("state")).unwrap().records.values().sum::<u64>(), 1200);
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     serve(&bench, listener, StatusCode::SERVICE_UNAVAILABLE, 2).await;
     outbox.append(records(1190..1210)).await.unwrap();
-    assert!(outbox.flush(LONG).await);
-    assert_eq!(bench.records().await.len(), 1210);
+    assert!(outbox.close(LONG).await.unwrap());
+    assert_eq!(stored(&bench).await.len(), 1210);
+    let delivery = outbox.delivery();
+    assert_eq!((delivery.sent, delivery.duplicates, delivery.refused), (1220, 10, 0));
+    assert_eq!(left(&bench), (0, 0));
+    let numbers: Vec<u64> = bench.records().await.iter().map(|record| Marker::of(record).unwrap().1).collect();
+    assert_eq!((numbers.iter().min(), numbers.iter().max()), (Some(&0), Some(&1219)));
 }
 
 #[tokio::test]
-async fn what_a_process_left_behind_is_sent_by_the_next() {
+async fn what_a_killed_process_left_is_sent_by_the_next_with_a_sign() {
     let bench = Bench::new().await;
-    let state = bench.path("outbox");
-    let left = state.join(Uuid::new_v4().to_string());
-    let (log, _) = Log::open(&left, log_config()).unwrap();
-    let frames = records(0..3).iter().map(|record| encoding::encode(record).into()).collect();
-    log.append(frames).await.unwrap();
-    log.close().await.unwrap();
-    drop(log);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let (listener, address) = listen().await;
+    drop(listener);
+    another_process(&bench, address, 0..3, false);
+    assert_eq!(left(&bench), (1, 1));
+    // One that sends elsewhere lets it be.
+    let (_elsewhere, other) = listen().await;
+    drop(open(&bench, other).await);
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     serve(&bench, listener, StatusCode::UNAUTHORIZED, 1).await;
-    let _outbox = Outbox::open(&state, target(address)).unwrap();
-    let waiting = async {
-        while left.exists() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    let outbox = open(&bench, address).await;
+    until(async || gaps(&bench).await.len() == 1).await;
+    assert_eq!(stored(&bench).await.len(), 3);
+    assert_eq!(gaps(&bench).await[0].0, abandoned::ERROR_TYPE);
+    drop(outbox);
+}
+
+#[tokio::test]
+async fn a_deleted_outbox_is_a_gap_with_its_count() {
+    let bench = Bench::new().await;
+    let (listener, address) = listen().await;
+    drop(listener);
+    another_process(&bench, address, 0..41, true);
+    assert_eq!(left(&bench), (1, 1));
+    std::fs::remove_dir_all(bench.path("state").join("outbox")).unwrap();
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    serve(&bench, listener, StatusCode::OK, 0).await;
+    let next = async || {
+        let outbox = open(&bench, address).await;
+        outbox.append(records(41..43)).await.unwrap();
+        assert!(outbox.close(LONG).await.unwrap());
     };
-    tokio::time::timeout(LONG, waiting).await.unwrap();
-    assert_eq!(bench.records().await.len(), 3);
+    next().await;
+    next().await;
+    let text = "41 records were collected and did not arrive: the outbox is gone (numbers 0 to 40)";
+    assert_eq!(gaps(&bench).await, [("lost_in_transit".to_string(), text.to_string())]);
+    assert_eq!(stored(&bench).await.len(), 2);
 }
 
 #[tokio::test]
 async fn a_batch_refused_for_good_is_halved_down_to_the_record_at_fault() {
     let bench = Bench::new().await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let (listener, address) = listen().await;
     // 8 events: all, 0..4, 0..2, then 0 alone are refused.
     serve(&bench, listener, StatusCode::UNPROCESSABLE_ENTITY, 4).await;
-    let outbox = Outbox::open(&bench.path("outbox"), target(address)).unwrap();
+    let outbox = open(&bench, address).await;
     outbox.append(records(0..8)).await.unwrap();
     assert!(outbox.flush(LONG).await);
-    let stored: Vec<String> = bench.records().await.into_iter().map(|record| record.delivery_key).collect();
-    assert_eq!(stored, (1..8).map(|id| format!("api:tap:run:{id}")).collect::<Vec<_>>());
+    assert_eq!(stored(&bench).await, (1..8).map(|id| format!("api:tap:run:{id}")).collect::<Vec<_>>());
+    assert_eq!(outbox.delivery().refused, 1);
+}
+
+#[tokio::test]
+async fn a_hole_in_the_numbers_of_a_run_is_seen_by_the_receiver() {
+    let bench = Bench::new().await;
+    let (listener, address) = listen().await;
+    serve(&bench, listener, StatusCode::OK, 0).await;
+    let outbox = open(&bench, address).await;
+    outbox.append(records(0..2)).await.unwrap();
+    assert!(outbox.flush(LONG).await);
+    // Three records that are numbered and never sent.
+    *outbox.next.lock().await += 3;
+    outbox.append(records(5..8)).await.unwrap();
+    assert!(outbox.flush(LONG).await);
+    let text = "3 records were collected and did not arrive: later records of the run came first (numbers 2 to 4)";
+    assert_eq!(gaps(&bench).await, [("lost_in_transit".to_string(), text.to_string())]);
+    assert_eq!(stored(&bench).await.len(), 5);
 }
 
 #[test]
-fn a_target_is_a_plain_url() {
-    let check = |url: &str| Target::new(url, None).map(|target| target.url.to_string()).ok();
+fn a_target_is_a_plain_url_and_tokens_travel_in_private() {
+    let check = |url: &str| Target::new(url, None, None).map(|target| target.url.to_string()).ok();
     assert_eq!(check("http://h:1").as_deref(), Some("http://h:1/api/v1/events"));
     assert_eq!(check("https://h/below/").as_deref(), Some("https://h/below/api/v1/events"));
     for url in ["h:1", "ftp://h", "http://u:p@h", "http://h?x=1"] {
         assert_eq!(check(url), None, "{url}");
     }
+    let with_token = |url: &str| Target::new(url, Some("secret".into()), None).is_ok();
+    assert!(with_token("https://h") && with_token("http://127.0.0.1:1") && with_token("http://[::1]:1"));
+    assert!(with_token("http://localhost:1") && !with_token("http://h:1"));
+    assert!(!format!("{:?}", Target::new("https://h", Some("secret".into()), None)).contains("secret"));
+    assert!(matches!(Target::new("https://h", None, Some(b"no pem")), Err(OutboxError::Authority)));
 }
