@@ -11,6 +11,7 @@
 mod client;
 mod demo;
 mod doctor;
+mod export;
 mod guard;
 mod import;
 mod output;
@@ -77,6 +78,9 @@ enum Command {
     /// Tokens of collectors that send to this server from elsewhere
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Write every record of a session, search or time range to a file: NDJSON, CSV, Parquet, OCSF
+    #[command(subcommand)]
+    Export(ExportCommand),
     /// Check data directory, disk, clock, ports and table; say the next step
     Doctor(DoctorArguments),
     /// Answer one SQL query for a server (started by it)
@@ -452,6 +456,87 @@ pub(crate) struct LinksArguments {
     pub(crate) session: Option<String>,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExportCommand {
+    /// Every record of a session, from any id
+    Session {
+        /// Any id: session, conversation, trace, tool call, request, event
+        id: String,
+        #[command(flatten)]
+        arguments: ExportArguments,
+    },
+    /// Every record with these words
+    Query {
+        /// Words (all must occur) and "quoted phrases"
+        query: String,
+        /// Only events at or after (RFC 3339)
+        #[arg(long)]
+        from: Option<String>,
+        /// Only events before (RFC 3339)
+        #[arg(long)]
+        to: Option<String>,
+        #[command(flatten)]
+        arguments: ExportArguments,
+    },
+    /// Every record of a time range; without --from and --to everything
+    Range {
+        /// Events at or after (RFC 3339)
+        #[arg(long)]
+        from: Option<String>,
+        /// Events before (RFC 3339)
+        #[arg(long)]
+        to: Option<String>,
+        #[command(flatten)]
+        arguments: ExportArguments,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Form of the export
+    #[arg(long, value_enum, default_value_t = ExportFormat::Ndjson)]
+    pub(crate) format: ExportFormat,
+    /// OCSF version: 1.8.0, 1.5.0, 1.3.0 or 1.1.0
+    #[arg(long, default_value = "1.8.0", value_name = "V")]
+    pub(crate) ocsf_version: String,
+    /// Bytes of content an OCSF event may hold as text; 0: digests and lengths only
+    #[arg(long, default_value_t = 0, value_name = "BYTES")]
+    pub(crate) ocsf_text_bytes: usize,
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) output: Option<PathBuf>,
+    /// Exit with 3 when nothing was found
+    #[arg(long)]
+    pub(crate) fail_empty: bool,
+}
+
+/// `--format` of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// One record per line as JSON
+    Ndjson,
+    /// Formula-safe CSV
+    Csv,
+    /// One Parquet file
+    Parquet,
+    /// One OCSF event per line
+    Ocsf,
+}
+
+impl ExportFormat {
+    /// Its name in the API.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            ExportFormat::Ndjson => "ndjson",
+            ExportFormat::Csv => "csv",
+            ExportFormat::Parquet => "parquet",
+            ExportFormat::Ocsf => "ocsf",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct SourcesArguments {
     #[command(flatten)]
@@ -513,6 +598,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Links(arguments) => read::links(arguments).await,
         Command::Sources(arguments) => sources::run(arguments).await,
         Command::Token(command) => token::run(command),
+        Command::Export(command) => export::run(command).await,
         Command::Doctor(arguments) => doctor::run(arguments).await,
         Command::SqlWorker { data } => {
             Ok(tokio::task::spawn_blocking(move || threadline_query::sql::worker::serve(&data)).await?)

@@ -9,6 +9,7 @@ mod browser;
 mod captures;
 mod collectors;
 mod durability;
+mod export;
 mod hostile;
 mod joins;
 mod live;

@@ -8,6 +8,7 @@
 //! | `GET /api/v1/search` | a page of hits |
 //! | `GET`, `POST /api/v1/sql` | one read-only query |
 //! | `GET /api/v1/links` | where every record belongs: pages, or all as NDJSON |
+//! | `GET /api/v1/export` | every record of a session, search or range, streamed: NDJSON, CSV, Parquet, OCSF |
 //! | `GET /api/v1/sources` | who sent what |
 //! | `GET /api/v1/openapi.json`, `/healthz`, `/readyz`, `/metrics`, `/version` | about the server |
 //!
@@ -19,6 +20,7 @@
 //! Not here: authentication, TLS, ingestion (the server puts them beside or in front).
 
 mod events;
+mod export;
 mod links;
 mod operations;
 mod params;
@@ -95,6 +97,7 @@ fn parts() -> (Router<Arc<Engine>>, utoipa::openapi::OpenApi) {
         .routes(routes!(search::search))
         .routes(routes!(sql::get, sql::post))
         .routes(routes!(links::links))
+        .routes(routes!(export::export))
         .routes(routes!(operations::sources))
         .routes(routes!(operations::healthz))
         .routes(routes!(operations::readyz))

@@ -77,6 +77,9 @@ pub enum QueryError {
         /// What the reader says, made visible and cut.
         reason: String,
     },
+    /// An export could not be written.
+    #[error("the export could not be written")]
+    Unwritten(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The store could not be read.
     #[error("the store could not be read")]
     Store(#[from] StoreError),

@@ -43,6 +43,7 @@ pub mod closure;
 mod cursor;
 mod engine;
 mod error;
+pub mod export;
 pub mod fact;
 mod gather;
 mod index;

@@ -116,7 +116,7 @@ impl Sessions {
     }
 }
 
-fn time(name: &'static str, text: &Option<String>) -> Result<Option<i64>, QueryError> {
+pub(crate) fn time(name: &'static str, text: &Option<String>) -> Result<Option<i64>, QueryError> {
     let read = |text: &String| {
         parse_time(text).ok_or_else(|| QueryError::parameter(name, "expected RFC 3339, such as 2026-11-20T10:31:00Z"))
     };
@@ -124,7 +124,7 @@ fn time(name: &'static str, text: &Option<String>) -> Result<Option<i64>, QueryE
 }
 
 /// Words and quoted phrases.
-fn terms(question: &str) -> Result<Vec<String>, QueryError> {
+pub(crate) fn terms(question: &str) -> Result<Vec<String>, QueryError> {
     if question.len() > QUESTION_BYTES_MAX {
         return Err(QueryError::parameter("q", format!("at most {QUESTION_BYTES_MAX} bytes")));
     }

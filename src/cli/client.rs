@@ -3,7 +3,7 @@
 
 use anyhow::{Context, bail};
 use axum::body::Body;
-use axum::http::{Method, Request, header};
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -69,6 +69,11 @@ impl Client {
 
     /// GETs `path` as bytes.
     pub(crate) async fn get_bytes(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Bytes> {
+        self.download(path, query).await?.bytes().await
+    }
+
+    /// GETs `path` to be read part by part.
+    pub(crate) async fn download(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Download> {
         let mut encoded = url::form_urlencoded::Serializer::new(String::new());
         query.iter().for_each(|(name, value)| {
             encoded.append_pair(name, value);
@@ -80,12 +85,12 @@ impl Client {
 
     /// POSTs JSON and reads JSON.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let bytes = self.send(Method::POST, path, Bytes::from(body.to_string())).await?;
-        serde_json::from_slice(&bytes).context("the answer is not JSON")
+        let answer = self.send(Method::POST, path, Bytes::from(body.to_string())).await?;
+        serde_json::from_slice(&answer.bytes().await?).context("the answer is not JSON")
     }
 
-    async fn send(&self, method: Method, target: &str, body: Bytes) -> anyhow::Result<Bytes> {
-        let (status, bytes) = match self {
+    async fn send(&self, method: Method, target: &str, body: Bytes) -> anyhow::Result<Download> {
+        let download = match self {
             Client::Local(router) => {
                 let request = Request::builder()
                     .method(method)
@@ -93,8 +98,8 @@ impl Client {
                     .header(header::HOST, "localhost")
                     .header(header::CONTENT_TYPE, "application/json")
                     .body(Body::from(body))?;
-                let response = router.clone().oneshot(request).await?;
-                (response.status(), response.into_body().collect().await?.to_bytes())
+                let (head, body) = router.clone().oneshot(request).await?.into_parts();
+                Download { status: head.status, headers: head.headers, body: Answer::Local(body) }
             }
             Client::Remote { base, http, token } => {
                 let mut request = http
@@ -108,13 +113,58 @@ impl Client {
                     let cause = anyhow::Error::new(error.without_url());
                     cause.context(Unavailable(base.clone()))
                 })?;
-                (response.status(), response.bytes().await?)
+                Download {
+                    status: response.status(),
+                    headers: response.headers().clone(),
+                    body: Answer::Remote(response),
+                }
             }
         };
-        if !status.is_success() {
-            bail!("{}", problem(status.as_u16(), &bytes));
+        if !download.status.is_success() {
+            let status = download.status.as_u16();
+            bail!("{}", problem(status, &download.bytes().await?));
         }
-        Ok(bytes)
+        Ok(download)
+    }
+}
+
+/// An answer that is read part by part.
+pub(crate) struct Download {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Answer,
+}
+
+enum Answer {
+    Local(Body),
+    Remote(reqwest::Response),
+}
+
+impl Download {
+    /// A header, when it is there and readable.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The next bytes; `None` at the end. An answer that breaks off is an error.
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
+        match &mut self.body {
+            Answer::Local(body) => loop {
+                let Some(frame) = body.frame().await else { return Ok(None) };
+                if let Ok(bytes) = frame?.into_data() {
+                    return Ok(Some(bytes));
+                }
+            },
+            Answer::Remote(response) => response.chunk().await.map_err(|error| anyhow::Error::new(error.without_url())),
+        }
+    }
+
+    /// All of it.
+    async fn bytes(self) -> anyhow::Result<Bytes> {
+        match self.body {
+            Answer::Local(body) => Ok(body.collect().await?.to_bytes()),
+            Answer::Remote(response) => response.bytes().await.map_err(|error| anyhow::Error::new(error.without_url())),
+        }
     }
 }
 

@@ -91,7 +91,11 @@ impl From<QueryError> for Problem {
                 retry_after: Some(RETRY_SECONDS),
                 ..make(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many SQL queries at once")
             },
-            QueryError::Unread { .. } | QueryError::Store(_) | QueryError::Columns(_) | QueryError::Interrupted => {
+            QueryError::Unwritten(_)
+            | QueryError::Unread { .. }
+            | QueryError::Store(_)
+            | QueryError::Columns(_)
+            | QueryError::Interrupted => {
                 tracing::error!(error = %chain(&error), "the store could not be read");
                 let problem = make(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The store could not be read");
                 match error {

@@ -176,6 +176,10 @@ pub const ROWS: &[Row] = &[
         "api.operation": Text("tool/select"), "api.request.uid": From(call_uid), "api.request.data": From(arguments_data),
         "resources": From(tool), "ai_model": From(model),
     }),
+    row!(Call, Is(is_over), "mcp.tools.call", API, Other("Invoke"), [AI, TRACE], Agent, {
+        "api.operation": Text("tools/call"), "api.request.uid": From(call_uid), "api.request.data": From(arguments_data),
+        "api.response": From(response), "resources": From(tool), "http_response": From(http_response),
+    }),
     row!(Call, Always, "mcp.tools.call.unanswered", API, Other("Invoke"), [AI, TRACE], Agent, {
         "api.operation": Text("tools/call"), "api.request.uid": From(call_uid), "api.request.data": From(arguments_data),
         "resources": From(tool),
@@ -279,6 +283,11 @@ fn is_start(record: &Record) -> bool {
 
 fn is_end(record: &Record) -> bool {
     name_has(record, &["end", "close", "exit", "stop", "shutdown", "delete"]) && !name_has(record, &["send"])
+}
+
+/// A span tells a call with its end.
+fn is_over(record: &Record) -> bool {
+    record.outcome.is_some() || record.duration_nano.is_some()
 }
 
 fn is_negotiation(record: &Record) -> bool {

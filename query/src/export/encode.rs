@@ -1,0 +1,115 @@
+//! Records as bytes of one export format.
+
+use std::io::Write;
+
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use threadline_schemas::ocsf::{Policy, Version, event, to_text};
+use threadline_schemas::{Record, columns, display};
+
+use super::ExportFormat;
+use super::occurrences::Occurrences;
+use crate::error::QueryError;
+
+/// Writes one export, part by part.
+pub struct Encoder {
+    form: Form,
+}
+
+enum Form {
+    Ndjson,
+    Csv { is_begun: bool },
+    Parquet(Box<ArrowWriter<Vec<u8>>>),
+    Ocsf { version: Version, policy: Policy, occurrences: Occurrences },
+}
+
+impl Encoder {
+    /// An encoder at the beginning of its export.
+    pub fn new(format: &ExportFormat) -> Result<Self, QueryError> {
+        let form = match format {
+            ExportFormat::Ndjson => Form::Ndjson,
+            ExportFormat::Csv => Form::Csv { is_begun: false },
+            ExportFormat::Parquet => {
+                let level = ZstdLevel::try_new(3).map_err(unwritten)?;
+                let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
+                let writer =
+                    ArrowWriter::try_new(Vec::new(), columns::schema(), Some(properties)).map_err(unwritten)?;
+                Form::Parquet(Box::new(writer))
+            }
+            ExportFormat::Ocsf(version, policy) => {
+                Form::Ocsf { version: *version, policy: policy.clone(), occurrences: Occurrences::default() }
+            }
+        };
+        Ok(Encoder { form })
+    }
+
+    /// The bytes of further records.
+    pub fn part(&mut self, records: Vec<Record>) -> Result<Vec<u8>, QueryError> {
+        match &mut self.form {
+            Form::Ndjson => {
+                let line = |record: &Record| serde_json::to_string(&record.to_json()).unwrap_or_default();
+                Ok(records.iter().map(|record| display::json(&line(record)) + "\n").collect::<String>().into_bytes())
+            }
+            Form::Csv { is_begun } => csv(&records, std::mem::replace(is_begun, true)),
+            Form::Parquet(writer) => {
+                let batch = columns::to_batch(&records).map_err(QueryError::Columns)?;
+                writer.write(&batch).map_err(unwritten)?;
+                Ok(std::mem::take(writer.inner_mut()))
+            }
+            Form::Ocsf { version, policy, occurrences } => {
+                let mut out = Vec::new();
+                for told in occurrences.tell(records) {
+                    let text = to_text(&event(told.occurrence(), policy, *version));
+                    // Writing to memory cannot fail.
+                    let _written = writeln!(out, "{}", display::json(&text));
+                }
+                Ok(out)
+            }
+        }
+    }
+
+    /// The last bytes.
+    pub fn end(self) -> Result<Vec<u8>, QueryError> {
+        match self.form {
+            Form::Ndjson => Ok(Vec::new()),
+            Form::Csv { is_begun } => {
+                if is_begun {
+                    Ok(Vec::new())
+                } else {
+                    csv(&[], false)
+                }
+            }
+            Form::Parquet(writer) => writer.into_inner().map_err(unwritten),
+            Form::Ocsf { version, policy, mut occurrences } => {
+                let told = occurrences.rest();
+                let lines =
+                    told.iter().map(|told| display::json(&to_text(&event(told.occurrence(), &policy, version))) + "\n");
+                Ok(lines.collect::<String>().into_bytes())
+            }
+        }
+    }
+}
+
+/// Every column as text; a cell that a spreadsheet would take for a formula is made plain text.
+fn csv(records: &[Record], is_begun: bool) -> Result<Vec<u8>, QueryError> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let broken = |error: csv::Error| unwritten(error);
+    if !is_begun {
+        writer.write_record(columns::COLUMNS.iter().map(|column| column.name)).map_err(broken)?;
+    }
+    for record in records {
+        let members = record.to_json();
+        let cell = |column: &columns::Column| match members.get(column.name) {
+            None | Some(serde_json::Value::Null) => String::new(),
+            Some(serde_json::Value::String(text)) => display::csv_cell(text),
+            Some(value) => display::csv_cell(&value.to_string()),
+        };
+        writer.write_record(columns::COLUMNS.iter().map(cell)).map_err(broken)?;
+    }
+    writer.into_inner().map_err(|error| unwritten(error.into_error()))
+}
+
+fn unwritten(error: impl std::error::Error + Send + Sync + 'static) -> QueryError {
+    QueryError::Unwritten(Box::new(error))
+}

@@ -1,0 +1,118 @@
+//! Which records make one event: a request and the answer that the same observer saw are one.
+//!
+//! A call waits for its result; one that is still alone at the end, or pushed out by
+//! [`WAITING_MAX`] others, is told as unanswered. Records of other observers of the same call stay events of
+//! their own and share `metadata.correlation_uid`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use threadline_schemas::ocsf::Occurrence;
+use threadline_schemas::{Kind, Record};
+
+/// Calls that wait for their results.
+const WAITING_MAX: usize = 10_000;
+
+/// What is told of a stream of records, in order.
+#[derive(Debug, Default)]
+pub(super) struct Occurrences {
+    waiting: HashMap<String, u64>,
+    calls: BTreeMap<u64, Record>,
+    next: u64,
+    sequences: HashMap<String, i64>,
+}
+
+/// One thing to tell.
+#[derive(Debug)]
+pub(super) struct Told {
+    record: Record,
+    request: Option<Record>,
+    sequence: i64,
+}
+
+impl Told {
+    pub(super) fn occurrence(&self) -> Occurrence<'_> {
+        let sequence = Some(self.sequence);
+        Occurrence { record: &self.record, request: self.request.as_ref(), chain: None, session: None, sequence }
+    }
+}
+
+impl Occurrences {
+    /// What these records complete.
+    pub(super) fn tell(&mut self, records: Vec<Record>) -> Vec<Told> {
+        let mut told = Vec::with_capacity(records.len());
+        for record in records {
+            let pair = pair(&record);
+            match (record.kind, pair) {
+                (Kind::Call, Some(pair)) if record.outcome.is_none() && record.duration_nano.is_none() => {
+                    self.next += 1;
+                    self.waiting.insert(pair, self.next);
+                    self.calls.insert(self.next, record);
+                    if self.calls.len() > WAITING_MAX
+                        && let Some((_, oldest)) = self.calls.pop_first()
+                    {
+                        told.push(self.numbered(oldest, None));
+                    }
+                }
+                (Kind::Result, Some(pair)) => {
+                    let request = self.waiting.remove(&pair).and_then(|number| self.calls.remove(&number));
+                    told.push(self.numbered(record, request));
+                }
+                _ => told.push(self.numbered(record, None)),
+            }
+        }
+        told
+    }
+
+    /// The calls that nobody answered.
+    pub(super) fn rest(&mut self) -> Vec<Told> {
+        self.waiting.clear();
+        let calls = std::mem::take(&mut self.calls);
+        calls.into_values().map(|call| self.numbered(call, None)).collect()
+    }
+
+    fn numbered(&mut self, record: Record, request: Option<Record>) -> Told {
+        if self.sequences.len() > 1_000_000 {
+            self.sequences.clear();
+        }
+        let last = self.sequences.entry(record.session_key.clone()).or_insert(0);
+        *last += 1;
+        let sequence = *last;
+        Told { record, request, sequence }
+    }
+}
+
+/// What a request and its answer have in common at one observer.
+fn pair(record: &Record) -> Option<String> {
+    let id = match (&record.connection_id, &record.rpc_id) {
+        (Some(connection), Some(id)) => format!("{connection}\u{0}{id}"),
+        _ => record.tool_call_id.clone()?,
+    };
+    Some(format!("{}\u{0}{}\u{0}{id}", record.source_kind, record.source_name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: Kind, id: &str) -> Record {
+        let mut record = Record::new("t", &format!("own:{kind}{id}"), kind);
+        record.tool_call_id = Some(id.into());
+        record
+    }
+
+    #[test]
+    fn a_call_and_its_result_are_one_and_an_unanswered_call_is_told_at_the_end() {
+        let mut occurrences = Occurrences::default();
+        let records = vec![
+            record(Kind::Call, "1"),
+            record(Kind::Call, "2"),
+            record(Kind::Prompt, "p"),
+            record(Kind::Result, "1"),
+        ];
+        let told = occurrences.tell(records);
+        let shown: Vec<_> = told.iter().map(|told| (told.record.kind, told.request.is_some(), told.sequence)).collect();
+        assert_eq!(shown, [(Kind::Prompt, false, 1), (Kind::Result, true, 2)]);
+        let rest = occurrences.rest();
+        assert_eq!(rest.iter().map(|told| (told.record.kind, told.sequence)).collect::<Vec<_>>(), [(Kind::Call, 3)]);
+    }
+}
