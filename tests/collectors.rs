@@ -106,6 +106,34 @@ fn a_tap_that_is_killed_leaves_a_sign_and_one_that_ends_does_not() {
     serve.stop();
 }
 
+#[test]
+fn an_import_beside_a_server_says_that_duplicates_are_found_later() {
+    let work = tempfile::tempdir().unwrap();
+    let (place, file) = (work.path().join("data"), work.path().join("a.jsonl"));
+    std::fs::write(&file, "{\"id\":\"1\",\"kind\":\"log\"}\n").unwrap();
+    let import = || {
+        let mut command = threadline();
+        command.args(["import", "--format", "json", "--data"]).arg(&place).arg(&file);
+        let output = run(&mut command);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (answer["data"][0]["duplicates"].clone(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let serve = Serve::start(&place);
+    for _ in 0..2 {
+        let (duplicates, said) = import();
+        assert!(duplicates.is_null() && said.contains("finds the ones it knows already"), "{duplicates} {said}");
+    }
+    awaited("the drain", || (count(&serve.url, "kind = 'log'") == 1).then_some(()));
+    // The same event by another way is the same event.
+    let elsewhere = Elsewhere { state: &work.path().join("state"), url: &serve.url };
+    let sent = run(threadline().arg("import").args(elsewhere.arguments()).arg(&file));
+    let said = String::from_utf8_lossy(&sent.stderr);
+    assert!(said.contains("1 known to the server already"), "{said}");
+    serve.stop();
+    let (duplicates, said) = import();
+    assert!(duplicates == 1 && said.contains("1 known already"), "{duplicates} {said}");
+}
+
 /// Names of the folders in the inbox.
 fn spools(place: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(place.join("inbox")).unwrap().flatten();

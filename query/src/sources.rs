@@ -197,19 +197,24 @@ impl Engine {
         if let Some(known) = self.source_tallies().lock().get(&id) {
             return Ok(Arc::clone(known));
         }
-        let mut tallies = Tallies::default();
-        let mut gaps = Vec::new();
-        let mut row = 0;
-        for batch in snapshot.file_columns(file, COLUMNS).await? {
-            for record in from_batch(&batch)? {
-                let at = RowId { file, row };
-                tallies.see(&record, at);
-                if record.kind == Kind::Gap && gaps.len() < GAPS_READ_MAX {
-                    gaps.push(at);
+        let batches = snapshot.file_columns(file, COLUMNS).await?;
+        let work = move || {
+            let mut tallies = Tallies::default();
+            let mut gaps = Vec::new();
+            let mut row = 0;
+            for batch in batches {
+                for record in from_batch(&batch)? {
+                    let at = RowId { file, row };
+                    tallies.see(&record, at);
+                    if record.kind == Kind::Gap && gaps.len() < GAPS_READ_MAX {
+                        gaps.push(at);
+                    }
+                    row += 1;
                 }
-                row += 1;
             }
-        }
+            Ok::<_, QueryError>((tallies, gaps))
+        };
+        let (mut tallies, gaps) = tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)??;
         for part in gaps.chunks(256) {
             snapshot.records(part).await?.iter().for_each(|record| tallies.drop_counted(record));
         }
