@@ -121,6 +121,14 @@ impl Engine {
         &self.config
     }
 
+    /// Whether records that arrive now could be stored.
+    ///
+    /// # Errors
+    /// When the log is closed or the disk is full.
+    pub fn check_writable(&self) -> Result<(), QueryError> {
+        Ok(self.reader.check_writable()?)
+    }
+
     /// Counters of this process; others add theirs ([`Metrics::register`]).
     pub fn metrics(&self) -> &Metrics {
         &self.metrics

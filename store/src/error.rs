@@ -145,6 +145,12 @@ pub enum StoreError {
     /// Draining failed; several callers may wait for it.
     #[error("cannot drain the inbox")]
     Drain(#[source] Arc<StoreError>),
+    /// The disk of the data directory is full.
+    #[error("no space left on the disk of {}", path.display())]
+    NoSpace {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// The operating system gave no random bytes.
     #[error("no random bytes")]
     Random(#[source] getrandom::Error),

@@ -171,6 +171,11 @@ impl Log {
         answer.await.map_err(|_| LogError::Closed)?
     }
 
+    /// Whether appends are taken.
+    pub fn is_open(&self) -> bool {
+        !self.shared.is_closed()
+    }
+
     /// Bytes of all segments, with what is preallocated.
     pub fn disk_bytes(&self) -> u64 {
         self.shared.disk_bytes()

@@ -29,6 +29,8 @@ use crate::{
 
 /// How often a moving data directory is looked at again.
 const ATTEMPTS_MAX: usize = 20;
+/// With less free space nothing is said to be writable: neither a segment of the log nor a seal would fit (8 MiB).
+const FREE_BYTES_MIN: u64 = 8 << 20;
 /// How long a snapshot waits for the drainer before it reads the spools itself.
 const DRAIN_WAIT: Duration = Duration::from_millis(500);
 
@@ -64,6 +66,23 @@ impl Reader {
             Way::Outside(outside) => outside.lock().await.snapshot().await?,
         };
         Ok(Arc::new(snapshot))
+    }
+
+    /// Whether what is sent now could be made durable; another process's store is not asked.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] when the log takes nothing more, [`StoreError::NoSpace`] when the disk is full.
+    pub fn check_writable(&self) -> Result<(), StoreError> {
+        let Way::Within(core) = &self.way else { return Ok(()) };
+        if !core.log.is_open() {
+            return Err(StoreError::Closed);
+        }
+        let root = core.layout.root();
+        let space = rustix::fs::statvfs(root).map_err(|e| StoreError::io("ask for the free space of", root)(e.into()))?;
+        match space.f_bavail.saturating_mul(space.f_frsize) {
+            free if free < FREE_BYTES_MIN => Err(StoreError::NoSpace { path: root.to_path_buf() }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -27,14 +27,15 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The store can be read.
+/// The store can be read and written.
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses(
-    (status = 200, description = "The store can be read", body = String),
+    (status = 200, description = "The store can be read and written", body = String),
     (status = 503, description = "It cannot", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn readyz(State(engine): State<Arc<Engine>>) -> Result<&'static str, Problem> {
-    match engine.snapshot().await {
-        Ok(_) => Ok("ready\n"),
+    let writable = engine.check_writable();
+    match engine.snapshot().await.and_then(|_| writable) {
+        Ok(()) => Ok("ready\n"),
         Err(error) => {
             let problem = Problem::from(error);
             Err(Problem { status: StatusCode::SERVICE_UNAVAILABLE.as_u16(), ..problem })
