@@ -112,6 +112,8 @@ pub struct FileReport {
     pub rejected: u64,
     /// Those of them that were stored before; a spool does not know.
     pub duplicates: u64,
+    /// Those of them whose id is stored with other content; each is kept as a `rejected` record that names the event.
+    pub conflicts: u64,
     /// Metric data points, counted and not kept.
     pub metric_points: u64,
     /// Why it was not read.
@@ -135,6 +137,7 @@ impl Report {
             records: sum.records + file.records,
             rejected: sum.rejected + file.rejected,
             duplicates: sum.duplicates + file.duplicates,
+            conflicts: sum.conflicts + file.conflicts,
             metric_points: sum.metric_points + file.metric_points,
             ..sum
         })
@@ -227,19 +230,20 @@ impl Import {
     ) -> Result<FileReport, ImportError> {
         let (events, mut arriving) = mpsc::channel(1);
         let reading = tokio::task::spawn_blocking(move || import.read(&events));
-        let mut duplicates = 0;
+        let (mut duplicates, mut conflicts) = (0, 0);
         while let Some(event) = arriving.recv().await {
             match event {
                 Event::Batch(records) => {
                     let stored = self.store(records).await;
                     let receipt = stored.map_err(|source| ImportError::Append { path: path.clone(), source })?;
                     duplicates += receipt.duplicates as u64;
+                    conflicts += receipt.conflicts as u64;
                 }
                 Event::Read(bytes) => progress.advance(bytes, &path),
             }
         }
         let read = reading.await.map_err(|_| ImportError::Interrupted { path: path.clone() })?;
-        Ok(FileReport { path, duplicates, ..read })
+        Ok(FileReport { path, duplicates, conflicts, ..read })
     }
 
     /// Appends, and waits when the store asks for it.

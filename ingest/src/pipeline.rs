@@ -239,6 +239,7 @@ impl Pipeline {
             }?;
             receipt.accepted += appended.accepted;
             receipt.duplicates += appended.duplicates;
+            receipt.conflicts += appended.conflicts;
         }
         Ok(receipt)
     }

@@ -234,7 +234,7 @@ impl Outbox {
                 }
             }
             if frames.is_empty() {
-                return Ok(Receipt { accepted, duplicates: 0 });
+                return Ok(Receipt { accepted, ..Receipt::default() });
             }
             let range = self.spool.append(frames).await?;
             *next = sequence;

@@ -243,6 +243,39 @@ impl Record {
         };
     }
 
+    /// SHA-256 of what the source said: the raw bytes; without them, every column that is not about the delivery itself
+    /// (when and how it reached us, where it is kept, its salt); for gaps and what else threadline says itself, the delivery
+    /// key. Two deliveries of one event have the same digest.
+    pub fn content_digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        if let Some(raw) = &self.raw {
+            digest.update(b"threadline/content/v1\0raw\0");
+            digest.update(raw);
+            return digest.finalize().into();
+        }
+        digest.update(b"threadline/content/v1\0columns\0");
+        if matches!(self.kind, Kind::Gap | Kind::Finding | Kind::Access) {
+            // Said by threadline itself, perhaps again after a crash, and named by what it is about.
+            digest.update(&self.delivery_key);
+            return digest.finalize().into();
+        }
+        let mut fields = Vec::new();
+        self.encode_fields(|tag, _, bytes| {
+            let about_delivery = match tag {
+                // record_version, observed_time_unix_us, collector, decoder, bodies, leaf_salt, log_position
+                2 | 7 | 11 | 12 | 56..=58 => true,
+                // A time of ours differs from delivery to delivery.
+                5 => self.time_quality != TimeQuality::Source,
+                _ => false,
+            };
+            if !about_delivery {
+                crate::encoding::push_field(&mut fields, tag, bytes);
+            }
+        });
+        digest.update(&fields);
+        digest.finalize().into()
+    }
+
     /// Adds a key unless it is already there.
     pub fn add_key(&mut self, key: crate::Key) {
         let text = key.to_string();
@@ -280,6 +313,30 @@ mod tests {
         expect_test::expect!["86a034d6-0d58-87ec-9ca5-3bb34dce19bf"]
             .assert_eq(&event_id("default", "tap:00000000-0000-4000-8000-000000000000:1").to_string());
         assert_ne!(event_id("a", "b"), event_id("ab", ""));
+    }
+
+    #[test]
+    fn the_content_is_what_the_source_said() {
+        let mut first = Record::new("t", "api:1", Kind::Log);
+        first.text = Some("a".into());
+        first.set_time(None, 5);
+        let mut again = first.clone();
+        again.set_time(None, 6);
+        again.leaf_salt = Some(vec![1; 32]);
+        again.log_position = Some("0/1".into());
+        assert_eq!(first.content_digest(), again.content_digest());
+        again.text = Some("b".into());
+        assert_ne!(first.content_digest(), again.content_digest());
+        // What a decoder makes of the same bytes may change from version to version.
+        first.raw = Some(b"line".to_vec());
+        again.raw = Some(b"line".to_vec());
+        assert_eq!(first.content_digest(), again.content_digest());
+        let (mut gap, mut repeated) = (Record::new("t", "own:1", Kind::Gap), Record::new("t", "own:1", Kind::Gap));
+        gap.set_time(Some(1), 5);
+        repeated.set_time(Some(2), 6);
+        assert_eq!(gap.content_digest(), repeated.content_digest());
+        again.raw = Some(b"other line".to_vec());
+        assert_ne!(first.content_digest(), again.content_digest());
     }
 
     #[test]

@@ -21,6 +21,7 @@ enum Verdict {
 /// Exit code 1 when a check failed.
 pub(crate) async fn run(arguments: DoctorArguments) -> anyhow::Result<ExitCode> {
     let mut checks = vec![("clock", clock())];
+    let mut local = None;
     if arguments.place.url.is_none() {
         let directory = data_directory(arguments.place.data.clone())?;
         checks.push(("data directory", mode(&directory)));
@@ -28,6 +29,7 @@ pub(crate) async fn run(arguments: DoctorArguments) -> anyhow::Result<ExitCode> 
         if directory.exists() {
             checks.push(("log sync", sync_latency(&directory)));
         }
+        local = Some(directory);
     }
     let outbox = outbox();
     let only_sends = arguments.place.url.is_none()
@@ -41,6 +43,9 @@ pub(crate) async fn run(arguments: DoctorArguments) -> anyhow::Result<ExitCode> 
         ));
     } else {
         checks.push(("store", store(&arguments.place).await));
+    }
+    if let Some(directory) = local.filter(|directory| directory.join("format.json").exists()) {
+        checks.extend(files(&directory).await.into_iter().map(|verdict| ("files", verdict)));
     }
     let mut text = String::new();
     let mut failed = false;
@@ -144,6 +149,35 @@ fn outbox() -> Option<Verdict> {
             )))
         }
     }
+}
+
+/// Every sealed byte against the digests in the table: one line, or one per damaged file.
+async fn files(directory: &Path) -> Vec<Verdict> {
+    let bar = indicatif::ProgressBar::new(0);
+    let shown = bar.clone();
+    let verified = threadline_store::verify(directory, move |done, total, path| {
+        shown.set_length(total as u64);
+        shown.set_position(done as u64);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        shown.set_message(threadline_schemas::display::terminal(&name, threadline_schemas::display::Lines::Show));
+    });
+    let verified = verified.await;
+    bar.finish_and_clear();
+    let found = match verified {
+        Ok(found) => found,
+        Err(error) => return vec![Verdict::Fail(format!("cannot be verified: {:#}", anyhow::Error::from(error)))],
+    };
+    let damaged = found
+        .damages
+        .iter()
+        .map(|damage| Verdict::Fail(format!("{}: {}. Next: {}", damage.path.display(), damage.what, damage.next_step)));
+    let mut verdicts: Vec<Verdict> = damaged.collect();
+    let text = format!("{} files, {} MiB are as they were sealed", found.files, found.bytes >> 20);
+    verdicts.push(match found.without_digest {
+        0 => Verdict::Ok(text),
+        old => Verdict::Warn(format!("{text}; {old} of an older format have no digest and cannot be verified")),
+    });
+    verdicts
 }
 
 async fn store(place: &Place) -> Verdict {

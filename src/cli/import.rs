@@ -19,6 +19,7 @@ const COLUMNS: &[Column] = &[
     ("RECORDS", "records"),
     ("REJECTED", "rejected"),
     ("DUPLICATES", "duplicates"),
+    ("CONFLICTS", "conflicts"),
     ("NOTE", "note"),
 ];
 
@@ -84,7 +85,8 @@ fn rows(report: &Report, ending: Ending) -> Vec<serde_json::Value> {
         };
         serde_json::json!({
             "path": file.path, "format": file.format, "lines": file.lines, "records": file.records,
-            "rejected": file.rejected, "duplicates": (ending == Ending::Stored).then_some(file.duplicates), "metric_points": file.metric_points, "note": note,
+            "rejected": file.rejected, "duplicates": (ending == Ending::Stored).then_some(file.duplicates),
+            "conflicts": file.conflicts, "metric_points": file.metric_points, "note": note,
         })
     };
     report.files.iter().map(row).collect()
@@ -93,11 +95,16 @@ fn rows(report: &Report, ending: Ending) -> Vec<serde_json::Value> {
 /// The sum in one line.
 pub(crate) fn total(report: &Report, ending: Ending) -> String {
     let total = report.total();
+    let conflicts = match total.conflicts {
+        0 => String::new(),
+        number => format!("{number} known with other content, "),
+    };
     format!(
-        "{} records from {} files ({}, {} rejected); {} files skipped, {} failed",
+        "{} records from {} files ({}, {}{} rejected); {} files skipped, {} failed",
         total.records,
         report.read_files(),
         known(ending, total.duplicates),
+        conflicts,
         total.rejected,
         report.skipped_files(),
         report.failed_files(),

@@ -7,7 +7,7 @@
 //! - a caller that gives up (drops the future) does not leave an event half way: the rest runs in a task of its own
 //! - the salt of a record is drawn once, before its first frame, so that replay gives the same leaf
 
-use std::{ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, ops::Range, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use threadline_schemas::{Record, encoding};
@@ -15,9 +15,11 @@ use uuid::Uuid;
 
 use crate::{
     AppendError, StoreConfig, StoreError,
-    files::sealed_among,
+    conflict::{conflict, without_content},
+    files::{Delivery, sealed_among},
     inbox::{InboxError, Spool},
     layout::Layout,
+    sidecar::Content,
     state::cost,
     store::Core,
     table::PARTITION,
@@ -32,8 +34,11 @@ const BATCH_BYTES_MAX: u64 = 4 << 20;
 pub struct Receipt {
     /// Records stored now.
     pub accepted: usize,
-    /// Records whose event was stored before. A spool finds them later, when it is drained.
+    /// Records whose event was stored before, saying the same. A spool finds them later, when it is drained.
     pub duplicates: usize,
+    /// Records whose event was stored before and says something else. The first one stays; what came now is kept as a
+    /// `rejected` record that names the event.
+    pub conflicts: usize,
 }
 
 /// A handle for appending. Clones append to the same place.
@@ -80,7 +85,7 @@ impl Appender {
                 for batch in batches(&frames, config) {
                     spool.append(frames[batch].iter().map(|frame| frame.bytes.clone()).collect()).await?;
                 }
-                Ok(Receipt { accepted, duplicates: 0 })
+                Ok(Receipt { accepted, ..Receipt::default() })
             }
         }
     }
@@ -99,6 +104,18 @@ impl Appender {
 pub(crate) struct Frame {
     pub(crate) record: Record,
     pub(crate) bytes: Bytes,
+    pub(crate) content: Content,
+}
+
+impl Frame {
+    /// A record and its encoded form.
+    pub(crate) fn new(record: Record, bytes: Bytes) -> Frame {
+        Frame { content: record.content_digest(), record, bytes }
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery { event: self.record.event_id, content: self.content }
+    }
 }
 
 /// Encodes records for the log.
@@ -120,7 +137,7 @@ pub(crate) fn frame(mut record: Record, config: &StoreConfig) -> Result<Frame, A
     if bytes.len() as u64 > max {
         return Err(AppendError::TooLarge { bytes: bytes.len() as u64, max });
     }
-    Ok(Frame { record, bytes: bytes.into() })
+    Ok(Frame::new(record, bytes.into()))
 }
 
 /// Cuts frames into batches that fit a segment and a part of the tail's budget.
@@ -154,47 +171,88 @@ pub(crate) async fn append_all(
     for length in lengths {
         let batch: Vec<Frame> = frames.by_ref().take(length).collect();
         let total = batch.len();
-        let bytes = batch.iter().map(|frame| cost(frame.bytes.len())).sum();
-        let room = core.shared.reserve(bytes);
-        let permits = match wait {
-            Some(wait) => tokio::time::timeout(wait, room).await.map_err(|_| AppendError::Overloaded)?,
-            None => room.await,
-        };
-        let permits = permits.ok_or(AppendError::Closed)?;
-        let task = tokio::spawn(append_batch(Arc::clone(core), batch, permits));
-        let accepted = task.await.map_err(|_| AppendError::Unknown(Box::new(StoreError::Closed)))??;
+        let Batch { accepted, conflicts } = append_waiting(core, batch, wait).await?;
         receipt.accepted += accepted;
-        receipt.duplicates += total - accepted;
+        receipt.conflicts += conflicts.len();
+        receipt.duplicates += total - accepted - conflicts.len();
+        if !conflicts.is_empty() {
+            keep_conflicts(core, conflicts, wait).await?;
+        }
     }
     Ok(receipt)
 }
 
-/// Appends what is new of one batch; returns how many that were.
-async fn append_batch(core: Arc<Core>, batch: Vec<Frame>, permits: u32) -> Result<usize, AppendError> {
-    let shared = &core.shared;
-    let ids: Vec<Uuid> = batch.iter().map(|frame| frame.record.event_id).collect();
-    let new = match unstored(&core, &ids).await {
-        Ok(new) if new.is_empty() => {
-            shared.release(permits as usize);
-            return Ok(0);
+/// Keeps what conflicts as records of their own. One that was kept before is not kept again.
+async fn keep_conflicts(core: &Arc<Core>, conflicts: Vec<Frame>, wait: Option<Duration>) -> Result<(), AppendError> {
+    let kept = conflicts.into_iter().map(|Frame { record, content, .. }| {
+        tracing::warn!(event = %record.event_id, "an event id came again with other content");
+        let record = conflict(record, &content);
+        match frame(record.clone(), &core.config) {
+            Err(AppendError::TooLarge { .. }) => frame(without_content(record, &content), &core.config),
+            other => other,
         }
-        Ok(new) => new,
+    });
+    let kept = kept.collect::<Result<Vec<Frame>, _>>()?;
+    let ranges = batches(&kept, &core.config);
+    let mut kept = kept.into_iter();
+    for range in ranges {
+        append_waiting(core, kept.by_ref().take(range.len()).collect(), wait).await?;
+    }
+    Ok(())
+}
+
+/// What became of one batch.
+#[derive(Debug, Default)]
+struct Batch {
+    accepted: usize,
+    conflicts: Vec<Frame>,
+}
+
+/// Appends one batch once there is room for it.
+async fn append_waiting(core: &Arc<Core>, batch: Vec<Frame>, wait: Option<Duration>) -> Result<Batch, AppendError> {
+    let bytes = batch.iter().map(|frame| cost(frame.bytes.len())).sum();
+    let room = core.shared.reserve(bytes);
+    let permits = match wait {
+        Some(wait) => tokio::time::timeout(wait, room).await.map_err(|_| AppendError::Overloaded)?,
+        None => room.await,
+    };
+    let permits = permits.ok_or(AppendError::Closed)?;
+    let task = tokio::spawn(append_batch(Arc::clone(core), batch, permits));
+    task.await.map_err(|_| AppendError::Unknown(Box::new(StoreError::Closed)))?
+}
+
+/// Appends what is new of one batch.
+async fn append_batch(core: Arc<Core>, batch: Vec<Frame>, permits: u32) -> Result<Batch, AppendError> {
+    let shared = &core.shared;
+    let wanted: Vec<Delivery> = batch.iter().map(Frame::delivery).collect();
+    let Sorted { new, conflicts } = match sort_out(&core, &wanted).await {
+        Ok(sorted) => sorted,
         Err(error) => {
             shared.release(permits as usize);
             return Err(error.into());
         }
     };
-    let mut wanted = new.iter().copied().peekable();
-    let batch = batch.into_iter().enumerate().filter(|(index, _)| wanted.next_if_eq(index).is_some());
-    let batch: Vec<Frame> = batch.map(|(_, frame)| frame).collect();
-    let claimed: Vec<Uuid> = batch.iter().map(|frame| frame.record.event_id).collect();
+    let (mut fresh, mut conflicting) = (Vec::with_capacity(new.len()), Vec::new());
+    for (index, frame) in batch.into_iter().enumerate() {
+        if new.binary_search(&index).is_ok() {
+            fresh.push(frame);
+        } else if conflicts.binary_search(&index).is_ok() {
+            conflicting.push(frame);
+        }
+    }
+    if fresh.is_empty() {
+        shared.release(permits as usize);
+        return Ok(Batch { accepted: 0, conflicts: conflicting });
+    }
+    let claimed: Vec<Uuid> = fresh.iter().map(|frame| frame.record.event_id).collect();
 
     let ticket = shared.depart(|| core.log.next_offset());
-    match core.log.append(batch.iter().map(|frame| frame.bytes.clone()).collect()).await {
+    match core.log.append(fresh.iter().map(|frame| frame.bytes.clone()).collect()).await {
         Ok(offsets) => {
-            let rows = offsets.zip(batch).map(|(offset, frame)| tail_row(offset, frame.record, frame.bytes.len()));
+            let rows = offsets.zip(fresh);
+            let rows = rows.map(|(offset, f)| tail_row(offset, f.record, f.bytes.len(), f.content));
             shared.arrive(ticket, rows.collect(), permits);
-            Ok(claimed.len())
+            Ok(Batch { accepted: claimed.len(), conflicts: conflicting })
         }
         Err(error) => {
             shared.fail(ticket, claimed, permits);
@@ -203,21 +261,38 @@ async fn append_batch(core: Arc<Core>, batch: Vec<Frame>, permits: u32) -> Resul
     }
 }
 
-/// Claims the events of `ids` that are stored nowhere; returns their indexes, ascending.
-async fn unstored(core: &Arc<Core>, ids: &[Uuid]) -> Result<Vec<usize>, StoreError> {
-    let (mut new, files) = core.shared.claim_settled(ids).await;
+/// Indexes of a batch, ascending. What is in neither list is stored already.
+#[derive(Debug)]
+struct Sorted {
+    /// Claimed now, stored nowhere.
+    new: Vec<usize>,
+    /// Stored, or first in the same batch, with other content.
+    conflicts: Vec<usize>,
+}
+
+/// Claims what is stored nowhere, and tells repetitions from conflicts.
+async fn sort_out(core: &Arc<Core>, wanted: &[Delivery]) -> Result<Sorted, StoreError> {
+    let (mut new, mut conflicts, files) = core.shared.claim_settled(wanted).await;
     if new.is_empty() || files.is_empty() {
-        return Ok(new);
+        return Ok(Sorted { new, conflicts });
     }
-    let claimed: Vec<Uuid> = new.iter().map(|index| ids[*index]).collect();
+    let claimed: Vec<Uuid> = new.iter().map(|index| wanted[*index].event).collect();
+    // Also what came second in this very batch: the first of it may turn out to be the one that conflicts.
+    let looked_for: Vec<Delivery> = new.iter().chain(&conflicts).map(|index| wanted[*index]).collect();
     let reading = Arc::clone(core);
-    let looked_for = claimed.clone();
     let sealed = tokio::task::spawn_blocking(move || sealed_among(&reading.files, &files, &looked_for)).await;
     match sealed.unwrap_or(Err(StoreError::Closed)) {
+        Ok(sealed) if sealed.is_empty() => Ok(Sorted { new, conflicts }),
         Ok(sealed) => {
-            new.retain(|index| !sealed.contains(&ids[*index]));
-            core.shared.unclaim(sealed);
-            Ok(new)
+            let same: HashSet<(Uuid, Content)> =
+                sealed.iter().filter(|known| known.same).map(|known| (known.event, known.content)).collect();
+            let stored: HashSet<Uuid> = sealed.iter().map(|known| known.event).collect();
+            conflicts.extend(new.iter().filter(|index| stored.contains(&wanted[**index].event)));
+            conflicts.retain(|index| !same.contains(&(wanted[*index].event, wanted[*index].content)));
+            conflicts.sort_unstable();
+            new.retain(|index| !stored.contains(&wanted[*index].event));
+            core.shared.unclaim(stored);
+            Ok(Sorted { new, conflicts })
         }
         Err(error) => {
             core.shared.unclaim(claimed);
@@ -227,9 +302,9 @@ async fn unstored(core: &Arc<Core>, ids: &[Uuid]) -> Result<Vec<usize>, StoreErr
 }
 
 /// A record with its place in the log.
-pub(crate) fn tail_row(offset: u64, mut record: Record, bytes: usize) -> TailRow {
+pub(crate) fn tail_row(offset: u64, mut record: Record, bytes: usize, content: Content) -> TailRow {
     record.log_position = Some(format!("{PARTITION}/{offset}"));
-    TailRow { offset: Some(offset), record: Arc::new(record), bytes: bytes as u32 }
+    TailRow { offset: Some(offset), record: Arc::new(record), bytes: bytes as u32, content }
 }
 
 impl From<InboxError> for StoreError {

@@ -36,7 +36,7 @@ use threadline_schemas::{
 };
 use uuid::Uuid;
 
-use crate::StoreError;
+use crate::{StoreError, blocks::CheckedFile};
 
 const ZSTD_LEVEL: i32 = 1;
 const PAGE_ROWS_MAX: usize = 512;
@@ -108,22 +108,21 @@ fn properties() -> Result<WriterProperties, ParquetError> {
 }
 
 /// The footer and page index of a file.
-pub(crate) fn open(path: &Path) -> Result<ArrowReaderMetadata, StoreError> {
-    let file = File::open(path).map_err(StoreError::io("open", path))?;
+pub(crate) fn open(file: &CheckedFile, path: &Path) -> Result<ArrowReaderMetadata, StoreError> {
     // The Arrow types come from the Parquet schema, not from what the writer noted, so that any version reads alike.
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-    ArrowReaderMetadata::load(&file, options).map_err(StoreError::parquet("read", path))
+    ArrowReaderMetadata::load(file, options).map_err(StoreError::parquet("read", path))
 }
 
 /// Reads rows in file order: all of them, or those in `rows` (ascending, distinct). `columns` by name; what the file
 /// lacks is left out.
 pub(crate) fn read(
+    file: CheckedFile,
     path: &Path,
     footer: &ArrowReaderMetadata,
     rows: Option<&[u32]>,
     columns: Option<&[&str]>,
 ) -> Result<Vec<RecordBatch>, StoreError> {
-    let file = File::open(path).map_err(StoreError::io("open", path))?;
     let read = || -> Result<Vec<RecordBatch>, ParquetError> {
         let mut reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer.clone());
         reader = reader.with_batch_size(READ_BATCH_ROWS);

@@ -137,7 +137,7 @@ fn read_round(spool: &SpoolDrain, frames: &mut Frames) -> Result<(Vec<Frame>, u6
             let record = encoding::decode(&payload);
             let dir = spool.dir().to_path_buf();
             let record = record.map_err(|source| StoreError::Frame { dir, offset, source })?;
-            Ok((offset, Frame { record, bytes: payload }))
+            Ok((offset, Frame::new(record, payload)))
         });
         match decoded {
             Ok((offset, frame)) => {

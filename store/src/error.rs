@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use uuid::Uuid;
 
-use crate::{durable::DurableError, inbox::InboxError, log::LogError};
+use crate::{blocks::BlockDamage, durable::DurableError, inbox::InboxError, log::LogError};
 
 /// An operation of the store that failed.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +77,15 @@ pub enum StoreError {
         path: String,
         /// What is missing.
         what: &'static str,
+    },
+    /// The key of match digests is gone, and records were made with it.
+    #[error(
+        "{} is gone while records are stored: restore it from a backup. With another key, arguments, results and credentials of new records would never again match those stored",
+        path.display()
+    )]
+    MatchKeyGone {
+        /// Where it was.
+        path: PathBuf,
     },
     /// A sealed file or what belongs to it is damaged.
     #[error("{} is damaged: {what}", path.display())]
@@ -184,7 +193,10 @@ impl StoreError {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(parquet::errors::ParquetError) -> StoreError {
         let path = path.into();
-        move |source| StoreError::Parquet { step, path, source }
+        move |source| match is_block_damage(&source) {
+            true => StoreError::Damaged { path, what: "its bytes fail their checksum" },
+            false => StoreError::Parquet { step, path, source },
+        }
     }
 
     /// Names the step and the directory of a tantivy error.
@@ -195,6 +207,20 @@ impl StoreError {
         let path = path.into();
         move |source| StoreError::Text { step, path, source: Box::new(source) }
     }
+}
+
+/// Whether the cause of a Parquet error is a checksum.
+fn is_block_damage(error: &parquet::errors::ParquetError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<BlockDamage>() {
+            return true;
+        }
+        // An I/O error hands its inner error out only so.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        cause = inner.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| error.source());
+    }
+    false
 }
 
 /// Why records were not acknowledged. A caller may send the same records again after any of these: what is stored

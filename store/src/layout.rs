@@ -16,7 +16,7 @@
 //! - directories have mode 0700, files 0600
 //! - a directory whose `format.json` says a newer version is refused, by readers too; an older one is raised to this
 //!   version before anything is written
-//! - `match.key` never changes once it exists
+//! - `match.key` never changes once it exists; when it is gone while records are there, that is an error
 //!
 //! Format 2: `raw` of sealed rows refers to other columns. Files of format 1 stay as they are and stay readable.
 
@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use threadline_schemas::digest::MatchKey;
 use uuid::Uuid;
 
-use crate::{StoreError, durable};
+use crate::{StoreError, durable, inbox::Inbox, log::LogReader};
 
 /// Version of the layout above and of every file format in it.
 pub const FORMAT_VERSION: u32 = 2;
@@ -173,14 +173,39 @@ pub fn match_key(dir: &Path) -> Result<MatchKey, StoreError> {
     let layout = Layout::create(dir)?;
     let path = layout.root.join("keys/match.key");
     if !path.exists() {
+        if holds_records(&layout)? {
+            return Err(StoreError::MatchKeyGone { path });
+        }
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(StoreError::Random)?;
         create_once(&path, &key)?;
+    }
+    read_match_key(&layout)
+}
+
+/// The key, which must be there if records are.
+pub(crate) fn read_match_key(layout: &Layout) -> Result<MatchKey, StoreError> {
+    let path = layout.root.join("keys/match.key");
+    if !path.exists() && holds_records(layout)? {
+        return Err(StoreError::MatchKeyGone { path });
     }
     let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
     let bytes: [u8; 32] =
         bytes.try_into().map_err(|_| StoreError::Damaged { path, what: "a match key has 32 bytes" })?;
     Ok(MatchKey::new(bytes))
+}
+
+/// Whether anything was recorded here, sealed or not.
+fn holds_records(layout: &Layout) -> Result<bool, StoreError> {
+    let first_commit = layout.delta_log().join(format!("{:020}.json", 1));
+    if first_commit.exists() {
+        return Ok(true);
+    }
+    if layout.log().is_dir() && LogReader::open(&layout.log())?.frames(0).next().is_some() {
+        return Ok(true);
+    }
+    let spools = Inbox::open(&layout.root)?.spools()?;
+    Ok(spools.iter().any(|spool| spool.frames().is_ok_and(|mut frames| frames.next().is_some())))
 }
 
 /// Creates a small file that never changes. Several processes may try at once: the first link wins, the others' files go

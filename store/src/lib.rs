@@ -35,10 +35,12 @@
 //! ```
 
 mod appender;
+mod blocks;
 mod bodies;
 mod cache;
 mod columnar;
 mod config;
+mod conflict;
 mod drain;
 pub mod durable;
 mod error;
@@ -64,16 +66,18 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod text;
+mod verify;
 
 pub use self::{
     appender::{Appender, Receipt},
     config::StoreConfig,
     error::{AppendError, StoreError},
-    files::SealedFile,
+    files::{Digests, SealedFile},
     layout::{FORMAT_VERSION, match_key},
     lookup::KeyQuery,
     reader::Reader,
     search::{TextHits, TextQuery},
     snapshot::{RowId, Snapshot},
     store::Store,
+    verify::{Damage, Verification, verify},
 };

@@ -2,19 +2,24 @@
 //!
 //! Invariants
 //! - an event is in the result once, because it is in the snapshot once
+//! - what is scanned is compared with the checksums of its file, as everything that is read (`blocks`)
 //! - filters go down into the Parquet reader (statistics, page index, row filters); files whose times a filter excludes
 //!   are skipped by it
 //!
 //! Payloads over 64 KiB are null in sealed rows (`bodies` says so) and whole in the tail; so is a `raw` that repeats one.
 //! Otherwise `raw` is what was received: a projection above the scan puts back what the files leave out of it.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use arrow::{
     array::RecordBatch,
     datatypes::{DataType, SchemaRef},
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::{
     catalog::{Session, TableProvider},
@@ -23,7 +28,7 @@ use datafusion::{
         TableType,
         listing::PartitionedFile,
         memory::MemorySourceConfig,
-        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
+        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource},
     },
     execution::object_store::ObjectStoreUrl,
     logical_expr::{
@@ -31,13 +36,22 @@ use datafusion::{
         Volatility, utils::conjunction,
     },
     physical_expr::{PhysicalExpr, ScalarFunctionExpr, expressions::Column},
-    physical_plan::{ExecutionPlan, projection::ProjectionExec, union::UnionExec},
+    physical_plan::{ExecutionPlan, metrics::ExecutionPlanMetricsSet, projection::ProjectionExec, union::UnionExec},
+};
+use futures::{FutureExt, future::BoxFuture};
+use parquet::{
+    arrow::{arrow_reader::ArrowReaderOptions, async_reader::AsyncFileReader},
+    errors::ParquetError,
+    file::metadata::ParquetMetaData,
 };
 use threadline_schemas::columns::{schema, to_batch};
 
+use uuid::Uuid;
+
 use crate::{
+    StoreError,
     columnar::{raw_columns, restore_raw},
-    files::SealedFile,
+    files::{Files, SealedFile},
     snapshot::View,
 };
 
@@ -154,7 +168,12 @@ impl Scan<'_> {
         if groups.is_empty() {
             return Ok(None);
         }
-        let mut source = ParquetSource::new(schema()).with_pushdown_filters(true).with_enable_page_index(true);
+        let access = Arc::clone(&self.provider.view.access);
+        let files = Arc::clone(&self.provider.view.files);
+        let mut source = ParquetSource::new(schema())
+            .with_pushdown_filters(true)
+            .with_enable_page_index(true)
+            .with_parquet_file_reader_factory(Arc::new(CheckedReaders { access, files }));
         if let Some(filter) = conjunction(self.filters.to_vec()) {
             let schema = DFSchema::try_from(schema())?;
             source = source.with_predicate(self.state.create_physical_expr(filter, &schema)?);
@@ -168,6 +187,74 @@ impl Scan<'_> {
             .build();
         Ok(Some(DataSourceExec::from_data_source(scan)))
     }
+}
+
+/// Opens files so that every byte is compared with its checksum.
+#[derive(Debug)]
+struct CheckedReaders {
+    access: Arc<Files>,
+    files: Arc<Vec<Arc<SealedFile>>>,
+}
+
+impl ParquetFileReaderFactory for CheckedReaders {
+    fn create_reader(
+        &self,
+        _: usize,
+        file: PartitionedFile,
+        _: Option<usize>,
+        _: &ExecutionPlanMetricsSet,
+    ) -> Result<Box<dyn AsyncFileReader + Send>> {
+        let name = file.object_meta.location.filename().and_then(|name| name.strip_suffix(".parquet"));
+        let id = name.and_then(|name| Uuid::parse_str(name).ok());
+        let file = self.files.iter().find(|file| Some(file.id) == id).map(Arc::clone);
+        let file = file.ok_or_else(|| DataFusionError::Internal("a scan of a file that is not in the table".into()))?;
+        Ok(Box::new(CheckedReader { access: Arc::clone(&self.access), file }))
+    }
+}
+
+/// Reads one file.
+struct CheckedReader {
+    access: Arc<Files>,
+    file: Arc<SealedFile>,
+}
+
+impl CheckedReader {
+    /// Runs file work off the async threads.
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Files, &SealedFile) -> parquet::errors::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, parquet::errors::Result<T>> {
+        let (access, file) = (Arc::clone(&self.access), Arc::clone(&self.file));
+        async move {
+            let done = tokio::task::spawn_blocking(move || work(&access, &file)).await;
+            done.unwrap_or_else(|_| Err(ParquetError::General("the reading thread ended".into())))
+        }
+        .boxed()
+    }
+}
+
+impl AsyncFileReader for CheckedReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        self.blocking(move |access, file| access.checked(file).map_err(external)?.read(range))
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+        self.blocking(move |access, file| {
+            let checked = access.checked(file).map_err(external)?;
+            ranges.into_iter().map(|range| checked.read(range)).collect()
+        })
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        self.blocking(move |access, file| Ok(Arc::clone(access.footer(file).map_err(external)?.metadata())))
+    }
+}
+
+fn external(error: StoreError) -> ParquetError {
+    ParquetError::External(Box::new(error))
 }
 
 /// `columns` of the table from a scan that has them and what `raw` refers to.

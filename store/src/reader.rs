@@ -8,7 +8,7 @@
 //!
 //! A reader in another process may also see records whose sync has not returned yet.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, path::Path, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use threadline_schemas::{Record, encoding};
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     Snapshot, StoreConfig, StoreError,
     appender::tail_row,
-    files::{Files, SealedFile, sealed_among},
+    files::{Delivery, Files, SealedFile, sealed_among},
     inbox::{Inbox, InboxError, SpoolDrain},
     layout::Layout,
     log::{Frames, LogError, LogReader},
@@ -54,7 +54,7 @@ impl Reader {
     /// Opens a data directory for reading, beside a running store or without one.
     pub fn open(dir: &Path) -> Result<Reader, StoreError> {
         let layout = Layout::open(dir)?;
-        let access = Arc::new(Files::new(layout.clone(), StoreConfig::default().cache_bytes_max));
+        let access = Arc::new(Files::new(layout.clone(), StoreConfig::default().cache_bytes_max, false));
         let outside = Outside { layout, access, table: None, follow: None };
         Ok(Reader { way: Way::Outside(Arc::new(Mutex::new(outside))) })
     }
@@ -78,7 +78,8 @@ impl Reader {
             return Err(StoreError::Closed);
         }
         let root = core.layout.root();
-        let space = rustix::fs::statvfs(root).map_err(|e| StoreError::io("ask for the free space of", root)(e.into()))?;
+        let space =
+            rustix::fs::statvfs(root).map_err(|e| StoreError::io("ask for the free space of", root)(e.into()))?;
         match space.f_bavail.saturating_mul(space.f_frsize) {
             free if free < FREE_BYTES_MIN => Err(StoreError::NoSpace { path: root.to_path_buf() }),
             _ => Ok(()),
@@ -195,10 +196,12 @@ fn follow(
         let (offset, payload) = frame?;
         let record = encoding::decode(&payload);
         let record = record.map_err(|source| StoreError::Frame { dir: layout.log(), offset, source })?;
-        rows.push(tail_row(offset, record, payload.len()));
+        let content = record.content_digest();
+        rows.push(tail_row(offset, record, payload.len(), content));
     }
-    let ids: Vec<Uuid> = rows.iter().map(|row| row.record.event_id).collect();
-    let sealed = sealed_among(access, files, &ids)?;
+    let wanted: Vec<Delivery> = rows.iter().map(|row| Delivery::of(&row.record)).collect();
+    let sealed = sealed_among(access, files, &wanted)?;
+    let sealed: HashSet<Uuid> = sealed.into_iter().map(|known| known.event).collect();
     rows.retain(|row| !sealed.contains(&row.record.event_id));
     rows.into_iter().for_each(|row| {
         follow.tail.push(row);
@@ -242,15 +245,16 @@ fn read_spool(spool: &SpoolDrain, records: &mut Vec<(Record, usize)>) -> Result<
 fn add_spooled(
     access: &Files,
     files: &[Arc<SealedFile>],
-    known: &std::collections::HashSet<Uuid>,
+    known: &HashSet<Uuid>,
     spooled: Vec<(Record, usize)>,
     tail: &mut Tail,
 ) -> Result<(), StoreError> {
-    let ids: Vec<Uuid> = spooled.iter().map(|(record, _)| record.event_id).collect();
-    let sealed = sealed_among(access, files, &ids)?;
-    for (record, bytes) in spooled {
+    let wanted: Vec<Delivery> = spooled.iter().map(|(record, _)| Delivery::of(record)).collect();
+    let sealed = sealed_among(access, files, &wanted)?;
+    let sealed: HashSet<Uuid> = sealed.into_iter().map(|known| known.event).collect();
+    for ((record, bytes), Delivery { content, .. }) in spooled.into_iter().zip(wanted) {
         if !known.contains(&record.event_id) && !sealed.contains(&record.event_id) {
-            tail.push(TailRow { offset: None, record: Arc::new(record), bytes: bytes as u32 });
+            tail.push(TailRow { offset: None, record: Arc::new(record), bytes: bytes as u32, content });
         }
     }
     Ok(())

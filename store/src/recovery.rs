@@ -13,7 +13,8 @@
 //! | torn checkpoint | no Parquet footer | removed with `_last_checkpoint` |
 //! | sealed frames in the log | below the table's position | skipped |
 //! | text index without a file, or unfinished | name | removed |
-//! | file without a text index | name | built behind the start |
+//! | file without a text index, or with one of an older version | name, version | built behind the start |
+//! | id sidecar that is gone or damaged | name, checksums | built again from its file when it is first needed |
 
 use std::{
     collections::HashSet,
@@ -28,12 +29,13 @@ use uuid::Uuid;
 use crate::{
     StoreError,
     appender::tail_row,
+    blocks::CheckedFile,
     columnar, durable,
-    files::{SealedFile, sealed_among},
+    files::{Delivery, SealedFile, sealed_among},
     layout::Layout,
     log::{LogError, LogReader, Recovery},
     store::Core,
-    table::{COMMIT_LINES_KEY, RecordsTable, entry_path, sealed_below_at},
+    table::{RecordsTable, entry_path, is_whole_entry, sealed_below_at},
 };
 
 /// Makes the table's own log readable again after a power cut, then opens or creates the table.
@@ -94,31 +96,13 @@ async fn drop_torn_entry(layout: &Layout) -> Result<(), StoreError> {
     Ok(durable::remove_file(&path)?)
 }
 
-/// Whether every line is JSON, and the last one is there: the position in our commits, schema and protocol in the first.
-fn is_whole_entry(bytes: &[u8]) -> bool {
-    let mut actions = Vec::new();
-    for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-        match serde_json::from_slice::<serde_json::Value>(line) {
-            Ok(serde_json::Value::Object(action)) => actions.push(action),
-            _ => return false,
-        }
-    }
-    let expected = actions.iter().find_map(|action| action.get("commitInfo")?.get(COMMIT_LINES_KEY)?.as_u64());
-    let has = |name: &str| actions.iter().any(|action| action.contains_key(name));
-    match expected {
-        Some(lines) => actions.len() as u64 == lines && has("txn"),
-        None if has("txn") || has("add") || has("remove") => true,
-        None => has("protocol") && has("metaData"),
-    }
-}
-
 /// A checkpoint without a footer was being written when the power went.
 fn drop_torn_checkpoints(layout: &Layout) -> Result<(), StoreError> {
     let last = layout.delta_log().join("_last_checkpoint");
     let mut torn = Vec::new();
     for path in list(&layout.delta_log())? {
         let name = file_name(&path);
-        if name.contains(".checkpoint") && name.ends_with(".parquet") && columnar::open(&path).is_err() {
+        if name.contains(".checkpoint") && name.ends_with(".parquet") && !has_footer(&path) {
             torn.push(path);
         }
     }
@@ -130,6 +114,10 @@ fn drop_torn_checkpoints(layout: &Layout) -> Result<(), StoreError> {
         torn.iter().try_for_each(|path| durable::remove_file(path))?;
     }
     Ok(())
+}
+
+fn has_footer(path: &Path) -> bool {
+    CheckedFile::open(path, None).is_ok_and(|file| columnar::open(&file, path).is_ok())
 }
 
 /// Whether the write-ahead log has every frame from `offset` on.
@@ -166,8 +154,19 @@ fn data_files(layout: &Layout) -> Result<Vec<PathBuf>, StoreError> {
     Ok(found)
 }
 
-/// Removes what no live file has, and refuses when a live file lacks what it must have.
+/// Removes what no live file has. Refuses before anything is removed when a live file is gone: what looks like an orphan
+/// may be what a damaged table fails to name.
 pub(crate) fn remove_orphans(layout: &Layout, files: &[Arc<SealedFile>]) -> Result<(), StoreError> {
+    for file in files {
+        if !file.path.is_file() {
+            return Err(StoreError::Damaged { path: file.path.clone(), what: "a sealed file is gone" });
+        }
+    }
+    let bodies_gone = files.iter().filter(|file| file.has_bodies && !layout.bodies(file.id).is_file()).count();
+    if bodies_gone > 0 {
+        tracing::error!(files = bodies_gone, "payloads beside sealed rows are gone, nothing is cleared up");
+        return Ok(());
+    }
     let paths: HashSet<&Path> = files.iter().map(|file| file.path.as_path()).collect();
     let ids: HashSet<Uuid> = files.iter().map(|file| file.id).collect();
     let mut orphans = data_files(layout)?;
@@ -189,15 +188,6 @@ pub(crate) fn remove_orphans(layout: &Layout, files: &[Arc<SealedFile>]) -> Resu
             fs::remove_dir_all(&path).map_err(StoreError::io("remove", &path))?;
         }
     }
-    for file in files {
-        let ids = layout.ids(file.id);
-        if !ids.is_file() {
-            return Err(StoreError::Damaged { path: ids, what: "the id sidecar of a sealed file is gone" });
-        }
-        if !file.path.is_file() {
-            return Err(StoreError::Damaged { path: file.path.clone(), what: "a sealed file is gone" });
-        }
-    }
     Ok(())
 }
 
@@ -217,11 +207,12 @@ pub(crate) fn replay(core: &Core, recovery: &Recovery) -> Result<(), StoreError>
         let record = encoding::decode(&payload);
         let record = record.map_err(|source| StoreError::Frame { dir: core.layout.log(), offset, source })?;
         // A batch whose outcome was unknown to its sender may be here beside its repetition.
-        if !sealed_among(&core.files, &files, &[record.event_id])?.is_empty() {
+        if !sealed_among(&core.files, &files, &[Delivery::of(&record)])?.is_empty() {
             continue;
         }
         replayed += 1;
-        core.shared.restore(tail_row(offset, record, payload.len()));
+        let content = record.content_digest();
+        core.shared.restore(tail_row(offset, record, payload.len(), content));
     }
     if replayed > 0 {
         tracing::info!(records = replayed, "replayed the log");

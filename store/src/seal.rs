@@ -4,7 +4,7 @@
 //! take rows of the tail below offset N          memory only
 //!  1 large payloads        sidecars/<uuid>.bodies        what other columns hold is taken out of `raw` first
 //!  2 rows                  records/…/<uuid>.parquet     sorted by session, time
-//!  3 ids                   sidecars/<uuid>.ids
+//!  3 ids                   sidecars/<uuid>.ids           with the checksums of the rows' file
 //!    (ledger tiles         ledger/…                     their place: the commit makes them true together with the rows)
 //!  4 sync                  all of the above and every directory above them
 //!  5 commit                ONE Delta commit: Adds, and position N      <- the records are sealed
@@ -36,10 +36,11 @@ use uuid::Uuid;
 
 use crate::{
     StoreError,
+    blocks::Blocks,
     bodies::Bodies,
     columnar, durable,
     faults::Step,
-    files::SealedFile,
+    files::{Digests, SealedFile},
     sidecar,
     store::Core,
     table::{RecordsTable, new_file_path},
@@ -73,10 +74,13 @@ impl Seal {
     }
 
     /// The live files that were not returned by this before, with their rows where they are at hand. What a failed attempt
-    /// committed after all is among them.
+    /// committed after all is among them, and files whose index turned out to be damaged.
     pub(crate) fn unindexed(&mut self) -> Vec<(Arc<SealedFile>, Option<Rows>)> {
         let mut fresh: HashMap<Uuid, Rows> = self.fresh.drain(..).map(|sealed| (sealed.file.id, sealed.rows)).collect();
         let files = Arc::clone(&self.core.shared.lock().files);
+        for broken in self.core.files.broken_texts() {
+            self.handed_over.remove(&broken);
+        }
         let new = files.iter().filter(|file| self.handed_over.insert(file.id));
         new.map(|file| (Arc::clone(file), fresh.remove(&file.id))).collect()
     }
@@ -274,8 +278,19 @@ fn write_file(
     core.faults.after(Step::Rows)?;
 
     core.faults.before(Step::Ids)?;
+    let (blocks, rows_digest) = Blocks::of_file(&path)?;
+    let mut ids = sidecar::Builder::new(id);
+    rows.iter().for_each(|record| ids.add(record, Some(&record.content_digest())));
     paths.push(layout.ids(id));
-    sidecar::write(&layout.ids(id), rows.iter().map(Arc::as_ref))?;
+    let ids_digest = sidecar::write(&layout.ids(id), &ids.finish(&blocks))?;
+    let digests = Digests {
+        rows: rows_digest,
+        ids: ids_digest,
+        bodies: match bodies.is_empty() {
+            true => None,
+            false => Some(Blocks::of_file(&layout.bodies(id))?.1),
+        },
+    };
     core.faults.after(Step::Ids)?;
 
     // Ledger tiles go here: leaves are `threadline_schemas::leaf::hash` of `rows`, in log order per tenant; tile files
@@ -293,6 +308,7 @@ fn write_file(
         offsets,
         has_bodies: !bodies.is_empty(),
         raw_is_reduced: true,
+        digests: Some(digests),
     };
     Ok(Sealed { file: Arc::new(file), rows: Arc::new(rows) })
 }

@@ -192,5 +192,6 @@ fn index_file(core: &Core, file: &SealedFile, rows: Option<KeptRows>) -> Result<
             text::build(&path, rows.iter(), core.config.text_index_bytes_max)?;
         }
     }
+    core.files.text_built(file.id);
     core.faults.after(Step::Text)
 }

@@ -132,14 +132,8 @@ impl Search<'_> {
     }
 
     fn file(&mut self, index: u32, file: &SealedFile) -> Result<(), StoreError> {
-        let text = match self.view.access.text(file) {
-            Ok(text) => text,
-            Err(error) => {
-                // An index is derived: without it the search is slower and just as complete.
-                tracing::warn!(file = %file.id, error = &error as &dyn std::error::Error, "scanning a file, its text index is unusable");
-                None
-            }
-        };
+        // An index is derived: without it the search is slower and just as complete.
+        let text = self.view.access.text(file);
         let Some(text) = text else { return self.scan(index, file) };
         let by_id = |pattern: &Pattern| match pattern.id() {
             Some(wanted) => self.view.rows_in_file(file, wanted),

@@ -8,7 +8,7 @@
 //! Not here: any I/O. The lock is held for memory operations only, never across an await.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,7 +17,7 @@ use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
 use crate::{
-    files::SealedFile,
+    files::{Delivery, SealedFile},
     tail::{Chunk, Tail, TailRow},
 };
 
@@ -81,11 +81,13 @@ pub(crate) struct Shared {
 }
 
 /// What became of a wish to append some events.
-pub(crate) enum Claim {
-    /// Nobody has them yet: they are claimed now. The rest is stored already.
+enum Claim {
+    /// The new ones are claimed now. The rest is in the tail already, or comes twice in the same call.
     Mine {
         /// Indexes of the events that are new.
         new: Vec<usize>,
+        /// Indexes of the events that say other things than what is there under their ids.
+        conflicts: Vec<usize>,
         /// The sealed files at the moment of the claim.
         files: LiveFiles,
     },
@@ -128,29 +130,38 @@ impl Shared {
     }
 
     /// Claims the events that are neither in the tail nor claimed. Among equal ids of one call the first counts.
-    pub(crate) fn claim(&self, ids: &[Uuid]) -> Claim {
+    fn claim(&self, wanted: &[Delivery]) -> Claim {
         let mut state = self.lock();
-        if ids.iter().any(|id| state.claimed.contains(id)) {
+        if wanted.iter().any(|delivery| state.claimed.contains(&delivery.event)) {
             return Claim::Wait;
         }
-        let mut new = Vec::with_capacity(ids.len());
-        for (index, id) in ids.iter().enumerate() {
-            if !state.tail.contains(*id) && state.claimed.insert(*id) {
-                new.push(index);
+        let mut new: Vec<usize> = Vec::with_capacity(wanted.len());
+        let mut conflicts = Vec::new();
+        let mut first = HashMap::new();
+        for (index, Delivery { event, content }) in wanted.iter().enumerate() {
+            let there = state.tail.content(*event).or_else(|| first.get(event).copied());
+            match there {
+                Some(there) if there == content => {}
+                Some(_) => conflicts.push(index),
+                None => {
+                    first.insert(*event, content);
+                    new.push(index);
+                }
             }
         }
-        Claim::Mine { new, files: Arc::clone(&state.files) }
+        state.claimed.extend(first.into_keys());
+        Claim::Mine { new, conflicts, files: Arc::clone(&state.files) }
     }
 
-    /// Claims as soon as nobody else does.
-    pub(crate) async fn claim_settled(&self, ids: &[Uuid]) -> (Vec<usize>, LiveFiles) {
+    /// Claims as soon as nobody else does: indexes of new events, of conflicting ones, and the sealed files.
+    pub(crate) async fn claim_settled(&self, wanted: &[Delivery]) -> (Vec<usize>, Vec<usize>, LiveFiles) {
         loop {
             let settled = self.settled.notified();
             tokio::pin!(settled);
             // Registered before the look, so that a settling in between is not missed.
             settled.as_mut().enable();
-            match self.claim(ids) {
-                Claim::Mine { new, files } => return (new, files),
+            match self.claim(wanted) {
+                Claim::Mine { new, conflicts, files } => return (new, conflicts, files),
                 Claim::Wait => settled.await,
             }
         }

@@ -84,7 +84,7 @@ impl Store {
 
         let (drains, drain_requests) = mpsc::channel(16);
         let core = Arc::new(Core {
-            files: Arc::new(Files::new(layout.clone(), config.cache_bytes_max)),
+            files: Arc::new(Files::new(layout.clone(), config.cache_bytes_max, true)),
             shared: Shared::new(config.tail_bytes_max),
             faults: Faults::default(),
             lock: Mutex::new(Some(Arc::new(lock))),

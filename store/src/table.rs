@@ -7,6 +7,8 @@
 //!   is skipped, because Delta itself accepts the same transaction twice in a row
 //! - one handle per process commits; every commit, checkpoint and directory is synced here, because the object store
 //!   below does not
+//! - the Add of a file has the SHA-256 of the file and of its sidecars in its tags (`threadline.sha256`, `.ids.sha256`,
+//!   `.bodies.sha256`), so that whoever holds the table's log can tell whether any byte was changed
 //! - statistics name times and row counts, never content; the Delta log is kept (it is history), so is every transaction
 //!   (expiring ones would be sealed again)
 //!
@@ -34,7 +36,11 @@ use threadline_schemas::columns::schema;
 use url::Url;
 use uuid::Uuid;
 
-use crate::{StoreError, durable, files::SealedFile, layout::Layout};
+use crate::{
+    StoreError, durable,
+    files::{Digests, SealedFile},
+    layout::Layout,
+};
 
 /// The one partition of the log that this process seals.
 pub(crate) const PARTITION: u32 = 0;
@@ -60,14 +66,22 @@ impl RecordsTable {
         if !layout.delta_log().is_dir() {
             return Ok(None);
         }
-        let delta = builder(layout)?.load().await;
-        let delta = match delta {
-            Err(DeltaTableError::NotATable(_)) => return Ok(None),
-            other => other.map_err(StoreError::table("open"))?,
+        let read = async {
+            let delta = match builder(layout)?.load().await {
+                Err(DeltaTableError::NotATable(_)) => return Ok(None),
+                other => other.map_err(StoreError::table("open"))?,
+            };
+            let mut table = RecordsTable { layout: layout.clone(), delta, files: Vec::new(), sealed_below: 0 };
+            table.read_state().await?;
+            Ok(Some(table))
         };
-        let mut table = RecordsTable { layout: layout.clone(), delta, files: Vec::new(), sealed_below: 0 };
-        table.read_state().await?;
-        Ok(Some(table))
+        match read.await {
+            // The library does not say which entry it could not read.
+            Err(error @ (StoreError::Table { .. } | StoreError::ForeignFile { .. })) => {
+                Err(damaged_entry(layout).unwrap_or(error))
+            }
+            other => other,
+        }
     }
 
     /// Creates the table in an empty `records` directory.
@@ -240,6 +254,37 @@ pub(crate) fn entry_path(layout: &Layout, version: i64) -> PathBuf {
     layout.delta_log().join(format!("{version:020}.json"))
 }
 
+/// The first entry of the table's log that is not what was written, as an error.
+fn damaged_entry(layout: &Layout) -> Option<StoreError> {
+    let mut entries: Vec<PathBuf> = layout.delta_log().read_dir().ok()?.flatten().map(|entry| entry.path()).collect();
+    entries.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    entries.sort_unstable();
+    let damaged = |path: &PathBuf| !std::fs::read(path).is_ok_and(|bytes| is_whole_entry(&bytes));
+    let path = entries.into_iter().find(damaged)?;
+    Some(StoreError::Damaged {
+        path,
+        what: "an entry of the table's log is not what was written: restore it from a backup",
+    })
+}
+
+/// Whether every line is JSON, and the last one is there: the position in our commits, schema and protocol in the first.
+pub(crate) fn is_whole_entry(bytes: &[u8]) -> bool {
+    let mut actions = Vec::new();
+    for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+        match serde_json::from_slice::<serde_json::Value>(line) {
+            Ok(serde_json::Value::Object(action)) => actions.push(action),
+            _ => return false,
+        }
+    }
+    let expected = actions.iter().find_map(|action| action.get("commitInfo")?.get(COMMIT_LINES_KEY)?.as_u64());
+    let has = |name: &str| actions.iter().any(|action| action.contains_key(name));
+    match expected {
+        Some(lines) => actions.len() as u64 == lines && has("txn"),
+        None if has("txn") || has("add") || has("remove") => true,
+        None => has("protocol") && has("metaData"),
+    }
+}
+
 /// Where a new file of a tenant goes: `tenant=<t>/sealed_date=<d>/<uuid>.parquet`. A tenant that is not a plain word is
 /// named by its digest; what counts is the partition value in the Add action.
 pub(crate) fn new_file_path(layout: &Layout, tenant: &str, date: NaiveDate, file: Uuid) -> PathBuf {
@@ -272,6 +317,13 @@ fn add_action(layout: &Layout, file: &SealedFile, now: DateTime<Utc>) -> Result<
             Some(format!("{}..{}", file.min_time_unix_nano, file.max_time_unix_nano)),
         ),
     ]);
+    if let Some(digests) = &file.digests {
+        tags.insert("threadline.sha256".into(), Some(hex::encode(digests.rows)));
+        tags.insert("threadline.ids.sha256".into(), Some(hex::encode(digests.ids)));
+        if let Some(bodies) = &digests.bodies {
+            tags.insert("threadline.bodies.sha256".into(), Some(hex::encode(bodies)));
+        }
+    }
     if file.raw_is_reduced {
         tags.insert("threadline.raw".into(), Some(RAW_REDUCED.into()));
     }
@@ -331,6 +383,22 @@ fn sealed_file(path: PathBuf, add: &Add) -> Result<SealedFile, StoreError> {
             None => false,
             Some(RAW_REDUCED) => true,
             Some(_) => return Err(foreign("its raw bytes are in a form of a newer threadline")),
+        },
+        digests: match tag("threadline.sha256") {
+            None => None,
+            Some(_) => {
+                let digest = |name: &str| {
+                    let mut digest = [0; 32];
+                    let read = tag(name).map(|text| hex::decode_to_slice(text, &mut digest).is_ok());
+                    read.map(|read| read.then_some(digest).ok_or_else(|| foreign("a digest is not understood")))
+                };
+                let required = |name: &str| digest(name).unwrap_or_else(|| Err(foreign("a digest is missing")));
+                Some(Digests {
+                    rows: required("threadline.sha256")?,
+                    ids: required("threadline.ids.sha256")?,
+                    bodies: digest("threadline.bodies.sha256").transpose()?,
+                })
+            }
         },
     })
 }

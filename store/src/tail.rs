@@ -9,14 +9,14 @@
 //! sealed files.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, OnceLock},
 };
 
 use threadline_schemas::Record;
 use uuid::Uuid;
 
-use crate::sidecar::{Probe, key_hashes};
+use crate::sidecar::{Content, Probe, key_hashes};
 
 /// Rows of a full chunk.
 const CHUNK_ROWS: usize = 2048;
@@ -29,6 +29,8 @@ pub(crate) struct TailRow {
     pub(crate) record: Arc<Record>,
     /// Encoded size, what it takes of the budget.
     pub(crate) bytes: u32,
+    /// What it says.
+    pub(crate) content: Content,
 }
 
 /// Rows that do not change any more.
@@ -63,13 +65,14 @@ impl Chunk {
 pub(crate) struct Tail {
     full: Vec<Arc<Chunk>>,
     open: Vec<TailRow>,
-    ids: HashSet<Uuid>,
+    ids: HashMap<Uuid, Content>,
     bytes: u64,
 }
 
 impl Tail {
-    pub(crate) fn contains(&self, id: Uuid) -> bool {
-        self.ids.contains(&id)
+    /// What the event says that has this id.
+    pub(crate) fn content(&self, id: Uuid) -> Option<&Content> {
+        self.ids.get(&id)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -83,9 +86,10 @@ impl Tail {
 
     /// Adds a row unless its event is there already.
     pub(crate) fn push(&mut self, row: TailRow) -> bool {
-        if !self.ids.insert(row.record.event_id) {
-            return false;
-        }
+        match self.ids.entry(row.record.event_id) {
+            Entry::Occupied(_) => return false,
+            Entry::Vacant(place) => place.insert(row.content),
+        };
         self.bytes += u64::from(row.bytes);
         self.open.push(row);
         if self.open.len() == CHUNK_ROWS {
@@ -133,7 +137,7 @@ mod tests {
     fn row(n: u64) -> TailRow {
         let mut record = Record::new("t", &format!("api:{n}"), Kind::Log);
         record.keys = vec![format!("trace:{}", n / 1000)];
-        TailRow { offset: Some(n), record: Arc::new(record), bytes: 10 }
+        TailRow { offset: Some(n), record: Arc::new(record), bytes: 10, content: [0; 32] }
     }
 
     #[test]
@@ -145,7 +149,8 @@ mod tests {
         assert_eq!(tail.below(4500).len(), 4500);
         assert_eq!(tail.drop_below(4500), 45_000);
         assert_eq!((tail.len(), tail.bytes()), (500, 5000));
-        assert!(!tail.contains(row(7).record.event_id) && tail.contains(row(4600).record.event_id));
+        let there = |n| tail.content(row(n).record.event_id).is_some();
+        assert!(!there(7) && there(4600));
         let trace = Probe::Key(crate::hash::hash(crate::hash::Domain::Typed, "trace:2"));
         let found: Vec<u64> = chunks
             .iter()

@@ -1,6 +1,8 @@
 //! The store through its public entrances: what is acknowledged is found, once, whatever happened.
 
 mod beside;
+mod conflicts;
+mod damage;
 mod faults;
 mod raw;
 mod recovery;
@@ -87,16 +89,16 @@ async fn appended_sealed_and_reopened_records_are_found_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), by_hand()).await.unwrap();
     let (appender, reader) = (store.appender(), store.reader());
-    assert_eq!(appender.append(calls(0..30)).await.unwrap(), Receipt { accepted: 30, duplicates: 0 });
+    assert_eq!(appender.append(calls(0..30)).await.unwrap(), Receipt { accepted: 30, duplicates: 0, conflicts: 0 });
     assert_exactly(dir.path(), &reader.snapshot().await.unwrap(), 30).await;
 
     store.seal_now().await.unwrap();
     let before = reader.snapshot().await.unwrap();
     assert_eq!((before.sealed_rows(), before.tail_rows(), before.files_without_text_index()), (30, 0, 0));
     // Some are sealed, some in the tail, some new, one twice in the same call.
-    assert_eq!(appender.append(calls(20..40)).await.unwrap(), Receipt { accepted: 10, duplicates: 10 });
+    assert_eq!(appender.append(calls(20..40)).await.unwrap(), Receipt { accepted: 10, duplicates: 10, conflicts: 0 });
     let twice = [calls(38..50), calls(49..50)].concat();
-    assert_eq!(appender.append(twice).await.unwrap(), Receipt { accepted: 10, duplicates: 3 });
+    assert_eq!(appender.append(twice).await.unwrap(), Receipt { accepted: 10, duplicates: 3, conflicts: 0 });
     let after = reader.snapshot().await.unwrap();
     assert_exactly(dir.path(), &after, 50).await;
     // An older snapshot stays as it was.
@@ -115,7 +117,10 @@ async fn appended_sealed_and_reopened_records_are_found_once() {
     let snapshot = store.reader().snapshot().await.unwrap();
     assert_eq!((snapshot.sealed_rows(), snapshot.tail_rows()), (50, 0));
     assert_exactly(dir.path(), &snapshot, 50).await;
-    assert_eq!(store.appender().append(calls(0..50)).await.unwrap(), Receipt { accepted: 0, duplicates: 50 });
+    assert_eq!(
+        store.appender().append(calls(0..50)).await.unwrap(),
+        Receipt { accepted: 0, duplicates: 50, conflicts: 0 }
+    );
     store.close().await.unwrap();
 }
 

@@ -1,7 +1,9 @@
 //! `POST /api/v1/events`: native events (`schemas::wire`), as NDJSON, a JSON array, or one JSON object.
 //!
 //! Invariants
-//! - the answer counts every event: `accepted + duplicates + rejected_total` is their number
+//! - the answer counts every event: `accepted + duplicates + conflicts + rejected_total` is their number
+//! - an event whose `id` is stored already with other content is counted under `conflicts`; the first stays, the second is
+//!   kept as a `rejected` record that names the event
 //! - an event that cannot be read is kept as a `rejected` record and named by line (or position in the array)
 //! - when the store fails, nothing is acknowledged; sending all of it again is safe
 //!
@@ -34,6 +36,7 @@ const REJECTED_LISTED_MAX: usize = 1000;
 struct Outcome {
     accepted: usize,
     duplicates: usize,
+    conflicts: usize,
     rejected: Vec<(usize, String)>,
     rejected_total: usize,
 }
@@ -209,7 +212,9 @@ impl Outcome {
         self.rejected_total += rejected.len();
         let room = REJECTED_LISTED_MAX - self.rejected.len();
         let stored_before = receipt.duplicates;
-        let understood = receipt.accepted + receipt.duplicates - rejected.len();
+        self.conflicts += receipt.conflicts;
+        // Rejected lines are named by their content, so that they never conflict.
+        let understood = (receipt.accepted + receipt.duplicates).saturating_sub(rejected.len());
         self.duplicates += stored_before.min(understood);
         self.accepted += understood - stored_before.min(understood);
         self.rejected.extend(rejected.into_iter().take(room));
@@ -222,6 +227,7 @@ fn answer(outcome: &Outcome, id: RequestId) -> Response {
     let body = serde_json::json!({
         "accepted": outcome.accepted,
         "duplicates": outcome.duplicates,
+        "conflicts": outcome.conflicts,
         "rejected_total": outcome.rejected_total,
         "rejected": rejected,
     });

@@ -195,16 +195,16 @@ async fn events_in_three_shapes() {
         shown += &format!("{} {}\n", answer.status.as_u16(), answer.json());
     }
     expect![[r#"
-        200 {"accepted":2,"duplicates":0,"rejected":[],"rejected_total":0}
-        200 {"accepted":0,"duplicates":1,"rejected":[],"rejected_total":0}
-        200 {"accepted":0,"duplicates":1,"rejected":[],"rejected_total":0}
-        200 {"accepted":1,"duplicates":1,"rejected":[],"rejected_total":0}
-        200 {"accepted":0,"duplicates":0,"rejected":[],"rejected_total":0}
-        200 {"accepted":1,"duplicates":0,"rejected":[],"rejected_total":0}
-        200 {"accepted":1,"duplicates":0,"rejected":[{"detail":"not valid JSON at byte 1: expected ident","line":2},{"detail":"member kind must be one of the record kinds","line":3},{"detail":"an event is a JSON object","line":4},{"detail":"not valid JSON at byte 0: expected value","line":5}],"rejected_total":4}
-        200 {"accepted":1,"duplicates":0,"rejected":[{"detail":"not valid JSON at byte 0: EOF while parsing a value","line":2},{"detail":"an event is a JSON object","line":3}],"rejected_total":2}
-        200 {"accepted":0,"duplicates":0,"rejected":[{"detail":"JSON is nested deeper than 128 levels","line":1}],"rejected_total":1}
-        200 {"accepted":1,"duplicates":0,"rejected":[],"rejected_total":0}
+        200 {"accepted":2,"conflicts":0,"duplicates":0,"rejected":[],"rejected_total":0}
+        200 {"accepted":0,"conflicts":0,"duplicates":1,"rejected":[],"rejected_total":0}
+        200 {"accepted":0,"conflicts":0,"duplicates":1,"rejected":[],"rejected_total":0}
+        200 {"accepted":1,"conflicts":0,"duplicates":1,"rejected":[],"rejected_total":0}
+        200 {"accepted":0,"conflicts":0,"duplicates":0,"rejected":[],"rejected_total":0}
+        200 {"accepted":1,"conflicts":0,"duplicates":0,"rejected":[],"rejected_total":0}
+        200 {"accepted":1,"conflicts":0,"duplicates":0,"rejected":[{"detail":"not valid JSON at byte 1: expected ident","line":2},{"detail":"member kind must be one of the record kinds","line":3},{"detail":"an event is a JSON object","line":4},{"detail":"not valid JSON at byte 0: expected value","line":5}],"rejected_total":4}
+        200 {"accepted":1,"conflicts":0,"duplicates":0,"rejected":[{"detail":"not valid JSON at byte 0: EOF while parsing a value","line":2},{"detail":"an event is a JSON object","line":3}],"rejected_total":2}
+        200 {"accepted":0,"conflicts":0,"duplicates":0,"rejected":[{"detail":"JSON is nested deeper than 128 levels","line":1}],"rejected_total":1}
+        200 {"accepted":1,"conflicts":0,"duplicates":0,"rejected":[],"rejected_total":0}
     "#]].assert_eq(&shown);
     let records = server.bench.records().await;
     assert!(records.iter().all(|record| record.collector == Collector::Api));

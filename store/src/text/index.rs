@@ -1,6 +1,7 @@
 //! The tantivy index of one sealed file: one field, document ids are rows, nothing stored.
 //!
-//! On disk: a directory as tantivy writes it (one segment) with `threadline.json` = `{"version":2,"rows":n}` beside it.
+//! On disk: a directory as tantivy writes it (one segment) with `threadline.json` = `{"version":2,"rows":n,"meta_crc32c":c}`
+//! beside it, `c` being that of `meta.json`; tantivy's other files end in a checksum of their own.
 //! It is built under another name, synced, and renamed: what has its final name is whole.
 
 use std::{
@@ -33,6 +34,17 @@ const TOKENIZER: &str = "threadline_words";
 struct About {
     version: u32,
     rows: u32,
+    meta_crc32c: u32,
+}
+
+/// What an index says of itself; `None` when that is not there or not understood.
+fn about(path: &Path) -> Option<About> {
+    serde_json::from_slice(&fs::read(path.join("threadline.json")).ok()?).ok()
+}
+
+fn meta_crc32c(path: &Path) -> Result<u32, StoreError> {
+    let meta = path.join("meta.json");
+    Ok(crc32c::crc32c(&fs::read(&meta).map_err(StoreError::io("read", &meta))?))
 }
 
 fn schema() -> (Schema, Field, Field) {
@@ -59,7 +71,8 @@ pub(crate) fn build<'a>(
     durable::create_dirs(&unfinished)?;
     let rows = records.len() as u32;
     write(&unfinished, records, memory_bytes_max).map_err(StoreError::text("build", path))?;
-    let about = serde_json::to_vec(&About { version: VERSION, rows }).expect("two numbers");
+    let about = About { version: VERSION, rows, meta_crc32c: meta_crc32c(&unfinished)? };
+    let about = serde_json::to_vec(&about).expect("three numbers");
     durable::write_atomic(&unfinished.join("threadline.json"), &about)?;
     let entries = fs::read_dir(&unfinished).map_err(StoreError::io("list", &unfinished))?;
     let files: Vec<PathBuf> = entries
@@ -68,6 +81,10 @@ pub(crate) fn build<'a>(
         .map_err(StoreError::io("list", &unfinished))?;
     durable::sync_files_below(&unfinished, files.iter().map(PathBuf::as_path))?;
     // A crash here leaves a directory that no file has; opening the store removes it and builds the index again.
+    if path.exists() {
+        // One that cannot be used.
+        fs::remove_dir_all(path).map_err(StoreError::io("remove", path))?;
+    }
     durable::rename(&unfinished, path)?;
     Ok(())
 }
@@ -154,14 +171,28 @@ impl std::fmt::Debug for TextIndex {
 }
 
 impl TextIndex {
+    /// Whether an index of this version for `rows` rows has its final name.
+    pub(crate) fn is_there(path: &Path, rows: u32) -> bool {
+        about(path).is_some_and(|about| (about.version, about.rows) == (VERSION, rows))
+    }
+
+    /// Reads the whole index and compares it with its checksums.
+    pub(crate) fn compare(&self) -> Result<(), StoreError> {
+        match self.searcher.index().validate_checksum().map_err(StoreError::text("read", &self.path))?.is_empty() {
+            true => Ok(()),
+            false => Err(StoreError::Damaged { path: self.path.clone(), what: "a file of it fails its checksum" }),
+        }
+    }
+
     /// Opens the index of a file with `rows` rows.
     pub(crate) fn open(path: &Path, rows: u32) -> Result<TextIndex, StoreError> {
         let damaged = |what| StoreError::Damaged { path: path.to_path_buf(), what };
-        let about = path.join("threadline.json");
-        let bytes = fs::read(&about).map_err(StoreError::io("read", &about))?;
-        let about: About = serde_json::from_slice(&bytes).map_err(|_| damaged("threadline.json is not understood"))?;
-        if about != (About { version: VERSION, rows }) {
+        let about = about(path).ok_or_else(|| damaged("threadline.json is not understood"))?;
+        if (about.version, about.rows) != (VERSION, rows) {
             return Err(damaged("it was built for other rows or by another version"));
+        }
+        if about.meta_crc32c != meta_crc32c(path)? {
+            return Err(damaged("meta.json fails its checksum"));
         }
         let open = || -> tantivy::Result<(Searcher, Column<i64>)> {
             let index = Index::open(MmapDirectory::open(path)?)?;
