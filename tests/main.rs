@@ -14,5 +14,6 @@ mod hostile;
 mod joins;
 mod live;
 mod otlp;
+mod profiles;
 mod support;
 mod tidy;

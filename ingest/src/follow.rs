@@ -412,6 +412,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn entries_of_several_lines_are_whole_and_keep_their_keys() {
+        let bench = Bench::new().await;
+        let file = bench.path("postgresql.log");
+        let entry = |second: usize, text: &str| {
+            format!("2026-04-01 09:30:0{second}.123 UTC [7] app@shop/api LOG:  statement: {text}\n")
+        };
+        fs::write(&file, entry(1, "SELECT 1") + &entry(2, "SELECT 2,\n\t3")).unwrap();
+        follow(std::slice::from_ref(&file), bench.pipeline.clone(), true).await.unwrap();
+        let targets: Vec<_> = bench.records().await.into_iter().map(|record| record.target.unwrap()).collect();
+        assert_eq!(targets, ["SELECT 1", "SELECT 2,\n\t3"], "the last entry is not held back when reading stops");
+        let report = Import::new(bench.pipeline.clone()).run(&[file], &Options::default(), &mut Unseen).await.unwrap();
+        assert_eq!((report.total().lines, report.total().records, report.total().duplicates), (3, 2, 2));
+    }
+
+    #[tokio::test]
+    async fn the_last_entry_of_a_growing_log_is_stored_without_another_one_after_it() {
+        let bench = Bench::new().await;
+        let file = bench.path("postgresql.log");
+        fs::write(&file, "2026-04-01 09:30:01.123 UTC [7] app@shop/api LOG:  statement: SELECT 1\n").unwrap();
+        let paths = [file];
+        let following = follow(&paths, bench.pipeline.clone(), false);
+        let stored = async {
+            while bench.records().await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            ended = following => panic!("following ended: {ended:?}"),
+            () = stored => {}
+        }
+    }
+
+    #[tokio::test]
     async fn a_file_is_followed_while_it_grows() {
         let bench = Bench::new().await;
         let folder = bench.path("in");

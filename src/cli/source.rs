@@ -204,7 +204,7 @@ fn test(arguments: &SourceTestArguments) -> anyhow::Result<ExitCode> {
             match arguments.format {
                 Format::Json => shown.push(as_json(&explained)),
                 Format::Ndjson => output::write(None, format!("{}\n", as_json(&explained)).as_bytes())?,
-                _ => output::write(None, display::terminal(&as_text(&explained), Lines::Keep).as_bytes())?,
+                _ => output::write(None, display::terminal(&explained.to_string(), Lines::Keep).as_bytes())?,
             }
         }
         Ok(())
@@ -256,29 +256,4 @@ fn as_json(explained: &Explained) -> serde_json::Value {
         "reason": (explained.record.kind == Kind::Rejected).then(|| explained.record.text.clone()),
         "fields": fields, "keys": explained.record.keys, "attributes": explained.record.attributes, "record": record,
     })
-}
-
-fn as_text(explained: &Explained) -> String {
-    let record = &explained.record;
-    let rule = explained.rule.as_deref().map_or("no rule".to_string(), |rule| format!("rule {rule}"));
-    let mut text = format!("line {}: {} ({rule})\n", record.origin_line.unwrap_or(0), record.kind);
-    if record.kind == Kind::Rejected {
-        let _ok = writeln!(text, "  because: {}", record.text.as_deref().unwrap_or_default());
-    }
-    for field in &explained.fields {
-        let value = field.value.as_deref().map_or("-".into(), |value| clipped(value, 120));
-        let _ok = writeln!(text, "  {:<18} {value}   <- {}", field.name, field.from);
-    }
-    if let Some(outcome) = record.outcome.filter(|_| !explained.fields.iter().any(|field| field.name == "outcome")) {
-        let _ok = writeln!(text, "  {:<18} {outcome}   <- derived", "outcome");
-    }
-    if let Some(attributes) = &record.attributes {
-        let _ok = writeln!(text, "  {:<18} {}", "attributes", clipped(attributes, 400));
-    }
-    text
-}
-
-fn clipped(text: &str, chars_max: usize) -> String {
-    let line: String = text.chars().take(chars_max).map(|c| if c == '\n' { '⏎' } else { c }).collect();
-    if text.chars().nth(chars_max).is_some() { line + "…" } else { line }
 }

@@ -72,6 +72,9 @@ def kind_of(path, data):
         return "none"
     if os.path.basename(os.path.dirname(path)) == "otlp":
         return "otlp"
+    if name == "gateway.log.jsonl" or (name.startswith("db.") and name.endswith(".jsonl")):
+        # Lines of a gateway's own log, rows of its tables.
+        return "log"
     if name.endswith(".jsonl"):
         first = json.loads(data.split(b"\n", 1)[0])
         if "dir" in first and "raw" in first:
@@ -100,7 +103,7 @@ def main(folder):
             if kind == "otlp":
                 records = otlp_records(path, data)
                 files[relative] = {"kind": "metrics" if records is None else "otlp", "records": records or 0}
-            elif kind in ("stdio", "http", "codex", "claude-code"):
+            elif kind in ("stdio", "http", "codex", "claude-code", "log"):
                 lines = [number for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
                 files[relative] = {"kind": kind, "lines": lines}
             else:

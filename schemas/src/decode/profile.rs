@@ -40,12 +40,13 @@ pub use self::catalogue::{Catalogue, CatalogueError};
 use self::entry::Entry;
 pub use self::error::ProfileError;
 pub use self::explain::{Explained, Explaining, FieldShown};
-use self::extract::Scope;
+use self::extract::{Made, Scope};
 use self::map::Mapping;
 use self::rule::{Expand, Rule, RuleKind};
 use self::template::Template;
 use super::{Context, Line, LineDecoder};
 use crate::columns::Record;
+use crate::json::Json;
 use crate::record::{Kind, SourceKind};
 
 /// Lines of one entry.
@@ -67,6 +68,7 @@ pub struct Profile {
     source_kind: SourceKind,
     format: Format,
     entry_start: Option<Regex>,
+    absent: Vec<String>,
     recognise: Recognise,
     expand: Vec<Expand>,
     rules: Vec<Rule>,
@@ -85,6 +87,20 @@ struct Recognise {
     members: Vec<String>,
     priority: i32,
     never: bool,
+}
+
+/// The records of one entry in the making.
+struct Making<'m> {
+    context: &'m Context<'m>,
+    line: &'m Line<'m>,
+    lines: usize,
+    made: Vec<Ruled>,
+}
+
+/// A record and the rule that made it or refused the line.
+struct Ruled {
+    record: Record,
+    rule: Option<usize>,
 }
 
 impl Profile {
@@ -161,78 +177,98 @@ impl Profile {
         matches!(self.format, Format::Json).then_some(&self.recognise.members)
     }
 
-    /// Whether a record was made by a rule that asks for something.
-    pub(super) fn is_specific(&self, record: &Record) -> bool {
-        record.kind != Kind::Rejected
-            && (!matches!(self.format, Format::Json | Format::Logfmt { .. }) || record.kind != Kind::Log)
-    }
-
-    /// The records of one entry and, for people, the rule that made each.
-    fn entry(&self, context: &Context<'_>, line: &Line<'_>, lines: usize) -> (Vec<Record>, Option<usize>) {
-        let rejected = |reason: &str| (vec![self.rejected(context, line, lines, reason)], None);
+    /// The records of one entry.
+    fn entry(&self, context: &Context<'_>, line: &Line<'_>, lines: usize) -> Vec<Ruled> {
+        let rejected = |reason: &str, rule| vec![Ruled { record: self.rejected(context, line, lines, reason), rule }];
         let text = match std::str::from_utf8(line.bytes) {
             Ok(text) => text,
-            Err(error) => return rejected(&format!("not UTF-8 at byte {}", error.valid_up_to())),
+            Err(error) => return rejected(&format!("not UTF-8 at byte {}", error.valid_up_to()), None),
         };
         if text.trim().is_empty() {
-            return rejected("an empty line");
+            return rejected("an empty line", None);
         }
         if let Some(at) = memchr::memchr(0, line.bytes) {
-            return rejected(&format!("a NUL at byte {at}"));
+            return rejected(&format!("a NUL at byte {at}"), None);
         }
         let entry = match self.read(text) {
             Ok(entry) => entry,
-            Err(reason) => return rejected(&reason),
+            Err(reason) => return rejected(&reason, None),
         };
         let mut made = Vec::new();
         let mut used = Vec::new();
         for expand in &self.expand {
             let mut new = Vec::new();
-            used.extend(expand.apply(&entry.root, &made, &mut new));
+            used.extend(expand.apply(&entry.root, None, &made, &mut new));
             made.append(&mut new);
         }
-        let mut scope =
-            Scope { line: text, root: &entry.root, made: &made, captures: &[], item: None, used: RefCell::new(used) };
-        if entry.unread.is_some() {
-            return (vec![self.interrupted(context, line, lines, &entry, &scope)], None);
-        }
-        let fitting = self.rules.iter().enumerate().find_map(|(index, rule)| Some((index, rule, rule.fits(&scope)?)));
-        let Some((index, rule, captures)) = fitting else {
-            return rejected("no rule of the profile fits");
+        let scope = Scope {
+            line: text,
+            root: &entry.root,
+            made: &made,
+            captures: &[],
+            item: None,
+            absent: &self.absent,
+            used: RefCell::new(used),
         };
-        scope.captures = &captures;
-        match self.records(context, line, lines, &entry, rule, scope) {
-            Ok(records) => (records, Some(index)),
-            Err(reason) => (vec![self.rejected(context, line, lines, &reason)], Some(index)),
+        if entry.unread.is_some() {
+            return vec![Ruled { record: self.interrupted(context, line, lines, &entry, &scope), rule: None }];
         }
+        let mut making = Making { context, line, lines, made: Vec::new() };
+        for (index, rule) in self.rules.iter().enumerate() {
+            let Some(captures) = rule.fits(&scope) else { continue };
+            if let Err(reason) = self.records(&mut making, &entry, (index, rule), &scope, captures) {
+                return rejected(&reason, Some(index));
+            }
+            if !rule.goes_on {
+                break;
+            }
+        }
+        if making.made.is_empty() { rejected("no rule of the profile fits", None) } else { making.made }
     }
 
-    fn records<'d>(
+    /// Adds the records that a rule makes of an entry.
+    fn records(
         &self,
-        context: &Context<'_>,
-        line: &Line<'_>,
-        lines: usize,
+        making: &mut Making<'_>,
         entry: &Entry,
-        rule: &Rule,
-        scope: Scope<'d>,
-    ) -> Result<Vec<Record>, String> {
-        let mut records = Vec::new();
-        let mut scope = scope;
-        let items = rule.items(&scope);
-        let used = scope.used.borrow().clone();
-        for (part, item) in items.into_iter().enumerate() {
-            scope.item = item;
-            scope.used = RefCell::new(used.clone());
+        (index, rule): (usize, &Rule),
+        scope: &Scope<'_>,
+        mut captures: Vec<Made>,
+    ) -> Result<(), String> {
+        let captured = captures.len();
+        for item in rule.items(scope) {
+            captures.truncate(captured);
+            let mut used: Vec<&Json> = scope.used.borrow().clone();
+            if item.is_some() {
+                // Its siblings have records of their own.
+                used.extend(
+                    self.rules.iter().filter_map(|rule| scope.first(rule.each.as_ref()?)).map(|each| each.json),
+                );
+            }
+            for expand in &rule.expand {
+                let mut new = Vec::new();
+                used.extend(expand.apply(scope.root, item, &captures, &mut new));
+                captures.append(&mut new);
+            }
+            let scope = Scope {
+                line: scope.line,
+                root: scope.root,
+                made: scope.made,
+                captures: &captures,
+                item,
+                absent: scope.absent,
+                used: RefCell::new(used),
+            };
             let kind = if let RuleKind::Fixed(kind) = rule.kind { kind } else { Kind::Request };
-            let mut record = context.part(line, part, kind, &self.decoder);
+            let mut record = making.context.part(making.line, making.made.len(), kind, &self.decoder);
             record.source_kind = self.source_kind;
             record.source_name = self.name.clone();
-            let mut mapping = Mapping::new(context, &scope, record, !matches!(self.format, Format::Json));
+            let mut mapping = Mapping::new(making.context, &scope, record, !matches!(self.format, Format::Json));
             mapping.apply(rule)?;
-            self.about(&mut mapping, entry, lines);
-            records.push(mapping.finish());
+            self.about(&mut mapping, entry, making.lines);
+            making.made.push(Ruled { record: mapping.finish(), rule: Some(index) });
         }
-        Ok(records)
+        Ok(())
     }
 
     /// A line whose beginning reads as fields and whose rest does not, as after a raw line break inside a value. It says
@@ -289,6 +325,7 @@ impl Profile {
 pub struct ProfileDecoder {
     profile: Arc<Profile>,
     held: Option<Held>,
+    is_specific: bool,
 }
 
 /// Lines of an entry that may go on.
@@ -330,19 +367,42 @@ impl Held {
 impl ProfileDecoder {
     /// For one file.
     pub fn new(profile: Arc<Profile>) -> Self {
-        ProfileDecoder { profile, held: None }
+        ProfileDecoder { profile, held: None, is_specific: false }
     }
 
-    fn flush(&mut self, context: &Context<'_>) -> Vec<Record> {
+    /// Whether a record was made by a rule that asks for more than that the line can be read, or of a line whose form alone
+    /// says what it is.
+    pub(super) fn is_specific(&self) -> bool {
+        self.is_specific
+    }
+
+    fn decode(&mut self, context: &Context<'_>, line: &Line<'_>) -> Vec<Ruled> {
+        match (&self.profile.format, &self.profile.entry_start) {
+            (Format::Csv(_), _) => self.csv_line(context, line),
+            (_, Some(_)) => self.text_line(context, line),
+            (_, None) => self.entry(context, line, 1),
+        }
+    }
+
+    fn entry(&mut self, context: &Context<'_>, line: &Line<'_>, lines: usize) -> Vec<Ruled> {
+        let ruled = self.profile.entry(context, line, lines);
+        let is_form = !matches!(self.profile.format, Format::Json | Format::Logfmt { .. });
+        let asks = |index: usize| is_form || self.profile.rules[index].is_specific();
+        self.is_specific |=
+            ruled.iter().any(|ruled| ruled.record.kind != Kind::Rejected && ruled.rule.is_some_and(asks));
+        ruled
+    }
+
+    fn flush(&mut self, context: &Context<'_>) -> Vec<Ruled> {
         let Some(held) = self.held.take() else { return Vec::new() };
-        self.profile.entry(context, &held.line(), held.lines).0
+        self.entry(context, &held.line(), held.lines)
     }
 
     /// Lines that belong together because a quote is still open.
-    fn csv_line(&mut self, context: &Context<'_>, line: &Line<'_>) -> Vec<Record> {
+    fn csv_line(&mut self, context: &Context<'_>, line: &Line<'_>) -> Vec<Ruled> {
         let mut records = Vec::new();
         match &mut self.held {
-            None if entry::csv_is_complete(line.bytes) => return self.profile.entry(context, line, 1).0,
+            None if entry::csv_is_complete(line.bytes) => return self.entry(context, line, 1),
             None => {
                 self.held = Some(Held::of(line));
                 return records;
@@ -363,7 +423,7 @@ impl ProfileDecoder {
     }
 
     /// Lines that do not begin an entry go on with the one before.
-    fn text_line(&mut self, context: &Context<'_>, line: &Line<'_>) -> Vec<Record> {
+    fn text_line(&mut self, context: &Context<'_>, line: &Line<'_>) -> Vec<Ruled> {
         let start = self.profile.entry_start.as_ref();
         let is_start = start.is_none_or(|start| std::str::from_utf8(line.bytes).is_ok_and(|text| start.is_match(text)));
         if !is_start
@@ -381,11 +441,7 @@ impl ProfileDecoder {
 
 impl LineDecoder for ProfileDecoder {
     fn line(&mut self, context: &Context<'_>, line: Line<'_>) -> Vec<Record> {
-        match (&self.profile.format, &self.profile.entry_start) {
-            (Format::Csv(_), _) => self.csv_line(context, &line),
-            (_, Some(_)) => self.text_line(context, &line),
-            (_, None) => self.profile.entry(context, &line, 1).0,
-        }
+        self.decode(context, &line).into_iter().map(|ruled| ruled.record).collect()
     }
 
     fn is_holding(&self) -> bool {
@@ -393,7 +449,7 @@ impl LineDecoder for ProfileDecoder {
     }
 
     fn finish(&mut self, context: &Context<'_>) -> Vec<Record> {
-        self.flush(context)
+        self.flush(context).into_iter().map(|ruled| ruled.record).collect()
     }
 
     fn takes_empty_lines(&self) -> bool {

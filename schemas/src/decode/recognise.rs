@@ -196,7 +196,7 @@ fn fitting_lines(profile: &Arc<Profile>, file_name: &str, lines: &[&[u8]]) -> us
     let read = records.iter().filter(|record| record.kind != Kind::Rejected);
     let lines_of =
         |record: &crate::Record| record.raw.as_deref().map_or(0, |raw| memchr::memchr_iter(b'\n', raw).count() + 1);
-    match records.iter().any(|record| profile.is_specific(record)) {
+    match decoder.is_specific() {
         true => read.map(lines_of).sum(),
         false => 0,
     }
@@ -367,6 +367,8 @@ mod tests {
             json: skipped: ground truth of a recording
             jsonl: claude-code
             jsonl: codex
+            jsonl: contextforge-log
+            jsonl: contextforge-tables
             jsonl: mcp-http
             jsonl: mcp-stdio
             jsonl: skipped: index of recorded OTLP bodies

@@ -73,6 +73,7 @@ fn checked(spec: &Spec, text: &str, digest: &str) -> Result<Profile, At> {
         source_kind,
         format,
         entry_start,
+        absent: spec.absent.clone(),
         recognise: Recognise {
             members: spec.recognise.members.clone(),
             priority: spec.recognise.priority,
@@ -165,7 +166,11 @@ fn rule(spec: &Spec, given: &RuleSpec) -> Result<Rule, At> {
         .when
         .0
         .iter()
-        .map(|(at, condition)| Ok((path(at)?, self::condition(at, condition)?)))
+        .map(|(at, condition)| {
+            let one = |text| Path::parse(text).map_err(|message| At::new(at.span(), message));
+            let paths = at.get_ref().split('|').map(one).collect::<Result<_, At>>()?;
+            Ok((paths, self::condition(at, condition)?))
+        })
         .collect::<Result<Vec<_>, At>>()?;
     let captures = given
         .capture
@@ -184,7 +189,9 @@ fn rule(spec: &Spec, given: &RuleSpec) -> Result<Rule, At> {
     }
     let keys = spec.key.iter().chain(&given.key).map(key).collect::<Result<Vec<_>, At>>()?;
     let each = given.each.as_ref().map(path).transpose()?;
-    Ok(Rule { name: given.name.get_ref().clone(), kind, when, captures, each, fields, attributes, keys })
+    let expand = given.expand.iter().map(self::expand).collect::<Result<_, At>>()?;
+    let (name, goes_on) = (given.name.get_ref().clone(), given.goes_on);
+    Ok(Rule { name, kind, when, captures, each, expand, goes_on, fields, attributes, keys })
 }
 
 /// Those of the rule go before those of the whole profile.
@@ -246,13 +253,15 @@ fn extract(at: Range<usize>, spec: &ExtractSpec) -> Result<Extract, At> {
         .template
         .as_ref()
         .map(|text| extract::template(text.get_ref()).map_err(|message| At::new(place(text), message)));
-    let unit_nano = spec.unit.as_ref().map(|unit| match unit.get_ref().as_str() {
+    let nano = |unit: &Text| match unit.get_ref().as_str() {
         "ns" => Ok(1),
         "us" => Ok(1_000),
         "ms" => Ok(1_000_000),
         "s" => Ok(1_000_000_000),
         _ => Err(At::new(place(unit), "a unit is ns, us, ms or s")),
-    });
+    };
+    let unit_nano = spec.unit.as_ref().map(nano);
+    let precision_nano = spec.precision.as_ref().map(nano);
     let form =
         spec.format.as_ref().map(|form| Form::parse(form.get_ref()).map_err(|message| At::new(place(form), message)));
     let zone =
@@ -274,6 +283,7 @@ fn extract(at: Range<usize>, spec: &ExtractSpec) -> Result<Extract, At> {
         unit_nano: unit_nano.transpose()?,
         form: form.transpose()?,
         zone: zone.transpose()?,
+        precision_nano: precision_nano.transpose()?,
         is_end: is_end.transpose()?.unwrap_or(false),
         split: split.collect::<Result<_, At>>()?,
         sha256: spec.sha256,

@@ -33,6 +33,8 @@ pub(super) struct Scope<'d> {
     pub(super) made: &'d [Made],
     pub(super) captures: &'d [Made],
     pub(super) item: Option<&'d Json>,
+    /// Texts that mean nothing.
+    pub(super) absent: &'d [String],
     /// Values that went somewhere as they are.
     pub(super) used: RefCell<Vec<&'d Json>>,
 }
@@ -50,13 +52,18 @@ impl<'d> Scope<'d> {
         let (found, text): (Found<'d>, &'d str) = match &path.made {
             None => (path.first(self.root)?, self.line),
             Some(name) if name == "item" => (path.first(self.item?)?, self.line),
-            Some(name) => {
-                let made = self.captures.iter().chain(self.made).find(|made| made.name == *name)?;
-                (path.first(&made.value)?, made.text.as_str())
-            }
+            Some(name) => match self.captures.iter().chain(self.made).find(|made| made.name == *name) {
+                Some(made) => (path.first(&made.value)?, made.text.as_str()),
+                None => (path.first_literal(self.root)?, self.line),
+            },
         };
         let exact = found.span.filter(|span| !span.is_empty()).and_then(|span| text.get(span));
-        (*found.value != Json::Null).then_some(Value { json: found.value, exact })
+        let is_absent = match found.value {
+            Json::Null => true,
+            Json::String(text) => self.absent.contains(text),
+            _ => false,
+        };
+        (!is_absent).then_some(Value { json: found.value, exact })
     }
 
     fn all(&self, path: &Path) -> Vec<&'d Json> {
@@ -145,6 +152,8 @@ pub(super) struct Extract {
     pub(super) unit_nano: Option<i64>,
     pub(super) form: Option<Form>,
     pub(super) zone: Option<Zone>,
+    /// How fine the time is, where the profile knows better than its text.
+    pub(super) precision_nano: Option<i64>,
     /// The time is when it ended.
     pub(super) is_end: bool,
     pub(super) split: Vec<Split>,

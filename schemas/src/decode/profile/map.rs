@@ -32,7 +32,7 @@ pub(super) struct Mapping<'m, 'd> {
     pub(super) scope: &'m Scope<'d>,
     pub(super) record: Record,
     facts: Vec<Member>,
-    traceparent: Option<Value<'d>>,
+    traceparent: Option<String>,
     arguments_digests: Vec<String>,
     /// Texts without types: digits are numbers there.
     is_untyped: bool,
@@ -77,7 +77,7 @@ impl<'m, 'd> Mapping<'m, 'd> {
             Target::Result => return self.result(extract),
             Target::Structure(column) => return self.structure(extract, column),
             Target::Traceparent => {
-                self.traceparent = extract.value(self.scope);
+                self.traceparent = extract.text(self.scope).map(Cow::into_owned);
                 return self.traceparent.is_some();
             }
             Target::RpcId => return self.rpc_id(extract),
@@ -186,8 +186,9 @@ impl<'m, 'd> Mapping<'m, 'd> {
             return false;
         };
         self.record.set_time(Some(moment.unix_nano), observed);
-        if moment.precision_nano > COARSE_NANO {
-            self.number("threadline.time_precision_ns", moment.precision_nano);
+        let precision_nano = extract.precision_nano.unwrap_or(moment.precision_nano);
+        if precision_nano > COARSE_NANO {
+            self.number("threadline.time_precision_ns", precision_nano);
         }
         if extract.is_end {
             self.facts.push(note("threadline.time_is", "end"));
@@ -240,15 +241,24 @@ impl<'m, 'd> Mapping<'m, 'd> {
 
     fn structure(&mut self, extract: &Extract, column: fn(&mut Record) -> &mut Option<String>) -> bool {
         let Some(value) = extract.value(self.scope) else { return false };
-        *column(&mut self.record) = Some(shown(value));
+        // A table keeps JSON as text, `null` included.
+        let inner = value.json.as_str().and_then(|text| Some((text, json::parse(text.as_bytes()).ok()?.value)));
+        let text = match inner {
+            Some((_, Json::Null)) => return false,
+            Some((text, Json::Object(_) | Json::Array(_))) => text.to_string(),
+            _ => shown(value),
+        };
+        *column(&mut self.record) = Some(text);
         self.scope.mark_used(value.json);
         true
     }
 
     /// The id as JSON text, so that 1 and "1" differ.
     fn rpc_id(&mut self, extract: &Extract) -> bool {
-        let made_untyped = self.is_untyped || !extract.is_plain();
-        let value = extract.value(self.scope).map(|value| value.json);
+        let found = extract.value(self.scope);
+        // Only a text that stands in JSON as such is known to be no number.
+        let made_untyped = self.is_untyped || !extract.is_plain() || found.is_some_and(|found| found.exact.is_none());
+        let value = found.map(|value| value.json);
         let text = match value {
             Some(Json::Number(_)) if extract.is_plain() => value.map(Json::to_string),
             Some(Json::String(text)) if !made_untyped && !text.is_empty() => value.map(Json::to_string),
@@ -289,8 +299,7 @@ impl<'m, 'd> Mapping<'m, 'd> {
 
     /// The context that a caller handed on: its span is the parent.
     fn traceparent(&mut self) {
-        let Some(value) = self.traceparent else { return };
-        let Some((trace, span)) = value.json.as_str().and_then(parse_traceparent) else { return };
+        let Some((trace, span)) = self.traceparent.as_deref().and_then(parse_traceparent) else { return };
         match &self.record.trace_id {
             None => self.record.trace_id = Some(trace),
             Some(known) if *known == trace => {}
@@ -302,7 +311,11 @@ impl<'m, 'd> Mapping<'m, 'd> {
 
     fn key(&mut self, rule: &KeyRule) {
         let text = |extract: &Extract| extract.text(self.scope).filter(|text| !text.is_empty()).map(Cow::into_owned);
-        let Some(value) = text(&rule.value) else { return };
+        let Some(mut value) = text(&rule.value) else { return };
+        if let (KeyKind::Rpc, Some(id)) = (rule.kind, &self.record.rpc_id) {
+            // As JSON, so that 1 and "1" differ.
+            value.clone_from(id);
+        }
         let key = match &rule.scope {
             None => Key::new(rule.kind, &value),
             Some(scope) => match text(scope) {
@@ -330,7 +343,9 @@ impl<'m, 'd> Mapping<'m, 'd> {
             let value = Json::Array(forms.collect());
             self.facts.push(Member { key: "threadline.arguments_match".into(), value, span: 0..0 });
         }
-        let is_answer = matches!(self.record.kind, Kind::Result);
+        // Text of a result, not a line that only mentions one.
+        let has_answer = self.record.result.is_some() || self.record.rpc_error_code.is_some();
+        let is_answer = matches!(self.record.kind, Kind::Result) && has_answer;
         let has = |facts: &[Member], key: &str| facts.iter().any(|member| member.key == key);
         if let Some(text) = self.record.text.as_deref().filter(|_| is_answer) {
             let length = text.len() as i64;
@@ -390,13 +405,17 @@ impl<'m, 'd> Mapping<'m, 'd> {
     /// The record, with everything that went nowhere else in its `attributes`.
     pub(super) fn finish(mut self) -> Record {
         let used = self.scope.used.borrow();
-        let is_used = |value: &Json| used.iter().any(|used| std::ptr::eq(*used, value));
+        let is_used = |value: &Json| {
+            let is_absent = value.as_str().is_some_and(|text| self.scope.absent.iter().any(|absent| absent == text));
+            is_absent || used.iter().any(|used| std::ptr::eq(*used, value))
+        };
         let mut members = self.facts;
-        let roots = std::iter::once(self.scope.root);
-        for root in roots {
-            members.extend(rest_of(root, &is_used));
+        members.extend(rest_of(self.scope.root, &is_used));
+        if let Some(value) = self.scope.item.and_then(|item| rest(item, &is_used)) {
+            members.push(Member { key: "item".into(), value, span: 0..0 });
         }
-        for made in self.scope.made.iter().filter(|made| made.is_content && !is_used(&made.value)) {
+        let made = self.scope.made.iter().chain(self.scope.captures);
+        for made in made.filter(|made| made.is_content && !is_used(&made.value)) {
             if let Some(value) = rest(&made.value, &is_used) {
                 members.push(Member { key: made.name.clone(), value, span: 0..0 });
             }

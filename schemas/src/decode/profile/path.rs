@@ -2,7 +2,8 @@
 //!
 //! A dot separates members, and may also be part of a member's name: at each object the longest name that fits goes first,
 //! so `attributes.gen_ai.tool.name` finds member `gen_ai.tool.name` of `attributes`. What begins with `@` was made by
-//! `[[expand]]`, by a capture or by `each` (`@item`).
+//! `[[expand]]`, by a capture or by `each` (`@item`); where nothing of that name was made, it is a member whose own name begins
+//! so (`@timestamp`).
 
 use std::ops::Range;
 
@@ -17,6 +18,8 @@ pub(super) struct Path {
     /// Name of what was made from the line; `None` for the line itself.
     pub(super) made: Option<String>,
     steps: Vec<Step>,
+    /// The same as a path into the line, for a member whose name begins with `@`.
+    literal: Vec<Step>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +40,7 @@ pub(super) struct Found<'a> {
 impl Path {
     /// Reads the text form; `Err` says what is wrong with it.
     pub(super) fn parse(text: &str) -> Result<Path, String> {
-        let (made, mut rest) = match text.strip_prefix('@') {
+        let (made, rest) = match text.strip_prefix('@') {
             None => (None, text),
             Some(rest) => {
                 let end = rest.find(['.', '[']).unwrap_or(rest.len());
@@ -50,29 +53,21 @@ impl Path {
         if text.is_empty() {
             return Err("a path cannot be empty".into());
         }
-        let mut steps = Vec::new();
-        while !rest.is_empty() {
-            if let Some(after) = rest.strip_prefix('[') {
-                let (index, after) = after.split_once(']').ok_or("[ without ] in a path")?;
-                steps.push(match index {
-                    "*" => Step::Each,
-                    digits => Step::Index(digits.parse().map_err(|_| "between [ and ] stands a number or *")?),
-                });
-                rest = after.strip_prefix('.').unwrap_or(after);
-            } else {
-                let end = rest.find('[').unwrap_or(rest.len());
-                let name = rest[..end].trim_end_matches('.');
-                if name.is_empty() || name.starts_with('.') {
-                    return Err("a path has an empty member".into());
-                }
-                steps.push(Step::Name(name.to_string()));
-                rest = &rest[end..];
-            }
-        }
-        if steps.len() > STEPS_MAX {
-            return Err(format!("a path has at most {STEPS_MAX} steps"));
-        }
-        Ok(Path { made, steps })
+        let literal = match made {
+            Some(_) => steps(text)?,
+            None => Vec::new(),
+        };
+        Ok(Path { made, steps: steps(rest)?, literal })
+    }
+
+    /// The first value in the line itself, if what the path names was not made.
+    pub(super) fn first_literal<'a>(&self, root: &'a Json) -> Option<Found<'a>> {
+        let mut found = None;
+        walk(Found { value: root, span: None }, &self.literal, &mut |value| {
+            found = Some(value);
+            false
+        });
+        found
     }
 
     /// The first value.
@@ -98,6 +93,33 @@ impl Path {
     /// Whether it may find several.
     pub(super) fn is_many(&self) -> bool {
         self.steps.contains(&Step::Each)
+    }
+}
+
+fn steps(text: &str) -> Result<Vec<Step>, String> {
+    let mut rest = text;
+    let mut steps = Vec::new();
+    while !rest.is_empty() {
+        if let Some(after) = rest.strip_prefix('[') {
+            let (index, after) = after.split_once(']').ok_or("[ without ] in a path")?;
+            steps.push(match index {
+                "*" => Step::Each,
+                digits => Step::Index(digits.parse().map_err(|_| "between [ and ] stands a number or *")?),
+            });
+            rest = after.strip_prefix('.').unwrap_or(after);
+        } else {
+            let end = rest.find('[').unwrap_or(rest.len());
+            let name = rest[..end].trim_end_matches('.');
+            if name.is_empty() || name.starts_with('.') {
+                return Err("a path has an empty member".into());
+            }
+            steps.push(Step::Name(name.to_string()));
+            rest = &rest[end..];
+        }
+    }
+    match steps.len() > STEPS_MAX {
+        true => Err(format!("a path has at most {STEPS_MAX} steps")),
+        false => Ok(steps),
     }
 }
 

@@ -31,9 +31,14 @@ pub(super) enum RuleKind {
 pub(super) struct Rule {
     pub(super) name: String,
     pub(super) kind: RuleKind,
-    pub(super) when: Vec<(Path, Condition)>,
+    /// The first of these paths that finds something must fit.
+    pub(super) when: Vec<(Vec<Path>, Condition)>,
     pub(super) captures: Vec<Capture>,
     pub(super) each: Option<Path>,
+    /// Applied to each item.
+    pub(super) expand: Vec<Expand>,
+    /// Later rules are tried too.
+    pub(super) goes_on: bool,
     pub(super) fields: Vec<Field>,
     pub(super) attributes: Vec<(String, Arc<Extract>)>,
     pub(super) keys: Vec<KeyRule>,
@@ -73,9 +78,16 @@ pub(super) enum How {
 }
 
 impl Rule {
+    /// Whether it asks for something.
+    pub(super) fn is_specific(&self) -> bool {
+        !self.when.is_empty() || !self.captures.is_empty() || self.each.is_some()
+    }
+
     /// What its captures take, if it fits; `scope` has no captures yet.
     pub(super) fn fits(&self, scope: &Scope<'_>) -> Option<Vec<Made>> {
-        let holds = |(path, condition): &(Path, Condition)| condition.holds(scope.first(path).map(|found| found.json));
+        let holds = |(paths, condition): &(Vec<Path>, Condition)| {
+            condition.holds(paths.iter().find_map(|path| scope.first(path)).map(|found| found.json))
+        };
         if !self.when.iter().all(holds) {
             return None;
         }
@@ -115,11 +127,22 @@ fn captured(pattern: &Regex, text: &str, made: &mut Vec<Made>) -> Option<()> {
 
 impl Expand {
     /// What it makes of an entry: nothing when the text is absent or has another form. Its source counts as used.
-    pub(super) fn apply<'d>(&self, root: &'d Json, earlier: &[Made], made: &mut Vec<Made>) -> Option<&'d Json> {
+    pub(super) fn apply<'d>(
+        &self,
+        root: &'d Json,
+        item: Option<&'d Json>,
+        earlier: &[Made],
+        made: &mut Vec<Made>,
+    ) -> Option<&'d Json> {
         let mut used = None;
         let found = match &self.from.made {
             None => {
                 let found = self.from.first(root)?.value;
+                used = Some(found);
+                found
+            }
+            Some(name) if name == "item" => {
+                let found = self.from.first(item?)?.value;
                 used = Some(found);
                 found
             }

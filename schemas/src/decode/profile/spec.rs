@@ -33,6 +33,8 @@ pub(super) struct Spec {
     #[serde(default)]
     pub(super) equals_in_values: bool,
     #[serde(default)]
+    pub(super) absent: Vec<String>,
+    #[serde(default)]
     pub(super) recognise: RecogniseSpec,
     #[serde(default)]
     pub(super) expand: Vec<ExpandSpec>,
@@ -83,6 +85,10 @@ pub(super) struct RuleSpec {
     pub(super) capture: Vec<CaptureSpec>,
     pub(super) each: Option<Text>,
     #[serde(default)]
+    pub(super) expand: Vec<ExpandSpec>,
+    #[serde(default, rename = "continue")]
+    pub(super) goes_on: bool,
+    #[serde(default)]
     pub(super) fields: Table<ExtractSpec>,
     #[serde(default)]
     pub(super) attributes: Table<ExtractSpec>,
@@ -127,6 +133,7 @@ pub(super) struct ExtractSpec {
     pub(super) format: Option<Text>,
     pub(super) zone: Option<Text>,
     pub(super) stamped: Option<Text>,
+    pub(super) precision: Option<Text>,
     pub(super) split: Vec<Text>,
     pub(super) sha256: bool,
     pub(super) url_decode: bool,

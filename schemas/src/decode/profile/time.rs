@@ -214,10 +214,13 @@ fn epoch(text: &str, unit: i64) -> Option<Moment> {
         place /= 10;
         unix_nano = unix_nano.checked_add(i64::from(digit - b'0').checked_mul(place)?)?;
     }
-    Some(Moment { unix_nano, precision_nano: place.max(1) })
+    let is_seconds = unit == SECOND_NS && !fraction.is_empty();
+    let precision_nano = if is_seconds { of_digits(fraction.len()) } else { place.max(1) };
+    Some(Moment { unix_nano, precision_nano })
 }
 
-/// By the digits after the seconds.
+/// Whole seconds where there is no fraction. A fraction says milliseconds at least, however short it is: some writers leave
+/// zeros at its end out.
 fn precision(text: &str) -> i64 {
     let bytes = text.as_bytes();
     let is_point = |at: usize| {
@@ -226,7 +229,14 @@ fn precision(text: &str) -> i64 {
     };
     let point = (3..bytes.len()).find(|at| is_point(*at));
     let digits = point.map_or(0, |at| bytes[at + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count());
-    SECOND_NS / 10i64.pow(digits.min(9) as u32)
+    of_digits(digits)
+}
+
+fn of_digits(digits: usize) -> i64 {
+    match digits {
+        0 => SECOND_NS,
+        digits => SECOND_NS / 10i64.pow(digits.clamp(3, 9) as u32),
+    }
 }
 
 #[cfg(test)]
@@ -273,12 +283,12 @@ mod tests {
         expect![[r#"
             2026-03-02T08:00:00.457Z ±1000000
             2026-03-02T06:00:00Z ±1000000000
-            2026-03-02T08:00:00.500Z ±100000000
+            2026-03-02T08:00:00.500Z ±1000000
             2026-07-02T06:00:00Z ±1000000000
             2026-07-02T11:30:00.250Z ±1000000
-            2026-07-02T06:00:00.100Z ±100000000
+            2026-07-02T06:00:00.100Z ±1000000
             -
-            2026-11-20T12:00:00.250Z ±10000000
+            2026-11-20T12:00:00.250Z ±1000000
             2026-11-20T12:00:00Z ±1000000000
             2026-11-20T12:00:00.123Z ±1000000
             2026-11-20T12:00:00.123456Z ±1000
