@@ -20,7 +20,7 @@ use crate::line::event_line;
 use crate::links::{Contest, links};
 use crate::metrics::Metrics;
 use crate::model::{Answer, Completeness, Event, Link, Session, SessionSummary, SnapshotInfo};
-use crate::session::{Options, cut_gap, reconstruct, summarize};
+use crate::session::{Options, at_grade, cut_gap, summarize};
 
 /// Limits of one engine.
 #[derive(Debug, Clone)]
@@ -168,8 +168,9 @@ impl Engine {
         let left_out = gathered.records.len().saturating_sub(max);
         gathered.records.truncate(max);
         let options = options.options.clone();
+        let grade = format!("{:?}", options.grade_floor).to_lowercase();
         let work = move || {
-            let built = reconstruct(&gathered.id, &gathered.records, &gathered.contest, &options);
+            let built = at_grade(&gathered.id, gathered.records, &gathered.contest, &options);
             (built, gathered.rows_seen, gathered.cut)
         };
         let (mut built, rows_seen, cut) =
@@ -181,6 +182,14 @@ impl Engine {
         if left_out > 0 {
             completeness.reasons.push(format!("the session has {left_out} more records than the {max} shown"));
             built.session.gaps.insert(0, cut_gap(left_out as u64));
+        }
+        let beyond = built.left_out;
+        if beyond.records > 0 {
+            completeness.rows_cut += beyond.records as u64;
+            completeness.reasons.push(format!(
+                "{} records, {} whole calls among them, are held by links weaker than {grade} and are left out of turns and counts; the gaps are those of the whole session",
+                beyond.records, beyond.calls
+            ));
         }
         if cut {
             completeness.reasons.push(format!(

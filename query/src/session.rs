@@ -12,6 +12,7 @@
 
 mod assemble;
 mod calls;
+mod floor;
 mod gaps;
 mod rounds;
 mod tally;
@@ -26,6 +27,7 @@ use crate::line::{event_line, time_text};
 use crate::links::{Contest, Links, links};
 use crate::model::{Gap, Grade, Session, SessionSummary, Turn};
 pub(crate) use assemble::{Assembly, assemble};
+pub use floor::LeftOut;
 pub(crate) use tally::{Span, Tally, TallyRow, is_tool_use};
 
 /// A session with the places of its records.
@@ -37,6 +39,8 @@ pub struct Reconstruction {
     pub links_inferred: u64,
     /// MCP servers that a host called and no capture point saw.
     pub silent: Vec<String>,
+    /// What is beyond the grade.
+    pub left_out: LeftOut,
 }
 
 /// Which way a session is put together.
@@ -90,7 +94,25 @@ pub fn reconstruct(id: &str, records: &[Record], contest: &Contest, options: &Op
         session: Session { summary, turns, gaps: gaps.named, grade_floor: options.grade_floor },
         links_inferred: links_inferred as u64,
         silent: gaps.silent,
+        left_out: LeftOut::default(),
     }
+}
+
+/// Session `id` with only what links of the grade, or stronger ones, hold together.
+pub fn at_grade(id: &str, mut records: Vec<Record>, contest: &Contest, options: &Options) -> Reconstruction {
+    let whole = reconstruct(id, &records, contest, &Options::default());
+    if options.grade_floor >= Options::default().grade_floor {
+        return whole;
+    }
+    let mut found = links(&records, contest);
+    drop_weak(&mut found, Options::default().grade_floor);
+    let assembly = assemble(&records, &found);
+    let (kept, left_out) = floor::kept(&records, &found, &assembly, options.grade_floor);
+    let mut kept = kept.into_iter();
+    records.retain(|_| kept.next().unwrap_or(false));
+    let mut built = reconstruct(id, &records, contest, options);
+    built.session.gaps = whole.session.gaps;
+    Reconstruction { silent: whole.silent, left_out, ..built }
 }
 
 /// Totals only, for lists.

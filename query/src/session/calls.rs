@@ -110,7 +110,7 @@ fn shown(text: Option<&str>) -> (Option<String>, u64) {
 }
 
 /// The smaller the stronger.
-fn strength(record: &Record) -> u8 {
+pub(super) fn strength(record: &Record) -> u8 {
     match record.source_kind {
         _ if record.direction.is_some() => 0,
         SourceKind::Host if !is_telemetry(record) => 1,
