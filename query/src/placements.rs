@@ -136,7 +136,7 @@ impl Engine {
             let snapshot = self.snapshot().await?;
             let gathered = self.gathered(&snapshot, id).await?;
             let all = place(&gathered.id, &gathered.records, &gathered.contest);
-            let from = after.map_or(0, |(_, from)| from);
+            let from = after.map_or(0, |(_, from)| from).min(all.len());
             let next = (all.len() > from + limit).then(|| cursor::write(&text, &(gathered.id.clone(), from + limit)));
             let page: Vec<Placement> = all.into_iter().skip(from).take(limit).collect();
             let mut completeness = completeness(&snapshot);
@@ -159,8 +159,12 @@ impl Engine {
         let sessions = &walk.index.closure.sessions;
         // Sessions are in order of their id; records in no session come after all of them.
         let (mut step, mut skip) = match &after {
-            Some((id, offset)) if id.is_empty() => (sessions.len() + offset / PART, offset % PART),
-            Some((id, offset)) => (sessions.partition_point(|closed| closed.id < *id), *offset),
+            Some((id, offset)) if id.is_empty() => (sessions.len().saturating_add(offset / PART), offset % PART),
+            // Whoever makes up a place behind a session's end reads on at the next one.
+            Some((id, offset)) => {
+                let step = sessions.partition_point(|closed| closed.id < *id);
+                (step, (*offset).min(sessions.get(step).map_or(0, |closed| closed.rows.len())))
+            }
             None => (0, 0),
         };
         let mut page = Vec::new();

@@ -35,6 +35,9 @@ impl Engine {
         let text = serde_json::json!(["search", question.q, question.from, question.to]).to_string();
         let after: Option<(i64, Vec<String>)> =
             question.cursor.as_deref().map(|cursor| cursor::read(&text, cursor)).transpose()?;
+        if after.as_ref().is_some_and(|(_, seen)| seen.len() > cursor::IDS_MAX) {
+            return Err(cursor::bad());
+        }
         let (before, seen) = after.map_or((None, Vec::new()), |(time, seen)| (Some(time), seen));
         let limit = question.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
         let to = time("to", &question.to)?.map(|to| to.saturating_sub(1));

@@ -248,3 +248,51 @@ async fn the_server_tells_about_itself() {
     );
     server.store.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_made_up_cursor_is_refused_or_the_end() {
+    let server = serve(records()).await;
+    let session = server.json("/api/v1/sessions").await["data"][0]["id"].as_str().unwrap().to_string();
+    let max = u64::MAX;
+    for (path, question, places) in [
+        (
+            "/api/v1/sessions".to_string(),
+            serde_json::json!(["sessions", null, null, null, null, null, null, null, null]),
+            vec![serde_json::json!([i64::MIN, ""]), serde_json::json!([max, "x"]), serde_json::json!({"a": 1})],
+        ),
+        (
+            "/api/v1/search?q=refund".to_string(),
+            serde_json::json!(["search", "refund", null, null]),
+            vec![
+                serde_json::json!([i64::MAX, []]),
+                serde_json::json!([0, vec!["x"; 5000]]),
+                serde_json::json!([i64::MIN, vec![""; 400]]),
+            ],
+        ),
+        (
+            "/api/v1/links".to_string(),
+            serde_json::json!(["links", null]),
+            vec![
+                serde_json::json!(["", max]),
+                serde_json::json!([session, max]),
+                serde_json::json!(["zzz", 7]),
+                serde_json::json!(["", -1]),
+            ],
+        ),
+        (
+            format!("/api/v1/links?session={session}"),
+            serde_json::json!(["links", session]),
+            vec![serde_json::json!(["", max]), serde_json::json!([session, 3])],
+        ),
+    ] {
+        let and = if path.contains('?') { '&' } else { '?' };
+        for place in places {
+            let cursor = crate::cursor::write(&question.to_string(), &place);
+            let (status, ..) = server.get(&format!("{path}{and}cursor={cursor}")).await;
+            assert!([200, 400].contains(&status.as_u16()), "{path} {place}: {status}");
+        }
+        let (status, ..) = server.get(&format!("{path}{and}cursor=eyJxIjoi")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+    }
+    server.store.close().await.unwrap();
+}
