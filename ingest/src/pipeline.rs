@@ -12,6 +12,8 @@
 //!
 //! Not here: decoding (`schemas::decode`), how records are kept (`store`).
 
+mod metrics;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 use threadline_schemas::decode::Context;
 use threadline_schemas::digest::MatchKey;
-use threadline_schemas::{Collector, Kind, Outcome, Record, stamp};
+use threadline_schemas::{Collector, Kind, Outcome, Record, SourceKind, stamp};
 use threadline_store::{AppendError, Appender, Receipt};
 use tokio::sync::{AcquireError, Semaphore};
 
@@ -38,6 +40,13 @@ const FLUSH_MAX: Duration = Duration::from_secs(3);
 
 /// Unit of the semaphore that bounds what is in flight.
 const ROOM_UNIT_BYTES: usize = 1024;
+
+pub use metrics::PipelineMetrics;
+
+/// What is counted apart of each kind of source.
+const WHAT: [&str; 3] = ["record", "rejected", "gap"];
+/// Counts by kind of source, then as in [`WHAT`].
+type BySource<T> = [[T; WHAT.len()]; SourceKind::ALL.len()];
 
 /// Settings of a pipeline.
 #[derive(Debug, Clone)]
@@ -88,6 +97,8 @@ pub struct Counts {
     pub redactions: u64,
     /// Appends that failed.
     pub failed: u64,
+    /// Records of kind `gap` among those stored.
+    pub gaps: u64,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +108,7 @@ struct Counters {
     rejected: AtomicU64,
     redactions: AtomicU64,
     failed: AtomicU64,
+    by_source: BySource<AtomicU64>,
 }
 
 /// Redaction, stamps and append. Share it behind an `Arc`.
@@ -161,6 +173,7 @@ impl Pipeline {
         let _room = self.room.acquire_many(units).await.map_err(|_: AcquireError| AppendError::Closed)?;
         let heard = self.streams.hear(&records);
         let records = self.prepare(records, bytes).await?;
+        let by_source = by_source(&records);
         let mut appended = self.append(records).await;
         if appended.is_ok() && !heard.lost.is_empty() {
             // No part of the receipt: whoever sent the records did not send these.
@@ -174,6 +187,10 @@ impl Pipeline {
             Ok(receipt) => {
                 self.counters.accepted.fetch_add(receipt.accepted as u64, Relaxed);
                 self.counters.duplicates.fetch_add(receipt.duplicates as u64, Relaxed);
+                let counters = self.counters.by_source.iter().flatten();
+                counters.zip(by_source.iter().flatten()).for_each(|(counter, count)| {
+                    counter.fetch_add(*count, Relaxed);
+                });
             }
             Err(_) => {
                 self.counters.failed.fetch_add(1, Relaxed);
@@ -206,7 +223,14 @@ impl Pipeline {
             rejected: counters.rejected.load(Relaxed),
             redactions: counters.redactions.load(Relaxed),
             failed: counters.failed.load(Relaxed),
+            gaps: self.by_source().iter().map(|[.., gaps]| gaps).sum(),
         }
+    }
+
+    /// Records acknowledged, duplicates included.
+    fn by_source(&self) -> BySource<u64> {
+        let load = |counters: &[AtomicU64; WHAT.len()]| counters.each_ref().map(|counter| counter.load(Relaxed));
+        self.counters.by_source.each_ref().map(load)
     }
 
     /// Runs work that takes a while on a thread for it, as many at once as there are cores: more would not be faster, and
@@ -257,6 +281,19 @@ impl Pipeline {
         self.counters.rejected.fetch_add(rejected as u64, Relaxed);
         Ok(records)
     }
+}
+
+fn by_source(records: &[Record]) -> BySource<u64> {
+    let mut counts = BySource::default();
+    for record in records {
+        let what = match record.kind {
+            Kind::Rejected => 1,
+            Kind::Gap => 2,
+            _ => 0,
+        };
+        counts[record.source_kind as usize][what] += 1;
+    }
+    counts
 }
 
 /// The order that matters: what is too large is taken out of the redacted record, and stamps come last.

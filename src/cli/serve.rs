@@ -61,7 +61,11 @@ impl Server {
         let engine = super::engine(store.reader(), directory)?;
         let engine = Arc::new(engine);
         let receivers = threadline_ingest::http::Otlp::new(pipeline.clone(), drop_list);
-        engine.metrics().register(|registry| registry.register_collector(Box::new(receivers.counts().clone())));
+        let pipeline_metrics = threadline_ingest::pipeline::PipelineMetrics(pipeline.clone());
+        engine.metrics().register(|registry| {
+            registry.register_collector(Box::new(receivers.counts().clone()));
+            registry.register_collector(Box::new(pipeline_metrics));
+        });
         let otlp = receivers.router();
         let api = Router::new()
             .merge(threadline_query::router(engine.clone()))
