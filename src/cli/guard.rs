@@ -3,6 +3,7 @@
 //! Invariants
 //! - a request whose `Host` is not one of ours is refused on loopback, so a page in a browser cannot
 //!   reach evidence by DNS rebinding; a cross-site `Origin` is refused on every state-changing request
+//! - the site of a target in absolute form counts, not the Host header beside it; none or several Hosts are refused
 //! - tokens are compared in constant time and never logged
 //! - the server's token opens everything; a collector's (`token`) opens the endpoints that take records, nothing else. Beyond
 //!   loopback those need one of both; on loopback a token that is shown has to be right
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -83,16 +84,33 @@ impl Guard {
 
 /// Middleware that refuses what the guard does not let through.
 pub(crate) async fn check(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    // HTTP/2 names the site in its pseudo header instead.
-    if !request.headers().contains_key(header::HOST)
-        && let Some(host) = request.uri().authority().and_then(|site| header::HeaderValue::from_str(site.as_str()).ok())
-    {
-        request.headers_mut().insert(header::HOST, host);
+    match site(&request) {
+        Ok(Some(site)) => drop(request.headers_mut().insert(header::HOST, site)),
+        Ok(None) => {}
+        Err(detail) => return refuse(StatusCode::BAD_REQUEST, detail),
     }
     let open = matches!(request.uri().path(), "/healthz" | "/readyz");
     match guard.refusal(request.method(), request.uri().path(), request.headers()) {
         Some((status, detail)) if !(open && status == StatusCode::UNAUTHORIZED) => refuse(status, detail),
         _ => next.run(request).await,
+    }
+}
+
+/// Whom the request means to reach (RFC 9112, section 3.2): a target in absolute form goes before the Host header, and
+/// HTTP/2 names the site there only.
+fn site(request: &Request) -> Result<Option<HeaderValue>, &'static str> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    if another.is_some() {
+        return Err("the request has several Host headers");
+    }
+    match (request.uri().authority(), host) {
+        (Some(site), _) if site.as_str().contains('@') => Err("the request target names a user"),
+        (Some(site), _) => {
+            HeaderValue::from_str(site.as_str()).map(Some).map_err(|_| "the request target is malformed")
+        }
+        (None, None) if request.version() == Version::HTTP_11 => Err("the request has no Host header"),
+        (None, host) => Ok(host.cloned()),
     }
 }
 
@@ -102,11 +120,11 @@ fn refuse(status: StatusCode, detail: &str) -> Response {
     });
     let mut response = (status, problem.to_string()).into_response();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(
             header::WWW_AUTHENTICATE,
-            header::HeaderValue::from_static("Basic realm=\"threadline\", charset=\"UTF-8\""),
+            HeaderValue::from_static("Basic realm=\"threadline\", charset=\"UTF-8\""),
         );
     }
     response
@@ -259,5 +277,21 @@ mod tests {
         let collectors = Arc::new(Tokens::of(Path::new("/nowhere")));
         assert!(Guard::new("0.0.0.0:1".parse().unwrap(), false, None, &collectors).is_err());
         assert!(Guard::new("127.0.0.1:1".parse().unwrap(), false, None, &collectors).is_ok());
+    }
+
+    #[test]
+    fn the_site_of_the_target_goes_before_the_host() {
+        let named = |target: &str, hosts: &[&str]| {
+            let request = Request::builder().uri(target);
+            let request = hosts.iter().fold(request, |request, host| request.header(header::HOST, *host));
+            let named = site(&request.body(axum::body::Body::empty()).unwrap());
+            named.map(|site| site.map(|site| site.to_str().unwrap().to_string()))
+        };
+        assert_eq!(named("/", &["localhost:1"]), Ok(Some("localhost:1".into())));
+        assert_eq!(named("http://evil.example/", &["localhost:1"]), Ok(Some("evil.example".into())));
+        assert_eq!(named("http://localhost:1/", &["evil.example"]), Ok(Some("localhost:1".into())));
+        assert!(named("http://localhost@evil.example/", &["localhost"]).is_err());
+        assert!(named("/", &["localhost", "evil.example"]).is_err());
+        assert!(named("/", &[]).is_err());
     }
 }
