@@ -13,7 +13,7 @@
 //! - what cannot be understood becomes a `rejected` record, what could not be recorded a `gap` record
 //! - input from outside is bounded: lines, bodies, ratios, values, records, bytes in flight
 //!
-//! Not here: what formats mean (`schemas::decode`), how records are kept (`store`), links between them (`query`).
+//! Not here: what formats mean (`schemas::decode`), how records are kept (`store`), links by shared ids (`query`).
 //!
 //! ```
 //! # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -36,6 +36,7 @@
 //! # });
 //! ```
 
+pub mod correlate;
 pub mod decompress;
 pub mod follow;
 pub mod http;

@@ -1,0 +1,255 @@
+//! Conversations: which prompts, choices and answers of a host belong together, and which gateway sessions follow.
+//!
+//! With a conversation id: (workstation, instance, user, id), walked in time order. Without: `beam` splits what one user
+//! did in one app instance, with `habits` learned from hosts that do carry ids. A follow-up prompt that is not clearly a
+//! follow-up starts its own conversation: a false merge is worse than an open question.
+//! A gateway session follows the conversation of at least [`FOLLOWS`] of its calls; sessions that no host knows are
+//! grouped by (gateway, address, program, subject) with gaps up to [`LONE_GAP`] seconds, never into a user's conversation.
+
+mod beam;
+mod habits;
+mod items;
+mod tokens;
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::linker::Linker;
+use super::names::{NONE, Name};
+use super::observation::Act;
+use habits::{Habits, Rarity};
+use items::{Binding, Item, ItemKind, steps};
+
+/// Share of a gateway session's calls that have to be in the conversation it follows.
+const FOLLOWS: f64 = 0.7;
+/// Gateway sessions that no host knows stay together over pauses up to this, seconds.
+const LONE_GAP: f64 = 30.0;
+/// How sure a turn is where the host gave a conversation id.
+const BY_ID: f64 = 0.995;
+
+/// A session, numbered over the interval.
+pub(super) type SessionNo = usize;
+
+/// Where a host's line belongs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Home {
+    pub(super) session: SessionNo,
+    pub(super) turn: usize,
+    /// The prompt it hangs under (index of `units.seen`), and how sure that is.
+    pub(super) prompt: Option<usize>,
+    pub(super) confidence: f64,
+}
+
+/// All conversations of the interval.
+#[derive(Debug, Default)]
+pub(super) struct Conversations {
+    /// Prompts, choices, outcomes and answers by index of `units.seen`.
+    pub(super) home: BTreeMap<usize, Home>,
+    /// By host call.
+    pub(super) of_call: BTreeMap<u32, Home>,
+    pub(super) prompt_of: BTreeMap<(SessionNo, usize), usize>,
+    /// (reference time, turn) of what is placed in each session.
+    pub(super) turns: BTreeMap<SessionNo, Vec<(f64, usize)>>,
+    /// Gateway session key to the session it follows.
+    pub(super) of_gateway_session: BTreeMap<Name, SessionNo>,
+    /// Gateway sessions that no host knows.
+    pub(super) lone: BTreeMap<Name, SessionNo>,
+    /// Sessions that a conversation id names.
+    pub(super) by_id: BTreeMap<SessionNo, bool>,
+    pub(super) count: SessionNo,
+}
+
+impl Linker<'_> {
+    /// Splits and names the conversations of all hosts.
+    pub(super) fn conversations(&self, users: &BTreeMap<usize, Name>) -> Conversations {
+        let mut places = self.items(users, self.settings.confident);
+        let rarity = shorten(&mut places);
+        let known: Vec<&[Item]> =
+            places.iter().filter(|(place, _)| place.1 != NONE).map(|(_, items)| items.as_slice()).collect();
+        let habits = Habits::learn(&known, &rarity);
+        let per_server = session_per_server(&known);
+        let mut found = Conversations::default();
+        for (place, items) in &places {
+            if place.1 != NONE {
+                let all: Vec<usize> = (0..items.len()).collect();
+                found.add(self, items, &all, |_, _| BY_ID, true);
+                continue;
+            }
+            let split = beam::split(items, &habits, &rarity, per_server);
+            let sure =
+                |at: usize, prompt: Option<usize>| split.under.get(&(at, prompt)).copied().unwrap_or(0.0).min(1.0);
+            for conversation in &split.conversations {
+                for part in self.cut(items, conversation, &split) {
+                    found.add(self, items, &part, sure, false);
+                }
+            }
+        }
+        self.follow_sessions(&mut found);
+        found
+    }
+
+    /// Cuts a conversation before every follow-up prompt that is not clearly one.
+    fn cut(&self, items: &[Item], conversation: &[usize], split: &beam::Split) -> Vec<Vec<usize>> {
+        let sessions_seen = self.units.gateways.iter().any(|call| call.session != NONE);
+        let needed = if self.noise.heavy || !sessions_seen { self.settings.follow_up } else { 0.0 };
+        let mut parts = vec![Vec::new()];
+        let mut before = None;
+        for at in conversation {
+            if items[*at].kind == ItemKind::Prompt {
+                let sure = split.after.get(&(*at, before)).copied().unwrap_or(0.0);
+                if before.is_some() && sure < needed {
+                    parts.push(Vec::new());
+                }
+                before = Some(items[*at].at);
+            }
+            if let Some(part) = parts.last_mut() {
+                part.push(*at);
+            }
+        }
+        parts.retain(|part| !part.is_empty());
+        parts
+    }
+
+    fn follow_sessions(&self, found: &mut Conversations) {
+        let mut votes: BTreeMap<Name, BTreeMap<SessionNo, f64>> = BTreeMap::new();
+        for (h, m) in self.host_gateway.iter().filter(|(_, m)| m.confidence >= self.settings.confident) {
+            let session = self.gateway(m.column).session;
+            if let Some(home) = found.of_call.get(h).filter(|_| session != NONE && !self.units.dirty.contains(&session))
+            {
+                *votes.entry(session).or_default().entry(home.session).or_default() += m.confidence;
+            }
+        }
+        for (session, votes) in votes {
+            let total: f64 = votes.values().sum();
+            let best = votes.iter().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(a.0)));
+            if let Some((home, weight)) = best.filter(|(_, weight)| **weight >= FOLLOWS * total) {
+                debug_assert!(*weight > 0.0);
+                found.of_gateway_session.insert(session, *home);
+            }
+        }
+        let mut lone: BTreeMap<[Name; 4], Vec<(f64, Name)>> = BTreeMap::new();
+        for call in &self.units.gateways {
+            let known =
+                found.of_gateway_session.contains_key(&call.session) || self.units.dirty.contains(&call.session);
+            if call.session != NONE && !known {
+                let s = self.gateway_base(call);
+                lone.entry([s.gateway, s.address, s.program, call.subject])
+                    .or_default()
+                    .push((call.start, call.session));
+            }
+        }
+        for mut calls in lone.into_values() {
+            calls.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            let mut last = f64::NEG_INFINITY;
+            for (start, session) in calls {
+                if start - last > LONE_GAP {
+                    found.count += 1;
+                }
+                last = start;
+                found.lone.entry(session).or_insert(found.count - 1);
+            }
+        }
+    }
+}
+
+impl Conversations {
+    /// A session that nothing else is in yet.
+    pub(super) fn another(&mut self) -> SessionNo {
+        self.count += 1;
+        self.count - 1
+    }
+
+    fn add(
+        &mut self,
+        linker: &Linker<'_>,
+        items: &[Item],
+        members: &[usize],
+        sure: impl Fn(usize, Option<usize>) -> f64,
+        by_id: bool,
+    ) {
+        let session = self.another();
+        self.by_id.insert(session, by_id);
+        for (at, step) in members.iter().zip(steps(members.iter().map(|at| &items[*at]))) {
+            let item = &items[*at];
+            let confidence = sure(*at, step.prompt);
+            let home =
+                Home { session, turn: step.turn, prompt: step.prompt.filter(|prompt| *prompt != item.at), confidence };
+            if let Some(prompt) = step.prompt {
+                self.prompt_of.insert((session, step.turn), prompt);
+            }
+            let s = linker.seen(item.at);
+            if let Some(t) = linker.host_time(s.clock, if item.host_call.is_some() { s.t } else { s.t }) {
+                self.turns.entry(session).or_default().push((t, step.turn));
+            }
+            match item.host_call {
+                None => {
+                    self.home.insert(item.at, home);
+                }
+                Some(h) => {
+                    let host = linker.host(h);
+                    self.of_call.insert(h, home);
+                    host.choice.into_iter().chain(host.outcome).for_each(|at| {
+                        self.home.insert(at, home);
+                    });
+                }
+            }
+        }
+        if let Some(turns) = self.turns.get_mut(&session) {
+            turns.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        }
+    }
+}
+
+/// Token weights of the estate; tokens that nobody asks for are dropped.
+fn shorten(places: &mut BTreeMap<items::Place, Vec<Item>>) -> Rarity {
+    let mut rarity = Rarity::default();
+    let mut asked: std::collections::HashSet<u64> = std::collections::HashSet::new();
+    for item in places.values().flatten() {
+        rarity.count(&item.said);
+        asked.extend(&item.asked);
+    }
+    for item in places.values_mut().flatten() {
+        item.said.retain(|token| asked.contains(token));
+    }
+    rarity
+}
+
+/// Whether one conversation holds a gateway session per server (or one for all), by hosts that carry conversation ids.
+fn session_per_server(known: &[&[Item]]) -> bool {
+    let (mut several, mut asked) = (0, 0);
+    for items in known {
+        let bound = items.iter().filter(|item| matches!(item.binding, Some(Binding::Session(_))));
+        let (mut sessions, mut servers): (HashMap<Option<Binding>, ()>, HashMap<Name, ()>) = Default::default();
+        bound.for_each(|item| {
+            sessions.insert(item.binding, ());
+            servers.insert(item.server, ());
+        });
+        if servers.len() > 1 {
+            asked += 1;
+            several += usize::from(sessions.len() > 1);
+        }
+    }
+    asked == 0 || several * 2 > asked
+}
+
+impl Linker<'_> {
+    /// (workstation, instance, user) of every prompt and answer, numbered like host calls'.
+    pub(super) fn prompt_users(&self) -> BTreeMap<usize, Name> {
+        let mut known: HashMap<[Name; 3], Name> = HashMap::new();
+        for host in &self.units.hosts {
+            let s = self.seen(host.base);
+            known.insert([s.workstation, s.instance, s.user], host.who);
+        }
+        let mut next = Name::MAX;
+        let mut users = BTreeMap::new();
+        for (at, s) in self.units.seen.iter().enumerate() {
+            if matches!(s.act, Act::Prompt | Act::Answer) && !self.units.twins.contains_key(&at) {
+                let who = *known.entry([s.workstation, s.instance, s.user]).or_insert_with(|| {
+                    next -= 1;
+                    next
+                });
+                users.insert(at, who);
+            }
+        }
+        users
+    }
+}

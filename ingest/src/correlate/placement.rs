@@ -1,0 +1,412 @@
+//! Placement: session, turn, call and parent of every observation, from everything that was linked.
+//!
+//! Parents: prompt <- choice <- request <- execution <- (HTTP <- statement), response <- execution (denied: request),
+//! outcome <- response; a missing one is replaced by the nearest surviving ancestor, up to the prompt. The second round
+//! of a call hangs below the response before it, a resent request below the choice.
+//! Confidence below [`Settings::confident`](super::Settings) places nothing.
+
+use std::collections::BTreeMap;
+
+use super::calls::Call;
+use super::conversations::{Conversations, Home, SessionNo};
+use super::downstream::Downstream;
+use super::downstream::lines::LineClass;
+use super::linker::{Linker, Round};
+use super::names::NONE;
+use super::observation::Act;
+
+/// What judged a placement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Host line under its prompt: conversation id, or the beam.
+    Conversation,
+    /// Gateway request under the host's choice.
+    HostGateway,
+    /// Execution under the gateway's request.
+    GatewayServer,
+    /// Execution under the host's choice, the gateway's lines being lost.
+    HostServer,
+    /// Response under its request or execution, outcome under its response: exact inside a source.
+    Exchange,
+    /// Round of a call by its request state.
+    RequestState,
+    /// Request sent again.
+    Resent,
+    /// Downstream line.
+    Downstream,
+    /// Opening of a gateway session.
+    Opening,
+    /// Second delivery of the same line.
+    Twin,
+}
+
+/// A parent and how sure it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Up {
+    at: Option<usize>,
+    confidence: f64,
+}
+
+/// Where an observation belongs; indices are of the sorted observations.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Place {
+    pub(super) session: Option<SessionNo>,
+    pub(super) turn: Option<usize>,
+    pub(super) call: Option<usize>,
+    pub(super) parent: Option<usize>,
+    pub(super) confidence: f64,
+    pub(super) rule: Rule,
+    /// Original of a second delivery.
+    pub(super) twin_of: Option<usize>,
+}
+
+/// Placements under way.
+struct Board<'b, 'a> {
+    linker: &'b Linker<'a>,
+    calls: &'b [Call],
+    talk: &'b mut Conversations,
+    placed: BTreeMap<usize, Place>,
+    /// Per call: trusted host part, trusted server part, session, turn.
+    state: Vec<CallState>,
+    session_of_gateway: BTreeMap<u32, SessionNo>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct CallState {
+    host_sure: bool,
+    server_sure: bool,
+    session: Option<SessionNo>,
+    turn: Option<usize>,
+    number: usize,
+    last: Option<usize>,
+    last_sure: f64,
+    top: Option<usize>,
+    top_sure: f64,
+}
+
+impl Linker<'_> {
+    /// Places every observation that can be placed.
+    pub(super) fn place(
+        &self,
+        calls: &[Call],
+        down: &Downstream<'_>,
+        talk: &mut Conversations,
+    ) -> BTreeMap<usize, Place> {
+        let mut board = Board {
+            linker: self,
+            calls,
+            talk,
+            placed: BTreeMap::new(),
+            state: vec![CallState::default(); calls.len()],
+            session_of_gateway: BTreeMap::new(),
+        };
+        board.hosts();
+        let mut order: Vec<usize> = (0..calls.len()).collect();
+        let start = |call: &Call| call.gateway.map_or(0.0, |g| self.gateway_start(self.gateway(g)));
+        order.sort_by(|a, b| {
+            let key = |call: &Call| call.lead.is_some();
+            key(&calls[*a]).cmp(&key(&calls[*b])).then(start(&calls[*a]).total_cmp(&start(&calls[*b]))).then(a.cmp(b))
+        });
+        for call in order {
+            if calls[call].lead.is_some() { board.round(call) } else { board.call(call) }
+        }
+        board.downstream(down);
+        board.openings();
+        board.twins(down);
+        board.placed
+    }
+}
+
+impl Board<'_, '_> {
+    fn confident(&self) -> f64 {
+        self.linker.settings.confident
+    }
+
+    fn put(
+        &mut self,
+        at: usize,
+        session: Option<SessionNo>,
+        turn: Option<usize>,
+        call: Option<usize>,
+        up: Up,
+        rule: Rule,
+    ) {
+        let parent = up.at.filter(|parent| *parent != at);
+        let place = Place { session, turn, call, parent, confidence: up.confidence, rule, twin_of: None };
+        self.placed.insert(at, place);
+    }
+
+    /// Prompts and answers.
+    fn hosts(&mut self) {
+        let homes: Vec<(usize, Home)> = self.talk.home.iter().map(|(at, home)| (*at, *home)).collect();
+        for (at, home) in homes {
+            let act = self.linker.seen(at).act;
+            if matches!(act, Act::Prompt | Act::Answer) {
+                let parent = home.prompt.filter(|_| act == Act::Answer);
+                let up = Up { at: parent, confidence: home.confidence };
+                self.put(at, Some(home.session), Some(home.turn), None, up, Rule::Conversation);
+            }
+        }
+    }
+
+    /// A call that is nobody's later round.
+    fn call(&mut self, number: usize) {
+        let linker = self.linker;
+        let call = self.calls[number];
+        let host_gateway = call
+            .host
+            .filter(|_| call.gateway.is_some())
+            .and_then(|h| linker.host_gateway.get(&h))
+            .map_or(0.0, |m| m.confidence);
+        let direct = || call.host.and_then(|h| linker.host_server.get(&h));
+        let through = call.gateway.and_then(|g| linker.gateway_server.get(&g));
+        let server_rule = if through.is_some() { Rule::GatewayServer } else { Rule::HostServer };
+        let server_sure =
+            if call.server.is_some() { through.or_else(direct).map_or(0.0, |m| m.confidence) } else { 0.0 };
+        let mut state = CallState {
+            host_sure: call.host.is_some() && (call.gateway.is_none() || host_gateway >= self.confident()),
+            server_sure: call.server.is_some() && server_sure >= self.confident(),
+            number,
+            ..CallState::default()
+        };
+        let home = call.host.and_then(|h| self.talk.of_call.get(&h).copied());
+        if let Some(home) = home.filter(|_| state.host_sure) {
+            (state.session, state.turn) = (Some(home.session), Some(home.turn));
+        } else if let Some(g) = call.gateway {
+            (state.session, state.turn) = self.by_gateway_session(g);
+        }
+        if let (Some(g), Some(session)) = (call.gateway, state.session) {
+            self.session_of_gateway.insert(g, session);
+        }
+        let own_number = (call.host.is_some() && !state.host_sure).then_some(self.calls.len() + number);
+        let choice = call.host.and_then(|h| linker.host(h).choice);
+        if let (Some(choice), Some(home)) = (choice, home) {
+            let up = Up { at: home.prompt, confidence: home.confidence };
+            let number = own_number.unwrap_or(number);
+            self.put(choice, Some(home.session), Some(home.turn), Some(number), up, Rule::Conversation);
+        }
+        let gateway_sure = if call.gateway.is_some() { host_gateway } else { 1.0 };
+        let mut top = Up { at: None, confidence: 0.0 };
+        if choice.is_some() && state.host_sure {
+            top = Up { at: choice, confidence: gateway_sure };
+        } else if choice.is_none()
+            && let (Some(session), Some(turn)) = (state.session, state.turn)
+            && (state.host_sure || !linker.noise.heavy)
+        {
+            // The choice is lost: the prompt is the nearest ancestor.
+            let at = self.talk.prompt_of.get(&(session, turn)).copied();
+            let sure = if state.host_sure { gateway_sure } else { self.confident() + 0.2 };
+            top = Up { at, confidence: if at.is_some() { sure } else { 0.0 } };
+        }
+        let mut up = top;
+        let gateway = call.gateway.map(|g| linker.gateway(g));
+        let request = gateway.and_then(|gateway| gateway.request);
+        if let Some(request) = request {
+            self.put(request, state.session, state.turn, Some(number), up, Rule::HostGateway);
+            up = Up { at: Some(request), confidence: 1.0 };
+        }
+        up = self.execution(&call, &state, number, up, server_sure, request.is_some(), server_rule);
+        if let Some(response) = gateway.and_then(|gateway| gateway.response) {
+            self.put(response, state.session, state.turn, Some(number), up, Rule::Exchange);
+            up = Up { at: Some(response), confidence: 1.0 };
+        }
+        if let (Some(outcome), Some(home)) = (call.host.and_then(|h| linker.host(h).outcome), home) {
+            let (number, chain) = if state.host_sure {
+                (number, Up { at: up.at, confidence: up.confidence.min(gateway_sure) })
+            } else {
+                (own_number.unwrap_or(number), Up { at: choice, confidence: 0.9 })
+            };
+            self.put(outcome, Some(home.session), Some(home.turn), Some(number), chain, Rule::Exchange);
+        }
+        (state.last, state.last_sure) = (up.at, up.confidence);
+        (state.top, state.top_sure) = (top.at, top.confidence);
+        self.state[number] = state;
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one step of a straight sequence")]
+    fn execution(
+        &mut self,
+        call: &Call,
+        state: &CallState,
+        number: usize,
+        up: Up,
+        sure: f64,
+        below_request: bool,
+        rule: Rule,
+    ) -> Up {
+        let Some(server) = call.server else { return up };
+        let at = self.linker.units.executions[server as usize];
+        if !state.server_sure {
+            self.put(at, None, None, None, Up { at: None, confidence: 0.0 }, rule);
+            return up;
+        }
+        let confidence = if below_request { sure } else { sure * up.confidence };
+        self.put(at, state.session, state.turn, Some(number), Up { at: up.at, confidence }, rule);
+        Up { at: Some(at), confidence: sure }
+    }
+
+    /// A gateway call without a host's line: its gateway session says where it belongs.
+    fn by_gateway_session(&mut self, g: u32) -> (Option<SessionNo>, Option<usize>) {
+        let linker = self.linker;
+        let gateway = linker.gateway(g);
+        let trusted = gateway.session != NONE && !linker.units.dirty.contains(&gateway.session);
+        if let Some(session) = self.talk.of_gateway_session.get(&gateway.session).copied().filter(|_| trusted) {
+            let at = linker.gateway_start(gateway) + 0.05;
+            let turns = self.talk.turns.get(&session);
+            let turn = turns.and_then(|turns| turns.iter().rev().find(|(t, _)| *t <= at)).map(|(_, turn)| *turn);
+            return (Some(session), turn);
+        }
+        let lone = self.talk.lone.get(&gateway.session).copied().filter(|_| trusted);
+        (Some(lone.unwrap_or_else(|| self.talk.another())), None)
+    }
+
+    /// A later round: echo of a request state, or a request sent again.
+    fn round(&mut self, number: usize) {
+        let call = self.calls[number];
+        let (Some(g), Some(lead)) = (call.gateway, call.lead) else { return };
+        let linker = self.linker;
+        let first = self.state[lead];
+        let server_sure = linker.gateway_server.get(&g).map_or(0.0, |m| m.confidence);
+        let state = CallState { server_sure: call.server.is_some() && server_sure >= self.confident(), ..first };
+        let how = linker.hidden.get(&g).map_or(Round::Resent, |(_, how)| *how);
+        let mut up = match how {
+            Round::State => Up { at: first.last, confidence: first.last_sure },
+            Round::Resent => Up { at: first.top, confidence: first.top_sure },
+        };
+        if let Some(session) = state.session {
+            self.session_of_gateway.insert(g, session);
+        }
+        let gateway = linker.gateway(g);
+        let rule = if how == Round::State { Rule::RequestState } else { Rule::Resent };
+        if let Some(request) = gateway.request {
+            self.put(request, state.session, state.turn, Some(first.number), up, rule);
+            up = Up { at: Some(request), confidence: 1.0 };
+        }
+        up = self.execution(
+            &call,
+            &state,
+            first.number,
+            up,
+            server_sure,
+            gateway.request.is_some(),
+            Rule::GatewayServer,
+        );
+        if let Some(response) = gateway.response {
+            self.put(response, state.session, state.turn, Some(first.number), up, Rule::Exchange);
+            up = Up { at: Some(response), confidence: 1.0 };
+        }
+        let outcome = self.calls[lead].host.filter(|_| first.host_sure).and_then(|h| linker.host(h).outcome);
+        if let Some(place) = outcome.and_then(|outcome| self.placed.get_mut(&outcome)) {
+            place.parent = up.at;
+        }
+        (self.state[lead].last, self.state[lead].last_sure) = (up.at, up.confidence);
+        self.state[number] = state;
+    }
+
+    fn downstream(&mut self, down: &Downstream<'_>) {
+        let linker = self.linker;
+        let least = linker.settings.downstream_confident(linker.noise);
+        let mut requests: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let sure = || down.placed.iter().filter(|(_, placed)| placed.confidence >= least);
+        for (line, placed) in
+            sure().filter(|(line, _)| down.lines[**line].is_http() && down.lines[**line].class != LineClass::Shared)
+        {
+            requests.entry(placed.call).or_default().push(*line);
+        }
+        // A statement hangs below the request that succeeded, else a page, else a failed one.
+        let rank = |line: &usize| {
+            let line = &down.lines[*line];
+            let class = match &line.class {
+                LineClass::Main => 0,
+                LineClass::Page(page) if page == "2" => 1,
+                LineClass::Failed => 3,
+                _ => 2,
+            };
+            (class, line.http.is_some_and(|http| http.status >= 400), line.at)
+        };
+        requests.values_mut().for_each(|lines| lines.sort_by_key(rank));
+        for (line, placed) in sure() {
+            let state = self.state[placed.call];
+            let call = &self.calls[placed.call];
+            let known = call.server.is_none() || state.server_sure;
+            let session = state.session.filter(|_| known);
+            let turn = state.turn.filter(|_| session.is_some());
+            let number = session.map(|_| state.number);
+            let own = &down.lines[*line];
+            let parent = match requests.get(&placed.call).filter(|_| !own.is_http()) {
+                Some(requests) => Some(down.lines[requests[0]].at),
+                None => self.origin(call, &state),
+            };
+            let up = Up { at: parent, confidence: placed.confidence };
+            self.put(own.at, session, turn, number, up, Rule::Downstream);
+        }
+    }
+
+    /// What a downstream line of a call hangs below.
+    fn origin(&self, call: &Call, state: &CallState) -> Option<usize> {
+        let execution = call.server.map(|server| self.linker.units.executions[server as usize]);
+        let request = call.gateway.and_then(|g| self.linker.gateway(g).request);
+        let choice = call.host.and_then(|h| self.linker.host(h).choice).filter(|_| state.host_sure);
+        execution.filter(|_| state.server_sure).or(request).or(execution).or(choice)
+    }
+
+    /// Openings follow their gateway session; of one that is not to be trusted, the first call after them.
+    fn openings(&mut self) {
+        const OPENING_BEFORE_CALL: f64 = 0.2;
+        const STAMP_BEFORE: f64 = 0.005;
+        let linker = self.linker;
+        for at in linker.units.openings.clone() {
+            let s = linker.seen(at);
+            let key = linker.units.opening_session.get(&at).copied().unwrap_or(NONE);
+            let session = if key == NONE {
+                None
+            } else if linker.units.dirty.contains(&key) {
+                let after = linker.units.gateways.iter().enumerate().filter(|(_, call)| {
+                    let wait = call.start - s.t;
+                    call.session == key
+                        && linker.gateway_base(call).server == s.server
+                        && (-STAMP_BEFORE..OPENING_BEFORE_CALL).contains(&wait)
+                });
+                let first = after.min_by(|a, b| a.1.start.total_cmp(&b.1.start));
+                first.and_then(|(g, _)| self.session_of_gateway.get(&(g as u32)).copied())
+            } else {
+                let known = self.talk.of_gateway_session.get(&key).or_else(|| self.talk.lone.get(&key)).copied();
+                Some(known.unwrap_or_else(|| {
+                    let session = self.talk.another();
+                    self.talk.lone.insert(key, session);
+                    session
+                }))
+            };
+            self.put(at, session, None, None, Up { at: None, confidence: 0.0 }, Rule::Opening);
+        }
+    }
+
+    /// Second deliveries stand where the first does; identical HTTP lines only when they found no place of their own.
+    fn twins(&mut self, down: &Downstream<'_>) {
+        for (copy, first) in &self.linker.units.twins {
+            if let Some(place) = self.placed.get(first).copied() {
+                self.placed.insert(*copy, Place { twin_of: Some(*first), rule: Rule::Twin, ..place });
+            }
+        }
+        let mut first: BTreeMap<(super::names::Name, u64), usize> = BTreeMap::new();
+        let key = |at: usize| Some((self.linker.seen(at).clock, self.linker.seen(at).o.twin?));
+        let mut copies = Vec::new();
+        for line in down.lines.iter().filter(|line| line.is_http()) {
+            if self.placed.get(&line.at).is_some_and(|place| place.session.is_some())
+                && let Some(key) = key(line.at)
+            {
+                first.entry(key).or_insert(line.at);
+            }
+        }
+        for line in down.lines.iter().filter(|line| line.is_http()) {
+            let placed = self.placed.get(&line.at).is_some_and(|place| place.session.is_some());
+            if let Some(original) = key(line.at).and_then(|key| first.get(&key)).filter(|_| !placed) {
+                copies.push((line.at, *original));
+            }
+        }
+        for (copy, original) in copies {
+            let place = self.placed[&original];
+            self.placed.insert(copy, Place { twin_of: Some(original), rule: Rule::Twin, ..place });
+        }
+    }
+}
