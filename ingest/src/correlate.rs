@@ -17,6 +17,7 @@ mod clock;
 mod conversations;
 mod downstream;
 mod evidence;
+mod explain;
 mod gateway_server;
 mod host_gateway;
 mod host_server;
@@ -36,9 +37,14 @@ pub use observation::{Act, Argument, HttpLine, Observation, Payload, StatementLi
 pub use placement::Rule;
 pub use settings::Settings;
 
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use downstream::Downstream;
+use explain::Explainer;
 use linker::Linker;
 use units::Units;
-use uuid::Uuid;
 
 /// Where one observation belongs.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +65,38 @@ pub struct Placement {
     pub rule: Option<Rule>,
     /// The line of which this is a second delivery.
     pub twin_of: Option<Uuid>,
+    /// Whether the session is named by the host's conversation id.
+    pub by_conversation_id: bool,
+    /// Pieces of the score, natural logs.
+    pub evidence: Vec<(&'static str, f64)>,
+    /// Rival parents with their scores, best first.
+    pub rivals: Vec<(Uuid, f64)>,
+}
+
+/// What was learned about one clock.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClockModel {
+    /// Whose clock, as the observations name it.
+    pub clock: String,
+    /// Its offsets against the reference.
+    pub track: Track,
+    /// Spread of true pairs around it, seconds, where it was learned.
+    pub spread: Option<f64>,
+}
+
+/// Something that should not be: a key that stopped joining.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A gateway session key was opened twice at one server, or numbered two calls alike: replayed or colliding.
+    SessionReused {
+        /// One record that bears it.
+        record: Uuid,
+    },
+    /// A trace id is used by several programs or subjects, or without end: a constant.
+    ConstantTrace {
+        /// One record that bears it.
+        record: Uuid,
+    },
 }
 
 /// Result of a run.
@@ -68,6 +106,10 @@ pub struct Correlation {
     pub placements: Vec<Placement>,
     /// Stamp noise of the interval.
     pub noise: Noise,
+    /// Clocks, by name.
+    pub clocks: Vec<ClockModel>,
+    /// Keys that stopped joining.
+    pub findings: Vec<Finding>,
 }
 
 /// Correlates the observations of one interval.
@@ -84,8 +126,10 @@ pub fn correlate(observations: &mut [Observation], settings: &Settings) -> Corre
     let users = linker.prompt_users();
     let mut talk = linker.conversations(&users);
     let placed = linker.place(&calls, &downstream, &mut talk);
+    let explainer = Explainer::new(&linker, &calls, &downstream);
     let place = |at: usize, o: &Observation| {
         let place = placed.get(&at);
+        let why = explainer.of(at, place);
         Placement {
             id: o.id,
             session: place.and_then(|place| place.session),
@@ -95,8 +139,53 @@ pub fn correlate(observations: &mut [Observation], settings: &Settings) -> Corre
             confidence: place.map_or(0.0, |place| place.confidence),
             rule: place.map(|place| place.rule),
             twin_of: place.and_then(|place| place.twin_of).map(|first| observations[first].id),
+            by_conversation_id: place
+                .and_then(|place| place.session)
+                .is_some_and(|s| talk.by_id.get(&s) == Some(&true)),
+            evidence: why.evidence,
+            rivals: why.rivals.into_iter().map(|(rival, score)| (observations[rival].id, score)).collect(),
         }
     };
     let placements = observations.iter().enumerate().map(|(at, o)| place(at, o)).collect();
-    Correlation { placements, noise: linker.noise }
+    Correlation { placements, noise: linker.noise, clocks: clocks(&linker, &downstream), findings: findings(&linker) }
+}
+
+fn clocks(linker: &Linker<'_>, downstream: &Downstream<'_>) -> Vec<ClockModel> {
+    let mut names: BTreeMap<u32, &str> = BTreeMap::new();
+    linker.units.seen.iter().for_each(|s| {
+        names.insert(s.clock, &s.o.clock);
+    });
+    let tracks = [
+        (&linker.gateway_tracks, None),
+        (&linker.server_tracks, Some(&linker.server_spread)),
+        (&linker.host_tracks, Some(&linker.host_spread)),
+        (&downstream.tracks, None),
+    ];
+    let mut models = Vec::new();
+    for (tracks, spreads) in tracks {
+        for (clock, track) in tracks {
+            let spread = spreads.and_then(|spreads| spreads.get(clock).copied());
+            models.push(ClockModel {
+                clock: names.get(clock).map_or("", |name| name).into(),
+                track: track.clone(),
+                spread,
+            });
+        }
+    }
+    models.sort_by(|a, b| a.clock.cmp(&b.clock));
+    models
+}
+
+fn findings(linker: &Linker<'_>) -> Vec<Finding> {
+    let bearer = |test: &dyn Fn(&units::GatewayCall) -> bool| {
+        linker.units.gateways.iter().find(|call| test(call)).map(|call| linker.units.seen[call.base].o.id)
+    };
+    let reused = linker.units.dirty.iter().filter_map(|session| bearer(&|call| call.session == *session));
+    let constant = linker.bad_traces.iter().filter_map(|trace| {
+        bearer(&|call| {
+            call.request.is_some_and(|at| linker.units.seen[at].carried.is_some_and(|(known, _)| known == *trace))
+        })
+    });
+    let reused = reused.map(|record| Finding::SessionReused { record });
+    reused.chain(constant.map(|record| Finding::ConstantTrace { record })).collect()
 }

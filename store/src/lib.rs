@@ -49,6 +49,7 @@ mod files;
 mod hash;
 pub mod inbox;
 mod layout;
+pub mod links;
 pub mod log;
 mod lookup;
 mod provider;

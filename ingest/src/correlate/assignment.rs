@@ -206,6 +206,23 @@ fn sinkhorn(edges: &[(usize, usize, f64)], rows: usize, columns: usize, none: f6
     edges.iter().zip(&weight).map(|((row, column, _), weight)| (u[*row] * weight * v[*column]).min(1.0)).collect()
 }
 
+/// Rivals kept for each line.
+const RIVALS_MAX: usize = 5;
+
+/// The best rows of each column (`by_column`) or columns of each row, best first.
+pub(super) fn ranked(candidates: &[Candidate], by_column: bool, none: f64) -> BTreeMap<u32, Vec<(u32, f64)>> {
+    let mut ranked: BTreeMap<u32, Vec<(u32, f64)>> = BTreeMap::new();
+    for c in candidates.iter().filter(|c| c.score > none - BELOW) {
+        let (of, rival) = if by_column { (c.column, c.row) } else { (c.row, c.column) };
+        ranked.entry(of).or_default().push((rival, c.score));
+    }
+    for rivals in ranked.values_mut() {
+        rivals.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        rivals.truncate(RIVALS_MAX);
+    }
+    ranked
+}
+
 /// Rows to columns with the largest total of `value` (row-major), every row taken at most once; only gains are taken.
 pub(super) fn best_total(value: &[f64], rows: usize, columns: usize) -> Vec<Option<usize>> {
     let edges: Vec<(usize, usize, f64)> =

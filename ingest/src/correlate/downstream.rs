@@ -16,7 +16,7 @@ mod shares;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::assignment::{Candidate, assign};
+use super::assignment::{Candidate, assign, ranked};
 use super::calls::{Call, Execution};
 use super::clock::{Fit, Point, Span, Track, densest_cover};
 use super::evidence::Evidence;
@@ -38,7 +38,6 @@ const HAZARD: f64 = 1.0 / 400.0;
 pub(super) struct Placed {
     pub(super) call: usize,
     pub(super) confidence: f64,
-    pub(super) score: f64,
 }
 
 /// What the downstream stage found.
@@ -47,8 +46,10 @@ pub(super) struct Downstream<'a> {
     pub(super) lines: Vec<Line<'a>>,
     pub(super) placed: BTreeMap<usize, Placed>,
     pub(super) tracks: BTreeMap<Name, Track>,
-    /// Best candidates of each line, best first.
-    pub(super) rivals: BTreeMap<usize, Vec<(usize, f64)>>,
+    /// Best calls of each line, best first.
+    pub(super) rivals: BTreeMap<u32, Vec<(u32, f64)>>,
+    /// Pieces of the score of each placed line.
+    pub(super) evidence: BTreeMap<usize, Evidence>,
 }
 
 /// A line and a call that could belong together.
@@ -128,15 +129,19 @@ impl<'a> Linker<'a> {
             stage.place(&scores);
             stage.learn();
         }
-        let mut rivals: BTreeMap<usize, Vec<(usize, f64)>> = BTreeMap::new();
-        for (pair, score) in stage.pairs.iter().zip(&scores).filter(|(_, score)| **score > -3.0) {
-            rivals.entry(pair.line).or_default().push((pair.call, *score));
+        let candidate =
+            |(pair, score): (&Pair, &f64)| Candidate { row: pair.line as u32, column: pair.call as u32, score: *score };
+        let candidates: Vec<Candidate> = stage.pairs.iter().zip(&scores).map(candidate).collect();
+        let rivals = ranked(&candidates, false, 0.0);
+        let mut evidence = BTreeMap::new();
+        for pair in &stage.pairs {
+            if stage.placed.get(&pair.line).is_some_and(|placed| placed.call == pair.call) {
+                let mut parts = Evidence::Parts(Vec::new());
+                stage.score(pair, ROUNDS - 1, &mut parts);
+                evidence.insert(pair.line, parts);
+            }
         }
-        for list in rivals.values_mut() {
-            list.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            list.truncate(8);
-        }
-        Downstream { lines: stage.lines, placed: stage.placed, tracks: stage.tracks, rivals }
+        Downstream { lines: stage.lines, placed: stage.placed, tracks: stage.tracks, rivals, evidence }
     }
 }
 
@@ -404,7 +409,7 @@ impl<'a> Stage<'_, 'a> {
                 let shared = self.lines[line].is_http() && copies > 1.0;
                 let confidence = if shared { (found.confidence * copies).min(0.97) } else { found.confidence };
                 let call = found.column as usize;
-                self.placed.insert(line, Placed { call, confidence, score: found.score });
+                self.placed.insert(line, Placed { call, confidence });
                 if self.lines[line].is_http() {
                     self.http_of.entry(call).or_default().push(line);
                 }
@@ -453,7 +458,7 @@ impl<'a> Stage<'_, 'a> {
             let total: f64 = options.iter().map(|(score, _)| (score - best).exp()).sum::<f64>() + (-best).exp();
             let confidence = 1.0 / total;
             if best > 0.0 && confidence > 0.5 {
-                self.placed.insert(line, Placed { call, confidence, score: best });
+                self.placed.insert(line, Placed { call, confidence });
                 if self.lines[line].is_http() {
                     self.http_of.entry(call).or_default().push(line);
                 }

@@ -23,4 +23,12 @@ impl Evidence {
             Evidence::Parts(parts) => parts.iter().map(|(_, weight)| weight).sum(),
         }
     }
+
+    /// The pieces, where they were kept.
+    pub(super) fn parts(self) -> Vec<(&'static str, f64)> {
+        match self {
+            Evidence::Sum(_) => Vec::new(),
+            Evidence::Parts(parts) => parts,
+        }
+    }
 }

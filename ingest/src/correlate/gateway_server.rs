@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::assignment::{Candidate, assign};
+use super::assignment::{Candidate, assign, ranked};
 use super::clock::{Fit, Point, Segment, Track};
 use super::evidence::Evidence;
 use super::likelihood::{median, robust};
@@ -77,6 +77,7 @@ impl Linker<'_> {
                 })
                 .collect();
             self.gateway_server = assign(&candidates, NO_PARTNER);
+            self.gateway_rivals = ranked(&candidates, true, NO_PARTNER);
             self.learn_from_gateway_server();
         }
         self.server_gateway = self.gateway_server.iter().map(|(g, m)| (m.column, *g)).collect();
@@ -144,6 +145,14 @@ impl Linker<'_> {
             evidence.add("longer_than_call", -10.0);
         }
         evidence.total()
+    }
+
+    /// Pieces of the score of a pair.
+    pub(super) fn explain_gateway_server(&self, g: u32, server: u32) -> Evidence {
+        let mut evidence = Evidence::Parts(Vec::new());
+        self.gateway_server_fixed(g, server, &mut evidence);
+        self.gateway_server_timed(g, server, &mut evidence);
+        evidence
     }
 
     fn duration_ratio(&self, g: u32, server: u32) -> Option<f64> {

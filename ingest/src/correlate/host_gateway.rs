@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::assignment::{Candidate, assign};
+use super::assignment::{Candidate, assign, ranked};
 use super::clock::{Fit, Point, Track};
 use super::evidence::Evidence;
 use super::gateway_server::{SURE, refine, shrunk, weigh};
@@ -74,6 +74,7 @@ impl Linker<'_> {
                 })
                 .collect();
             self.host_gateway = assign(&candidates, NO_PARTNER);
+            self.host_rivals = ranked(&candidates, true, NO_PARTNER);
             votes = self.learn_from_host_gateway(&pairs, &fixed, round);
             fixed = self.fixed_scores(&mut pairs);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::assignment::{Candidate, assign};
+use super::assignment::{Candidate, assign, ranked};
 use super::evidence::Evidence;
 use super::linker::Linker;
 use super::names::{NONE, Name};
@@ -46,6 +46,7 @@ impl Linker<'_> {
             }
         }
         self.host_server = assign(&candidates, NO_PARTNER);
+        self.direct_rivals = ranked(&candidates, true, NO_PARTNER);
     }
 
     pub(super) fn host_server_score(&self, h: u32, server: u32, evidence: &mut Evidence) -> Option<f64> {

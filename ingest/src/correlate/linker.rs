@@ -4,7 +4,7 @@
 //! `host_server` -> `calls` -> `downstream` -> `conversations` -> `placement`.
 //! Each stage reads what stands before it and writes its own fields only.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Settings;
 use super::assignment::Matches;
@@ -41,7 +41,6 @@ pub(super) struct Linker<'a> {
     pub(super) server_spread: BTreeMap<Name, f64>,
     pub(super) host_tracks: BTreeMap<Name, Track>,
     pub(super) host_spread: BTreeMap<Name, f64>,
-    pub(super) downstream_tracks: BTreeMap<Name, Track>,
     // -- gateway and server
     /// Gateway duration less server duration.
     pub(super) gateway_overhead: Spread,
@@ -62,12 +61,15 @@ pub(super) struct Linker<'a> {
     pub(super) gateway_host: BTreeMap<u32, u32>,
     /// Host call to index into `units.executions`, where the gateway lost both lines.
     pub(super) host_server: Matches,
-    /// Ranked rivals of each judged line; filled while assigning.
+    /// Host user to subject: weight of confident links.
     pub(super) subjects_of: BTreeMap<Name, BTreeMap<Name, f64>>,
     pub(super) gateway_steps: Vec<(f64, f64)>,
     pub(super) address_owners: BTreeSet<Name>,
     pub(super) shared_addresses: BTreeSet<Name>,
-    pub(super) host_call_values: HashMap<u32, Vec<String>>,
+    /// Rivals of gateway calls (host calls) and of executions (gateway calls; host calls), best first.
+    pub(super) host_rivals: BTreeMap<u32, Vec<(u32, f64)>>,
+    pub(super) gateway_rivals: BTreeMap<u32, Vec<(u32, f64)>>,
+    pub(super) direct_rivals: BTreeMap<u32, Vec<(u32, f64)>>,
 }
 
 impl<'a> Linker<'a> {
@@ -84,7 +86,6 @@ impl<'a> Linker<'a> {
             server_spread: BTreeMap::new(),
             host_tracks: BTreeMap::new(),
             host_spread: BTreeMap::new(),
-            downstream_tracks: BTreeMap::new(),
             gateway_overhead: Spread { mean: 0.003, sd: 0.01 },
             bad_traces: BTreeSet::new(),
             gateway_server: Matches::new(),
@@ -100,7 +101,9 @@ impl<'a> Linker<'a> {
             gateway_steps: Vec::new(),
             address_owners: BTreeSet::new(),
             shared_addresses: BTreeSet::new(),
-            host_call_values: HashMap::new(),
+            host_rivals: BTreeMap::new(),
+            gateway_rivals: BTreeMap::new(),
+            direct_rivals: BTreeMap::new(),
         };
         linker.guard_traces();
         linker
