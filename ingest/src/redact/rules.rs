@@ -137,6 +137,7 @@ pub(super) const NAMES: &[(&str, &str)] = &[
     ("refreshtoken", "token"),
     // What an MCP server lets a client carry between the rounds of a call: opaque, and its hash is a key already.
     ("requeststate", "request-state"),
+    ("registrationaccesstoken", "token"),
 ];
 
 /// Finds a sensitive name before a quoted value in text that is not JSON as a whole; groups: name, backslashes before the

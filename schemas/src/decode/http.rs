@@ -3,11 +3,12 @@
 //! [`HttpDecoder`], so that there is one way of understanding it.
 //!
 //! **Every event gives exactly one record that carries it** (`raw` set, delivery key without `#`):
-//! - `Request` with a JSON body: the JSON-RPC message in it (a batch: its messages); GET and DELETE without
-//!   one: `connection`; a path under `/.well-known/`: `auth`; anything else: `request`
+//! - `Request` with a JSON body: the JSON-RPC message in it (a batch: its messages); OAuth (a path under `/.well-known/`,
+//!   a request for authorization, tokens or registration): `auth`; GET and DELETE: `connection`; anything else: `request`
 //! - `ResponseHead`: `log` with the status in `transport_status`
 //! - `BodyChunk`: the message (or messages) that it completes, else `log`. An SSE event completes with its
-//!   blank line, a JSON body when `content-length` is reached
+//!   blank line, a JSON body when `content-length` is reached. JSON that does not try to be JSON-RPC: `auth` where its
+//!   request was, else `log`
 //! - `End`: the JSON body that ends here without a `content-length`; or, for each request that an error or an
 //!   empty response leaves unanswered, a record of the kind its response would have (`denied` for
 //!   401 and 403, else `error`); else `log`
@@ -108,6 +109,8 @@ pub enum Event<'a> {
     },
     /// Part of the response's body, decompressed, as it was passed on.
     BodyChunk(&'a [u8]),
+    /// The last part of the body: the message in it needs no end of the exchange to be complete.
+    LastChunk(&'a [u8]),
     /// Part of a body that the recorder cannot read: in a coding it does not know, or over its limits.
     OpaqueChunk {
         /// What is kept instead of the bytes.
@@ -174,7 +177,8 @@ impl HttpDecoder {
             Event::ResponseHead { status, headers, notes } => {
                 self.response_head(&mut parts, seen, status, headers, notes);
             }
-            Event::BodyChunk(data) => self.body_chunk(&mut parts, seen, data),
+            Event::BodyChunk(data) => self.body_chunk(&mut parts, seen, data, false),
+            Event::LastChunk(data) => self.body_chunk(&mut parts, seen, data, true),
             Event::OpaqueChunk { notes } => self.opaque_chunk(&mut parts, seen, notes),
             Event::End => self.end(&mut parts, seen),
             Event::ClientDisconnect => self.client_disconnect(&mut parts, seen),
@@ -216,16 +220,17 @@ impl HttpDecoder {
         let frame = seen.frame(body.unwrap_or_default(), Direction::ClientToServer);
         let decoder = self.decoder(connection);
         match (&parsed, request.cut) {
-            (Some(parsed), _) => {
+            (Some(parsed), _) if !is_foreign(parsed) => {
                 if let Ok(parsed) = parsed {
                     transport.notes.texts("threadline.header_mismatch", headers.mismatches(&parsed.value));
                 }
                 decoder.message(parts, &frame, parsed, &transport);
             }
-            (None, Some(reason)) => decoder.rejected(parts, &frame, &transport, reason),
-            (None, None) => {
+            (_, Some(reason)) => decoder.rejected(parts, &frame, &transport, reason),
+            (_, None) => {
+                exchange.is_auth = is_oauth(path, body.unwrap_or_default());
                 let kind = match http_method {
-                    _ if path.contains("/.well-known/") => Kind::Auth,
+                    _ if exchange.is_auth => Kind::Auth,
                     "GET" | "DELETE" => Kind::Connection,
                     _ => Kind::Request,
                 };
@@ -267,7 +272,7 @@ impl HttpDecoder {
         self.log(parts, seen, "response-head", notes);
     }
 
-    fn body_chunk(&mut self, parts: &mut Parts<'_>, seen: Seen, data: &[u8]) {
+    fn body_chunk(&mut self, parts: &mut Parts<'_>, seen: Seen, data: &[u8], is_last: bool) {
         let is_full = self.held + data.len() > HELD_BYTES_MAX;
         let Some((messages, is_text)) = self.change(seen.exchange, |exchange| {
             let body = &mut exchange.body;
@@ -275,7 +280,11 @@ impl HttpDecoder {
                 *body = Body::Other;
                 return (None, false);
             }
-            (Some(body.feed(data)), matches!(body, Body::Other))
+            let mut messages = body.feed(data);
+            if is_last {
+                messages.extend(body.finish().map(|data| sse::Event { name: None, id: None, data }));
+            }
+            (Some(messages), matches!(body, Body::Other))
         }) else {
             return self.unknown_exchange(parts, seen, "body-chunk", None);
         };
@@ -426,9 +435,13 @@ impl HttpDecoder {
         let is_message = parsed
             .as_ref()
             .is_ok_and(|parsed| matches!(parsed.value, Json::Array(_)) || message::read(&parsed.value).is_ok());
-        if is_failure && !is_message {
-            // An HTTP error page need not be JSON-RPC; the end of the exchange says what it answers.
+        if !is_message && (is_failure || is_foreign(&parsed)) {
+            // It need not be JSON-RPC; where it is an error, the end of the exchange says what it answers.
+            let is_auth = exchange.is_auth;
             self.log(parts, seen, "body", transport.notes);
+            if is_auth {
+                parts.set_kind(Kind::Auth);
+            }
             return parts.set_text(String::from_utf8_lossy(message).into_owned());
         }
         let frame = seen.frame(message, Direction::ServerToClient);
@@ -594,6 +607,25 @@ fn client_name(message: &Json) -> Option<String> {
     let info = message.at(&["params", "_meta", "io.modelcontextprotocol/clientInfo"]);
     let info = info.or_else(|| message.at(&["params", "clientInfo"]))?;
     super::mcp::meta::implementation(info).filter(|name| name.len() <= 1024)
+}
+
+/// Whether a document is JSON that does not try to be a JSON-RPC message.
+fn is_foreign(parsed: &Result<Parsed, JsonError>) -> bool {
+    const OWN: [&str; 4] = ["jsonrpc", "method", "params", "result"];
+    parsed.as_ref().is_ok_and(|parsed| {
+        matches!(parsed.value, Json::Object(_)) && !OWN.iter().any(|name| parsed.value.get(name).is_some())
+    })
+}
+
+/// Whether a request is part of OAuth: metadata, authorization, token or revocation, registration.
+fn is_oauth(path: &str, body: &[u8]) -> bool {
+    let starts = |name: &[u8]| body.starts_with(name) || memchr::memmem::find(body, &[b"&", name].concat()).is_some();
+    path.contains("/.well-known/")
+        || path.contains("?response_type=")
+        || path.contains("&response_type=")
+        || starts(b"grant_type=")
+        || starts(b"token=")
+        || memchr::memmem::find(body, b"\"redirect_uris\"").is_some()
 }
 
 /// Path and query of a URI reference.

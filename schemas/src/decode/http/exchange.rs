@@ -15,6 +15,8 @@ pub(super) struct Exchange {
     pub(super) request_ids: Vec<String>,
     /// Its answers come in the stream of another exchange (HTTP+SSE).
     pub(super) answers_elsewhere: bool,
+    /// It is part of OAuth.
+    pub(super) is_auth: bool,
     /// Its revision is from before a disconnect meant a cancel.
     pub(super) is_before_cancel_by_disconnect: bool,
     /// What its request was, for the lines that follow.
@@ -42,6 +44,7 @@ impl Exchange {
             status: None,
             request_ids: Vec::new(),
             answers_elsewhere: false,
+            is_auth: false,
             is_before_cancel_by_disconnect: false,
             asked: None,
             body: Body::Other,

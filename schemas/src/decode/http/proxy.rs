@@ -1,7 +1,8 @@
 //! What `threadline tap --upstream` saw, as records: the exchanges of one run, its start and end, and gaps.
 //!
-//! Delivery key: `tap:<run>:<sequence>`, so an observation that is sent twice is one record; a body that an end completes
-//! has `tap:<run>:<sequence>:body`. Decode each observation once and keep the records for a retry: pairing is stateful.
+//! Delivery key: `tap:<run>:<sequence>`, so an observation that is sent twice is one record; bytes of a body that were held
+//! back until then have `tap:<run>:<sequence>:<exchange>`. Decode each observation once and keep the records for a retry:
+//! pairing is stateful.
 
 use super::{DECODER, Event, HttpDecoder, Seen};
 use crate::columns::Record;
@@ -60,8 +61,8 @@ impl ProxyDecoder {
         self.exchange_keyed(context, at, exchange, raw, event, &self.delivery_key(at))
     }
 
-    /// The rest of a body, which what ends the exchange completes: comes before that under the same sequence.
-    pub fn last_of_body(
+    /// Bytes of a body that were held back: they come before what is seen at the same sequence.
+    pub fn held_back(
         &mut self,
         context: &Context<'_>,
         at: At,
@@ -69,7 +70,8 @@ impl ProxyDecoder {
         raw: &[u8],
         event: Event<'_>,
     ) -> Vec<Record> {
-        self.exchange_keyed(context, at, exchange, raw, event, &format!("{}:body", self.delivery_key(at)))
+        let delivery_key = format!("{}:{exchange}", self.delivery_key(at));
+        self.exchange_keyed(context, at, exchange, raw, event, &delivery_key)
     }
 
     fn exchange_keyed(

@@ -197,3 +197,28 @@ fn a_body_that_is_not_all_there_is_rejected_and_one_that_cannot_be_read_is_a_log
             3 log http end status=200 outcome=- error=- run-1  
         "#]]);
 }
+
+#[test]
+fn oauth_is_auth_and_not_a_broken_message() {
+    Run::new()
+        .get(1, "/.well-known/oauth-protected-resource/mcp")
+        .head(1, 200, &[("content-type", "application/json")])
+        .see(1, Event::LastChunk(br#"{"resource":"https://mcp.example/mcp"}"#))
+        .see(1, Event::End)
+        .post(2, "/register", &[], r#"{"redirect_uris":["http://localhost/cb"]}"#)
+        .get(3, "/authorize?client_id=x&response_type=code")
+        .post(4, "/token", &[("content-type", "application/x-www-form-urlencoded")], "grant_type=authorization_code&code=x")
+        .post(5, "/other", &[], r#"{"error":"x"}"#)
+        .post(6, "/mcp", &[], r#"{"id":1,"method":"tools/call"}"#)
+        .check(expect![[r#"
+            0 auth GET status=- outcome=- error=- run-1  {"http.request.method":"GET","url.path":"/.well-known/oauth-protected-resource/mcp"}
+            1 log http response-head status=200 outcome=- error=- run-1  {"http.content-type":"application/json"}
+            2 auth http body status=200 outcome=- error=- run-1  
+            3 log http end status=200 outcome=- error=- run-1  
+            4 auth POST status=- outcome=- error=- run-2  {"http.request.method":"POST","url.path":"/register"}
+            5 auth GET status=- outcome=- error=- run-3  {"http.request.method":"GET","url.path":"/authorize?client_id=x&response_type=code"}
+            6 auth POST status=- outcome=- error=- run-4  {"http.request.method":"POST","url.path":"/token"}
+            7 request POST status=- outcome=- error=- run-5  {"http.request.method":"POST","url.path":"/other"}
+            8 rejected - status=- outcome=error error=rejected run-6  {"http.request.method":"POST","url.path":"/mcp"}
+        "#]]);
+}
