@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! tap ── record_frames ─┐
+//! proxy (tap over HTTP) ┤
 //! watch ── follow ──────┤
 //! import ───────────────┼─> pipeline: redact ─> stamp ─> append ─> receipt
 //! http: OTLP, events ───┘                                 └─> or remote: outbox ─> a server elsewhere
@@ -42,6 +43,7 @@ pub mod follow;
 pub mod http;
 pub mod import;
 pub mod pipeline;
+pub mod proxy;
 pub mod record_frames;
 pub mod redact;
 pub mod remote;

@@ -160,6 +160,11 @@ impl Pipeline {
         }
     }
 
+    /// The key for fingerprints of what is taken out before redaction.
+    pub(crate) fn match_key(&self) -> &MatchKey {
+        &self.match_key
+    }
+
     /// Redacts, stamps and appends; waits while too much is in flight.
     ///
     /// # Errors

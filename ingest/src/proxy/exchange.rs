@@ -1,0 +1,274 @@
+//! The recording side of one request and its response.
+//!
+//! Invariants
+//! - events of an exchange are entered in order: request, response head, chunks, one ending
+//! - a request is entered when its body has ended. What of the response comes before that waits, as long as the journal has
+//!   room; then, or when the exchange ends, the request is entered as incomplete, and what still comes of it is a gap
+//! - of a request body at most `request_bytes_max` are held, within the journal's budget; of a longer one the first
+//!   [`CUT_KEPT`] and a digest of all
+//!
+//! Not here: the bytes on their way (`body`).
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming};
+use hyper::http::request::Parts;
+use hyper::http::{HeaderMap, Method, Version};
+use sha2::{Digest, Sha256};
+
+use super::Shared;
+use super::observation::{Event, Request, What};
+
+/// Bytes kept of a request body over the limit: enough for its envelope to be read.
+const CUT_KEPT: usize = 64 * 1024;
+/// How long the rest of a request may take that cannot be passed on.
+const REST_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) struct Exchange {
+    shared: Arc<Shared>,
+    number: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Until it is entered.
+    request: Option<Coming>,
+    /// What of the response came before the request had ended, and the bytes reserved for it.
+    early: Vec<(i64, Event)>,
+    early_bytes: usize,
+    /// What of the request's body was not passed on.
+    rest: Option<Incoming>,
+    /// Bytes of the request's body that came after it was entered.
+    late_bytes: u64,
+    is_closed: bool,
+    /// An event was lost and no later one said so yet.
+    has_loss: bool,
+}
+
+/// A request whose body is coming.
+struct Coming {
+    method: Method,
+    target: String,
+    version: Version,
+    headers: HeaderMap,
+    client: IpAddr,
+    body: Vec<u8>,
+    reserved: usize,
+    length: u64,
+    /// Of everything, once the body is over the limit.
+    digest: Option<Sha256>,
+}
+
+impl Exchange {
+    pub(super) fn begin(shared: &Arc<Shared>, client: IpAddr, head: &Parts) -> Arc<Self> {
+        let target = head.uri.path_and_query().map_or_else(|| head.uri.path().into(), |target| target.as_str().into());
+        let request = Coming {
+            method: head.method.clone(),
+            target,
+            version: head.version,
+            headers: head.headers.clone(),
+            client,
+            body: Vec::new(),
+            reserved: 0,
+            length: 0,
+            digest: None,
+        };
+        let state = State {
+            request: Some(request),
+            early: Vec::new(),
+            early_bytes: 0,
+            rest: None,
+            late_bytes: 0,
+            is_closed: false,
+            has_loss: false,
+        };
+        let number = shared.next_exchange.fetch_add(1, Relaxed);
+        Arc::new(Exchange { shared: Arc::clone(shared), number, state: Mutex::new(state) })
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// A frame of the request's body, or its end, is about to pass.
+    pub(super) fn request_frame(&self, frame: Option<&Result<Frame<Bytes>, hyper::Error>>, is_last: bool) {
+        match frame {
+            Some(Ok(frame)) => {
+                let mut state = self.lock();
+                let bytes = frame.data_ref().map_or(&[][..], |data| data);
+                match &mut state.request {
+                    Some(coming) => coming.append(bytes, &self.shared),
+                    None => state.late_bytes += bytes.len() as u64,
+                }
+                drop(state);
+                if is_last {
+                    self.request_end();
+                }
+            }
+            None => self.request_end(),
+            // The client broke off; that the exchange is dropped will say so.
+            Some(Err(_)) => {}
+        }
+    }
+
+    /// The request's body has ended.
+    pub(super) fn request_end(&self) {
+        let mut state = self.lock();
+        self.enter_request(&mut state, true);
+        let late = std::mem::take(&mut state.late_bytes);
+        drop(state);
+        if late > 0 {
+            self.shared.journal.lose_late(late, self.now());
+        }
+    }
+
+    /// The rest of a request's body, which nobody asked for.
+    pub(super) fn give_back(&self, rest: Incoming) {
+        self.lock().rest = Some(rest);
+    }
+
+    /// Reads what is left of a request that cannot be passed on, so that the record says what it was.
+    pub(super) async fn read_rest(&self) {
+        let Some(mut rest) = self.lock().rest.take() else { return };
+        let reading = async {
+            let mut length = 0;
+            while let Some(Ok(frame)) = rest.frame().await {
+                length += frame.data_ref().map_or(0, Bytes::len);
+                self.request_frame(Some(&Ok(frame)), rest.is_end_stream());
+                if length > self.shared.options.request_bytes_max {
+                    return;
+                }
+            }
+            if rest.is_end_stream() {
+                self.request_end();
+            }
+        };
+        if tokio::time::timeout(REST_TIMEOUT, reading).await.is_err() {
+            tracing::debug!("a request that could not be passed on did not end");
+        }
+    }
+
+    pub(super) fn response_head(
+        &self,
+        status: u16,
+        version: Version,
+        headers: HeaderMap,
+        rewritten: Option<&'static str>,
+    ) {
+        self.event(What::ResponseHead { status, version, headers, rewritten }, false);
+    }
+
+    pub(super) fn chunk(&self, bytes: &Bytes) {
+        // A copy, because a slice would keep the whole read buffer alive that it was cut from.
+        self.event(What::Chunk(Bytes::copy_from_slice(bytes)), false);
+    }
+
+    pub(super) fn end(&self, trailers: Option<HeaderMap>) {
+        self.event(What::End { trailers }, true);
+    }
+
+    pub(super) fn failure(&self, reason: &'static str, status: Option<u16>, is_refusal: bool) {
+        self.event(What::Failure { reason, status, is_refusal }, true);
+    }
+
+    fn event(&self, what: What, is_last: bool) {
+        let mut state = self.lock();
+        if state.is_closed {
+            return;
+        }
+        state.is_closed = is_last;
+        let (now, event) = (self.now(), Event::Exchange { number: self.number, is_after_loss: false, what });
+        if state.request.is_some() && !is_last {
+            let bytes = event.held_bytes();
+            if self.shared.journal.reserve(bytes) {
+                state.early_bytes += bytes;
+                return state.early.push((now, event));
+            }
+        }
+        self.enter_request(&mut state, false);
+        self.push(&mut state, now, event);
+    }
+
+    fn enter_request(&self, state: &mut State, is_complete: bool) {
+        let Some(coming) = state.request.take() else { return };
+        self.shared.journal.release(coming.reserved + std::mem::take(&mut state.early_bytes));
+        let what = What::Request(Box::new(coming.finish(is_complete)));
+        self.push(state, self.now(), Event::Exchange { number: self.number, is_after_loss: false, what });
+        for (time_unix_nano, event) in std::mem::take(&mut state.early) {
+            self.push(state, time_unix_nano, event);
+        }
+    }
+
+    fn push(&self, state: &mut State, time_unix_nano: i64, mut event: Event) {
+        if let Event::Exchange { is_after_loss, .. } = &mut event {
+            *is_after_loss = state.has_loss;
+        }
+        state.has_loss = !self.shared.journal.push(time_unix_nano, event);
+    }
+
+    fn now(&self) -> i64 {
+        (self.shared.options.clock)()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Coming {
+    fn append(&mut self, bytes: &[u8], shared: &Shared) {
+        self.length += bytes.len() as u64;
+        if let Some(digest) = &mut self.digest {
+            return digest.update(bytes);
+        }
+        let is_within = self.body.len() + bytes.len() <= shared.options.request_bytes_max;
+        if is_within && shared.journal.reserve(bytes.len()) {
+            self.reserved += bytes.len();
+            return self.body.extend_from_slice(bytes);
+        }
+        let mut digest = Sha256::new();
+        digest.update(&self.body);
+        digest.update(bytes);
+        self.digest = Some(digest);
+        self.body.truncate(CUT_KEPT);
+        let missing = CUT_KEPT.saturating_sub(self.body.len()).min(bytes.len());
+        self.body.extend_from_slice(&bytes[..missing]);
+        self.body.shrink_to_fit();
+        let unused = self.reserved.saturating_sub(self.body.len());
+        shared.journal.release(unused);
+        self.reserved -= unused;
+    }
+
+    fn finish(self, is_complete: bool) -> Request {
+        Request {
+            method: self.method,
+            target: self.target,
+            version: self.version,
+            headers: self.headers,
+            client: self.client,
+            body: self.body.into(),
+            length: self.length,
+            sha256: self.digest.map(|digest| digest.finalize().into()),
+            is_complete,
+        }
+    }
+}
+
+/// Held by whoever has the exchange in hand: when it is dropped before an ending was entered, the client has left, or we
+/// are stopping.
+pub(super) struct Open(pub(super) Arc<Exchange>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.0.shared.stopping.load(Relaxed) {
+            self.0.failure("proxy_stopped", None, false);
+        } else {
+            self.0.event(What::ClientDisconnect, true);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! What passed and is not yet durable: between the exchanges, which never wait for it, and the recorder.
+//!
+//! Invariants
+//! - an event is entered before the bytes it stands for go on, so nothing that they cause stands before it
+//! - held bytes (queued, at the recorder, and request bodies in the making) stay within `held_bytes_max` plus one gap; with
+//!   `Block` plus one event per exchange
+//! - what does not fit is counted in a gap that stands where it would have stood
+//! - `passed` = `recorded` + what gaps count, once the journal is drained
+//!
+//! Not here: retries (`tap::recording`).
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::Counts;
+use super::observation::{Event, Gap, GapReason, Observation};
+use crate::tap::OnRecordFailure;
+use crate::tap::recording::{Next, Queue};
+
+#[derive(Debug)]
+struct State {
+    next_sequence: u64,
+    queue: VecDeque<(i64, Event)>,
+    queued_bytes: usize,
+    reserved_bytes: usize,
+    lost: Option<Gap>,
+    /// The recorder's last answer was an error.
+    failing: bool,
+    /// Gaps may be delivered: false between a rejection and the next success, so that a rejected gap does not spin.
+    gaps_welcome: bool,
+    closed: bool,
+    passed: Counts,
+    recorded: Counts,
+}
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    state: Mutex<State>,
+    held_bytes_max: usize,
+    on_record_failure: OnRecordFailure,
+    ready: Notify,
+    room: Notify,
+}
+
+impl Journal {
+    pub(super) fn new(held_bytes_max: usize, on_record_failure: OnRecordFailure) -> Self {
+        let state = State {
+            next_sequence: 0,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            reserved_bytes: 0,
+            lost: None,
+            failing: false,
+            gaps_welcome: true,
+            closed: false,
+            passed: Counts::default(),
+            recorded: Counts::default(),
+        };
+        Journal {
+            state: Mutex::new(state),
+            held_bytes_max,
+            on_record_failure,
+            ready: Notify::new(),
+            room: Notify::new(),
+        }
+    }
+
+    /// Whether nothing may pass now. Only ever with `Block`.
+    pub(super) fn is_blocked(&self) -> bool {
+        let state = self.lock();
+        self.on_record_failure == OnRecordFailure::Block
+            && !state.closed
+            && (state.failing || state.queued_bytes > self.held_bytes_max)
+    }
+
+    /// Waits until something may pass again.
+    pub(super) async fn unblocked(&self) {
+        loop {
+            let changed = self.room.notified();
+            if !self.is_blocked() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Enters an event; false when there was no room for it, which a gap will say.
+    pub(super) fn push(&self, time_unix_nano: i64, event: Event) -> bool {
+        let mut state = self.lock();
+        let bytes = event.body_bytes();
+        let cost = event.held_bytes();
+        if matches!(event, Event::Exchange { .. }) {
+            state.passed.add(1, bytes);
+        }
+        let held = state.queued_bytes + state.reserved_bytes;
+        let fits = state.queued_bytes == 0 || held.saturating_add(cost) <= self.held_bytes_max;
+        let is_admitted = fits
+            || self.on_record_failure == OnRecordFailure::Block
+            || !matches!(event, Event::Exchange { .. })
+            || state.closed;
+        if is_admitted {
+            state.flush_gap();
+            state.enter(time_unix_nano, event);
+        } else {
+            state.lose(Gap::one(bytes, time_unix_nano, GapReason::Overflow));
+        }
+        drop(state);
+        self.ready.notify_one();
+        is_admitted
+    }
+
+    /// Counts bytes that passed and are in no event.
+    pub(super) fn lose_late(&self, bytes: u64, time_unix_nano: i64) {
+        let mut state = self.lock();
+        state.passed.add(1, bytes);
+        state.lose(Gap::one(bytes, time_unix_nano, GapReason::Late));
+        drop(state);
+        self.ready.notify_one();
+    }
+
+    /// Room for a body in the making; give it back with [`Journal::release`].
+    pub(super) fn reserve(&self, bytes: usize) -> bool {
+        let mut state = self.lock();
+        let held = state.queued_bytes + state.reserved_bytes;
+        let fits = held.saturating_add(bytes) <= self.held_bytes_max;
+        state.reserved_bytes += if fits { bytes } else { 0 };
+        fits
+    }
+
+    pub(super) fn release(&self, bytes: usize) {
+        let mut state = self.lock();
+        assert!(bytes <= state.reserved_bytes, "released more than was reserved");
+        state.reserved_bytes -= bytes;
+    }
+
+    /// No more will come.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.ready.notify_one();
+        self.room.notify_waiters();
+    }
+
+    /// What passed, and what of it is durable.
+    pub(super) fn counts(&self) -> (Counts, Counts) {
+        let state = self.lock();
+        (state.passed, state.recorded)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere must not stop the traffic; every change of the state is complete before the lock is given back.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue for Journal {
+    type Observation = Observation;
+
+    fn take(&self) -> Next<Observation> {
+        let mut state = self.lock();
+        if state.gaps_welcome || !state.queue.is_empty() {
+            state.flush_gap();
+        }
+        let entries = std::mem::take(&mut state.queue);
+        if entries.is_empty() {
+            return if state.closed { Next::Finished } else { Next::Wait(None) };
+        }
+        let number = |(time_unix_nano, event)| {
+            let sequence = state.next_sequence;
+            state.next_sequence += 1;
+            Observation { sequence, time_unix_nano, event }
+        };
+        Next::Record(entries.into_iter().map(number).collect())
+    }
+
+    fn ready(&self) -> &Notify {
+        &self.ready
+    }
+
+    fn recorded(&self, batch: &[Observation]) {
+        let mut state = self.lock();
+        state.leave(batch);
+        for event in batch.iter().map(|observation| &observation.event) {
+            if matches!(event, Event::Exchange { .. }) {
+                state.recorded.add(1, event.body_bytes());
+            }
+        }
+        state.failing = false;
+        state.gaps_welcome = true;
+        drop(state);
+        self.room.notify_waiters();
+    }
+
+    fn failing(&self) {
+        self.lock().failing = true;
+    }
+
+    fn rejected(&self, observation: Observation) {
+        let mut state = self.lock();
+        state.leave(std::slice::from_ref(&observation));
+        state.failing = false;
+        let time = observation.time_unix_nano;
+        match observation.event {
+            Event::Exchange { .. } => {
+                state.lose(Gap::one(observation.event.body_bytes(), time, GapReason::Rejected));
+            }
+            Event::Gap(gap) => {
+                state.gaps_welcome = false;
+                state.lose(gap);
+            }
+            Event::Started { .. } | Event::Stopped => {}
+        }
+        drop(state);
+        self.room.notify_waiters();
+    }
+}
+
+impl State {
+    fn enter(&mut self, time_unix_nano: i64, event: Event) {
+        self.queued_bytes += event.held_bytes();
+        self.queue.push_back((time_unix_nano, event));
+    }
+
+    fn leave(&mut self, batch: &[Observation]) {
+        let bytes: usize = batch.iter().map(|observation| observation.event.held_bytes()).sum();
+        assert!(bytes <= self.queued_bytes, "released more than was held");
+        self.queued_bytes -= bytes;
+    }
+
+    fn lose(&mut self, gap: Gap) {
+        match &mut self.lost {
+            Some(open) => {
+                open.events += gap.events;
+                open.bytes += gap.bytes;
+                open.from_unix_nano = open.from_unix_nano.min(gap.from_unix_nano);
+                open.to_unix_nano = open.to_unix_nano.max(gap.to_unix_nano);
+            }
+            lost => *lost = Some(gap),
+        }
+    }
+
+    fn flush_gap(&mut self) {
+        if let Some(gap) = self.lost.take() {
+            self.enter(gap.to_unix_nano, Event::Gap(gap));
+        }
+    }
+}
+
+impl Gap {
+    fn one(bytes: u64, time_unix_nano: i64, reason: GapReason) -> Self {
+        Gap { events: 1, bytes, from_unix_nano: time_unix_nano, to_unix_nano: time_unix_nano, reason }
+    }
+}
