@@ -15,6 +15,7 @@ mod export;
 mod guard;
 mod import;
 mod output;
+mod proxy;
 mod read;
 mod record;
 mod serve;
@@ -50,7 +51,7 @@ enum Command {
     Demo(DemoArguments),
     /// Run the server: collectors, store, API and pages in one process
     Serve(ServeArguments),
-    /// Record an MCP server over stdio: threadline tap --server-name NAME -- CMD ARGS...
+    /// Record an MCP server: over stdio (-- CMD ARGS...) or over HTTP (--upstream URL)
     Tap(TapArguments),
     /// Show or make the change that puts a tap before each MCP server of an agent
     Wrap(WrapArguments),
@@ -214,8 +215,10 @@ pub(crate) struct TapArguments {
     /// What to do when recording fails
     #[arg(long, value_enum, default_value_t = OnRecordFailure::Warn)]
     pub(crate) on_record_failure: OnRecordFailure,
+    #[command(flatten)]
+    pub(crate) proxy: proxy::ProxyArguments,
     /// The server to start, with its arguments
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[arg(last = true, required_unless_present = "upstream", value_name = "CMD")]
     pub(crate) command: Vec<std::ffi::OsString>,
 }
 
@@ -584,6 +587,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Demo(arguments) => demo::run(arguments).await,
         Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Tap(arguments) if arguments.proxy.upstream.is_some() => proxy::run(arguments).await,
         Command::Tap(arguments) => record::tap(arguments).await,
         Command::Wrap(arguments) => record::wrap(arguments),
         Command::Watch(arguments) => record::watch(arguments).await,

@@ -133,7 +133,13 @@ fn extremes() -> Vec<Attack> {
         attack("gzip bomb", "/v1/logs", protobuf, Some("gzip"), gzip(&zeros)),
         attack("zstd bomb", events, ndjson, Some("zstd"), zstd::encode_all(&zeros[..], 3).unwrap()),
         attack("unfolds within the ratio", events, ndjson, Some("gzip"), gzip(&legal)),
-        attack("bad UTF-8", events, ndjson, None, event("\"text\":\"").into_iter().chain(std::iter::repeat_n(0xff, 8 << 20)).collect()),
+        attack(
+            "bad UTF-8",
+            events,
+            ndjson,
+            None,
+            event("\"text\":\"").into_iter().chain(std::iter::repeat_n(0xff, 8 << 20)).collect(),
+        ),
         attack("huge array", events, json, None, event(&format!("\"attributes\":{{\"a\":[{}]}}", list("1", 12 << 20)))),
         attack(
             "huge array of events",

@@ -15,5 +15,6 @@ mod joins;
 mod live;
 mod otlp;
 mod profiles;
+mod proxy;
 mod support;
 mod tidy;

@@ -145,10 +145,7 @@ pub(crate) fn pipeline(directory: &Path, appender: Appender) -> anyhow::Result<A
 pub(crate) async fn tap(arguments: TapArguments) -> anyhow::Result<ExitCode> {
     let run = uuid::Uuid::new_v4();
     let mut options = tap::TapOptions::new(run);
-    options.on_record_failure = match arguments.on_record_failure {
-        OnRecordFailure::Warn => tap::OnRecordFailure::Warn,
-        OnRecordFailure::Block => tap::OnRecordFailure::Block,
-    };
+    options.on_record_failure = arguments.on_record_failure.into();
     let recorder = match tap_recorder(&arguments, run).await {
         Ok(recorder) => recorder,
         Err(error) if arguments.on_record_failure == OnRecordFailure::Block => return Err(error),
@@ -178,15 +175,27 @@ pub(crate) async fn tap(arguments: TapArguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn tap_recorder(arguments: &TapArguments, run: uuid::Uuid) -> anyhow::Result<FrameRecorder> {
+    Ok(FrameRecorder::new(tap_pipeline(arguments).await?, &arguments.server_name, run))
+}
+
+/// Where a tap records, over stdio or HTTP.
+pub(crate) async fn tap_pipeline(arguments: &TapArguments) -> anyhow::Result<Arc<Pipeline>> {
     let name = &arguments.server_name;
-    let pipeline = if arguments.sink.to.is_some() {
-        Recording::to(&arguments.sink, Collector::Tap, name).await?.pipeline()
-    } else {
-        let directory = data_directory(arguments.sink.data.clone())?;
-        // Always a spool: a tap never takes the seal lock, so any number run beside a server or each other.
-        pipeline(&directory, spool(&directory, name)?)?
-    };
-    Ok(FrameRecorder::new(pipeline, name, run))
+    if arguments.sink.to.is_some() {
+        return Ok(Recording::to(&arguments.sink, Collector::Tap, name).await?.pipeline());
+    }
+    let directory = data_directory(arguments.sink.data.clone())?;
+    // Always a spool: a tap never takes the seal lock, so any number run beside a server or each other.
+    pipeline(&directory, spool(&directory, name)?)
+}
+
+impl From<OnRecordFailure> for tap::OnRecordFailure {
+    fn from(given: OnRecordFailure) -> Self {
+        match given {
+            OnRecordFailure::Warn => tap::OnRecordFailure::Warn,
+            OnRecordFailure::Block => tap::OnRecordFailure::Block,
+        }
+    }
 }
 
 /// `threadline wrap`: shows, makes or takes back the change.

@@ -222,11 +222,16 @@ impl axum::serve::Listener for TlsListener {
 }
 
 fn tls(arguments: &ServeArguments) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let (Some(certificate), Some(key)) = (&arguments.tls_cert, &arguments.tls_key) else {
         return Ok(None);
     };
+    tls_config(certificate, key).map(|config| Some(Arc::new(config)))
+}
+
+/// What a listener shows to its clients.
+pub(crate) fn tls_config(certificate: &Path, key: &Path) -> anyhow::Result<rustls::ServerConfig> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .with_context(|| format!("cannot read the certificate {}", certificate.display()))?;
@@ -236,7 +241,7 @@ fn tls(arguments: &ServeArguments) -> anyhow::Result<Option<Arc<rustls::ServerCo
     let mut config = config.context("the certificate and key do not fit together")?;
     // gRPC needs HTTP/2, which TLS clients choose by this name.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Some(Arc::new(config)))
+    Ok(config)
 }
 
 /// Resolves at SIGINT or SIGTERM.
