@@ -155,9 +155,16 @@ impl Elsewhere<'_> {
     }
 }
 
-/// A port that is free now, and stays so while nobody else asks: the server comes back on it.
+/// A port to which a server can come back: below those that the kernel gives to whoever asks for any.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 1000;
+        let port = 20_000 + (std::process::id() % 10) as u16 * 1000 + step;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn serve_on(place: &Path, port: u16) -> Serve {

@@ -55,11 +55,12 @@ pub(crate) async fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
         tls_key: None,
         token_file: None,
     };
+    let stopped = stop_signal();
     let server = Server::start(&directory, &serve)
         .await
         .with_context(|| format!("cannot serve on {}: choose another address with --listen", arguments.listen))?;
     questions(&directory, Some(&format!("http://{}", server.listen)));
-    stop_signal().await;
+    stopped.await;
     server.stop().await?;
     Ok(ExitCode::SUCCESS)
 }

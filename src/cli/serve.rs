@@ -24,12 +24,13 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Runs until SIGINT or SIGTERM, then drains, seals and syncs.
 pub(crate) async fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
     let directory = data_directory(arguments.data.clone())?;
+    let stopped = stop_signal();
     let server = Server::start(&directory, &arguments).await?;
     output::talk(&format!("threadline serves {}", directory.display()));
     output::talk(&format!("  pages and API  {}", server.address(&arguments)));
     output::talk(&format!("  OTLP/gRPC      {}", server.otlp_grpc));
     output::talk(&format!("  OTLP/HTTP      http://{}/v1/{{logs,traces,metrics}}", server.otlp));
-    stop_signal().await;
+    stopped.await;
     output::talk("stopping: draining requests and sealing");
     server.stop().await?;
     Ok(ExitCode::SUCCESS)
@@ -244,18 +245,22 @@ pub(crate) fn tls_config(certificate: &Path, key: &Path) -> anyhow::Result<rustl
     Ok(config)
 }
 
-/// Resolves at SIGINT or SIGTERM.
-pub(crate) async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
+/// Resolves at SIGINT or SIGTERM. They are caught from the call on, not from the first poll: call it before anybody is told
+/// that the program is ready.
+pub(crate) fn stop_signal() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    async fn received(signal: Option<Signal>) {
+        match signal {
+            Some(mut signal) => drop(signal.recv().await),
+            // It cannot be caught: its default, which ends the process, stays.
+            None => std::future::pending().await,
         }
-        Err(_) => {
-            let _interrupted = tokio::signal::ctrl_c().await;
+    }
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()).ok(), signal(SignalKind::terminate()).ok());
+    async move {
+        tokio::select! {
+            () = received(interrupt) => {}
+            () = received(terminate) => {}
         }
     }
 }
