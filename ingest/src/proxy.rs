@@ -191,6 +191,8 @@ struct Shared {
     guard: Guard,
     rewrite: Option<oauth::Rewrite>,
     next_exchange: AtomicU64,
+    /// Exchanges under way.
+    open: watch::Sender<usize>,
     stopping: AtomicBool,
 }
 
@@ -229,6 +231,7 @@ impl Proxy {
             guard: Guard::new(local, &public_url, &options.allowed_hosts, &options.allowed_origins),
             rewrite,
             next_exchange: AtomicU64::new(1),
+            open: watch::Sender::new(0),
             stopping: AtomicBool::new(false),
             options,
         };
@@ -262,6 +265,12 @@ impl Proxy {
         }
         shared.stopping.store(true, Relaxed);
         connections.shutdown().await;
+        // Streams of HTTP/2 are tasks of their own, which notice that their connection is gone.
+        let mut open = shared.open.subscribe();
+        let closed = open.wait_for(|open| *open == 0);
+        if tokio::time::timeout(options.drain_timeout, closed).await.is_err() {
+            warn!("exchanges did not end; how they do is not recorded");
+        }
         shared.journal.push((options.clock)(), Event::Stopped);
         shared.journal.close();
         let drained = tokio::time::timeout(options.drain_timeout, recording).await.is_ok_and(|joined| joined.is_ok());

@@ -263,6 +263,13 @@ impl Coming {
 /// are stopping.
 pub(super) struct Open(pub(super) Arc<Exchange>);
 
+impl Open {
+    pub(super) fn new(exchange: Arc<Exchange>) -> Self {
+        exchange.shared.open.send_modify(|open| *open += 1);
+        Open(exchange)
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         if self.0.shared.stopping.load(Relaxed) {
@@ -270,5 +277,6 @@ impl Drop for Open {
         } else {
             self.0.event(What::ClientDisconnect, true);
         }
+        self.0.shared.open.send_modify(|open| *open -= 1);
     }
 }

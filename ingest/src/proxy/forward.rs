@@ -21,7 +21,7 @@ pub(super) async fn forward(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let (mut head, body) = request.into_parts();
-    let open = Open(Exchange::begin(&shared, client, &head));
+    let open = Open::new(Exchange::begin(&shared, client, &head));
     if let Some(refusal) = shared.guard.refusal(&head) {
         return Ok(refuse(&open.0, refusal.status, refusal.reason, refusal.detail));
     }
