@@ -380,7 +380,7 @@ mod tests {
     fn escapes_are_those_of_serde_json() {
         let text: String = (0..0x2100).filter_map(char::from_u32).chain("😀\u{10ffff}".chars()).collect();
         let quoted = serde_json::to_string(&text).unwrap();
-        assert_eq!(json_escaped(&text, false), quoted[1..quoted.len() - 1].as_bytes());
+        assert_eq!(json_escaped(&text, false), &quoted.as_bytes()[1..quoted.len() - 1]);
     }
 
     /// Text in which values, marks and escapes are likely.

@@ -86,7 +86,8 @@ fn rows(report: &Report, ending: Ending) -> Vec<serde_json::Value> {
         serde_json::json!({
             "path": file.path, "format": file.format, "lines": file.lines, "records": file.records,
             "rejected": file.rejected, "duplicates": (ending == Ending::Stored).then_some(file.duplicates),
-            "conflicts": file.conflicts, "metric_points": file.metric_points, "note": note,
+            "conflicts": (ending == Ending::Stored).then_some(file.conflicts), "metric_points": file.metric_points,
+            "note": note,
         })
     };
     report.files.iter().map(row).collect()
@@ -100,11 +101,10 @@ pub(crate) fn total(report: &Report, ending: Ending) -> String {
         number => format!("{number} known with other content, "),
     };
     format!(
-        "{} records from {} files ({}, {}{} rejected); {} files skipped, {} failed",
+        "{} records from {} files ({}, {conflicts}{} rejected); {} files skipped, {} failed",
         total.records,
         report.read_files(),
         known(ending, total.duplicates),
-        conflicts,
         total.rejected,
         report.skipped_files(),
         report.failed_files(),

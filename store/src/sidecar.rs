@@ -393,6 +393,9 @@ pub(crate) struct EventEntry {
     pub(crate) row: u32,
 }
 
+/// The keys of [`IdTable`] and their runs.
+type Keys = (Vec<(u32, u32)>, Vec<u32>);
+
 /// The sorted tables of a sidecar, in memory.
 #[derive(Debug)]
 pub(crate) struct IdTable {
@@ -465,7 +468,7 @@ fn decode_events(mut bytes: &[u8], rows: u32) -> Option<Vec<EventEntry>> {
 }
 
 /// Every row that the result names is one of the file, so looking up needs no further checks.
-fn decode_keys(mut bytes: &[u8], rows: u32) -> Option<(Vec<(u32, u32)>, Vec<u32>)> {
+fn decode_keys(mut bytes: &[u8], rows: u32) -> Option<Keys> {
     let (mut keys, mut runs) = (Vec::new(), Vec::new());
     let mut prefix = 0u32;
     while !bytes.is_empty() {

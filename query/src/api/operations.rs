@@ -34,7 +34,7 @@ pub(super) async fn healthz() -> &'static str {
 ))]
 pub(super) async fn readyz(State(engine): State<Arc<Engine>>) -> Result<&'static str, Problem> {
     let writable = engine.check_writable();
-    match engine.snapshot().await.and_then(|_| writable) {
+    match engine.snapshot().await.and(writable) {
         Ok(()) => Ok("ready\n"),
         Err(error) => {
             let problem = Problem::from(error);

@@ -101,7 +101,8 @@ async fn id_sidecars_are_built_again_from_their_files() {
     let (dir, file) = sealed().await;
     let ids = dir.path().join(format!("sidecars/{}.ids", file.id));
     let good = fs::read(&ids).unwrap();
-    let damages: [fn(&[u8]) -> Option<Vec<u8>>; 5] = [
+    type Damage = fn(&[u8]) -> Option<Vec<u8>>;
+    let damages: [Damage; 5] = [
         |_| None,
         |_| Some(Vec::new()),
         |good| Some(good[..good.len() / 2].to_vec()),
@@ -115,7 +116,7 @@ async fn id_sidecars_are_built_again_from_their_files() {
             fs::write(&ids, bytes).unwrap();
         }
         // A reader changes nothing, and finds everything.
-        assert_exactly(dir.path(), &*outside(dir.path()).await.unwrap(), 30).await;
+        assert_exactly(dir.path(), &outside(dir.path()).await.unwrap(), 30).await;
         assert_ne!(fs::read(&ids).ok().as_ref(), Some(&good));
         // The store writes what it was.
         let store = Store::open(dir.path(), by_hand()).await.unwrap();
@@ -248,8 +249,8 @@ async fn verification_names_what_is_damaged_and_what_to_do() {
     let good = verify(dir.path(), |_, _, _| {}).await.unwrap();
     assert_eq!((good.files, &good.damages[..]), (3, &[][..]));
     let (ids, text) = (dir.path().join(format!("sidecars/{}.ids", file.id)), dir.path().join("text"));
-    let term = fs::read_dir(text.join(file.id.to_string())).unwrap().map(|e| e.unwrap().path());
-    let term = term.filter(|path| path.extension().is_some_and(|e| e == "term")).next().unwrap();
+    let mut term = fs::read_dir(text.join(file.id.to_string())).unwrap().map(|e| e.unwrap().path());
+    let term = term.find(|path| path.extension().is_some_and(|e| e == "term")).unwrap();
     for path in [&file.path, &ids, &ids.with_extension("bodies"), &term] {
         let good = fs::read(path).unwrap();
         flip(path, good.len() / 2);
