@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
-use threadline_schemas::{Kind, Record, leaf, record::event_id};
+use threadline_schemas::{Kind, Record, display, leaf, record::event_id};
 use threadline_store::{KeyQuery, Reader, RowId, Snapshot};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::error::QueryError;
 use crate::gather::{Bounds, Gathered, session_of};
 use crate::index::{Indexed, SessionIndex};
-use crate::line::event_line;
+use crate::line::{EXCERPT_CHARS, event_line};
 use crate::links::{Contest, links};
 use crate::metrics::Metrics;
 use crate::model::{Answer, Completeness, Event, Link, Session, SessionSummary, SnapshotInfo};
@@ -148,7 +148,7 @@ impl Engine {
     }
 
     pub(crate) async fn indexed(&self) -> Result<Arc<Indexed>, QueryError> {
-        self.index.of(self.snapshot().await?).await
+        self.index.of(|| self.snapshot()).await
     }
 
     fn bounds(&self) -> Bounds {
@@ -301,14 +301,20 @@ impl Engine {
     }
 }
 
-/// Records without their payloads, but for the text of prompts; read in parts, so that large payloads do
-/// not add up.
+/// Records without their payloads, but for the text of prompts.
 pub(crate) async fn read_light(snapshot: &Snapshot, rows: &[RowId]) -> Result<Vec<Record>, QueryError> {
     const PART: usize = 256;
     let mut records = Vec::with_capacity(rows.len());
     for part in rows.chunks(PART) {
-        let mut read = snapshot.records(part).await?;
-        read.iter_mut().for_each(strip);
+        let mut read = snapshot.records_light(part).await?;
+        for (record, row) in read.iter_mut().zip(part) {
+            // A long prompt is beside its row, and may be the title of its session.
+            if record.kind == Kind::Prompt && record.text.is_none() {
+                let whole = snapshot.records(&[*row]).await?.into_iter().next().and_then(|record| record.text);
+                record.text = whole.map(|text| display::cut(&text, EXCERPT_CHARS + 1).0);
+            }
+            strip(record);
+        }
         records.extend(read);
     }
     Ok(records)
@@ -316,11 +322,8 @@ pub(crate) async fn read_light(snapshot: &Snapshot, rows: &[RowId]) -> Result<Ve
 
 /// Drops what neither links nor totals look at.
 fn strip(record: &mut Record) {
-    record.raw = None;
-    record.attributes = None;
-    record.arguments = None;
-    // Whether there is a result tells an answer from a question.
-    record.result = record.result.take().map(|_| String::new());
+    // Whether there is a result tells an answer from a question; a long one has only its digest here.
+    record.result = (record.result.is_some() || record.result_digest.is_some()).then(String::new);
     record.text = record.text.take().filter(|_| record.kind == Kind::Prompt);
 }
 

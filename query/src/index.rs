@@ -66,16 +66,22 @@ impl SessionIndex {
         }
     }
 
-    /// The index of a snapshot.
-    pub(crate) async fn of(&self, snapshot: Arc<Snapshot>) -> Result<Arc<Indexed>, QueryError> {
+    /// The index of the snapshot that `take` gives. Whoever waits for another build holds no snapshot meanwhile, and the
+    /// index before goes first: each keeps a tail alive that may be sealed by now.
+    pub(crate) async fn of<F>(&self, take: impl Fn() -> F) -> Result<Arc<Indexed>, QueryError>
+    where
+        F: Future<Output = Result<Arc<Snapshot>, QueryError>>,
+    {
+        if let Some(index) = self.known(&state(&*take().await?)) {
+            return Ok(index);
+        }
+        let _one_at_a_time = self.building.lock().await;
+        let snapshot = take().await?;
         let state = state(&snapshot);
         if let Some(index) = self.known(&state) {
             return Ok(index);
         }
-        let _one_at_a_time = self.building.lock().await;
-        if let Some(index) = self.known(&state) {
-            return Ok(index);
-        }
+        drop(self.last.lock().unwrap_or_else(PoisonError::into_inner).take());
         let index = Arc::new(self.build(snapshot).await?);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, index.clone()));
         Ok(index)

@@ -13,6 +13,7 @@ use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use threadline_schemas::Record;
+use threadline_schemas::columns::{BODY_INLINE_BYTES_MAX, COLUMNS};
 
 use crate::{
     StoreError, columnar,
@@ -113,7 +114,15 @@ impl Snapshot {
     pub async fn records(&self, rows: &[RowId]) -> Result<Vec<Record>, StoreError> {
         let view = Arc::clone(&self.inner);
         let rows = rows.to_vec();
-        blocking(move || view.records(&rows)).await
+        blocking(move || view.records(&rows, false)).await
+    }
+
+    /// The same without the payloads that make a record large: no `raw`, `attributes` and `arguments`, and no text or
+    /// result over 64 KiB. For questions about many records at once.
+    pub async fn records_light(&self, rows: &[RowId]) -> Result<Vec<Record>, StoreError> {
+        let view = Arc::clone(&self.inner);
+        let rows = rows.to_vec();
+        blocking(move || view.records(&rows, true)).await
     }
 
     /// Columns of one sealed file in row order, in batches. A column that the file lacks is null; payloads over 64 KiB are
@@ -190,11 +199,13 @@ impl View {
         Ok(rows)
     }
 
-    fn records(&self, rows: &[RowId]) -> Result<Vec<Record>, StoreError> {
+    fn records(&self, rows: &[RowId], light: bool) -> Result<Vec<Record>, StoreError> {
+        let columns = light.then(light_columns);
         let mut records: Vec<Option<Record>> = vec![None; rows.len()];
         let tail = self.tail();
         for (place, id) in rows.iter().enumerate().filter(|(_, id)| id.file == RowId::TAIL) {
-            records[place] = tail.get(id.row as usize).map(|record| Record::clone(record));
+            records[place] =
+                tail.get(id.row as usize).map(|record| if light { lightened(record) } else { Record::clone(record) });
         }
         let sealed = rows.iter().filter(|id| id.file != RowId::TAIL);
         for (file, wanted) in by_file(sealed.map(|id| (id.file, id.row))) {
@@ -202,7 +213,7 @@ impl View {
             if let Some(row) = wanted.last().filter(|row| **row >= sealed.rows) {
                 return Err(StoreError::NoSuchRow { file, row: *row });
             }
-            let read = self.access.records(sealed, Some(&wanted), None)?;
+            let read = self.access.records(sealed, Some(&wanted), columns.as_deref())?;
             let places = places(&wanted);
             for (place, id) in rows.iter().enumerate().filter(|(_, id)| id.file == file) {
                 records[place] = places.get(&id.row).and_then(|at| read.get(*at)).cloned();
@@ -211,4 +222,21 @@ impl View {
         let whole = rows.iter().zip(records);
         whole.map(|(id, record)| record.ok_or(StoreError::NoSuchRow { file: id.file, row: id.row })).collect()
     }
+}
+
+/// Payloads that [`Snapshot::records_light`] leaves out; without `bodies` none is put back.
+const HEAVY_COLUMNS: &[&str] = &["raw", "attributes", "arguments", "bodies"];
+
+fn light_columns() -> Vec<&'static str> {
+    COLUMNS.iter().map(|column| column.name).filter(|name| !HEAVY_COLUMNS.contains(name)).collect()
+}
+
+/// As a sealed row is read with [`light_columns`].
+fn lightened(record: &Record) -> Record {
+    let inline = |text: &String| text.len() <= BODY_INLINE_BYTES_MAX;
+    let mut record = record.clone();
+    (record.raw, record.attributes, record.arguments) = (None, None, None);
+    record.text = record.text.filter(inline);
+    record.result = record.result.filter(inline);
+    record
 }
