@@ -31,8 +31,22 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Nothing was found and `--fail-empty` was given.
 pub(crate) const EXIT_EMPTY: u8 = 3;
+/// What was typed is not understood; clap's own code.
+const EXIT_USAGE: u8 = 2;
 /// The server could not be reached.
 pub(crate) const EXIT_UNAVAILABLE: u8 = 7;
+
+/// Something typed that is not one of the values which are known.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
 
 /// Follow the thread of an AI agent's action: from the prompt that caused it to the effect it had.
 #[derive(Debug, Parser)]
@@ -371,8 +385,8 @@ pub(crate) struct SessionListArguments {
     /// Only sessions with this MCP server
     #[arg(long)]
     pub(crate) server: Option<String>,
-    /// Only sessions with a call that ended so: ok, error, denied, cancelled, input_required
-    #[arg(long)]
+    /// Only sessions with a call that ended so
+    #[arg(long, value_parser = ["ok", "error", "denied", "cancelled", "input_required"])]
     pub(crate) outcome: Option<String>,
     /// Only sessions with an event at or after (RFC 3339)
     #[arg(long)]
@@ -396,8 +410,8 @@ pub(crate) struct SessionShowArguments {
     pub(crate) place: Place,
     #[command(flatten)]
     pub(crate) printing: Printing,
-    /// Follow links of this grade and stronger
-    #[arg(long, value_name = "GRADE")]
+    /// Only what links of this grade, or stronger, hold together; the rest is left out and counted
+    #[arg(long, value_parser = ["proven", "matched", "claimed", "inferred"], value_name = "GRADE")]
     pub(crate) grade: Option<String>,
 }
 
@@ -580,6 +594,8 @@ pub(crate) struct TokenArguments {
 pub(crate) struct DoctorArguments {
     #[command(flatten)]
     pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
 }
 
 /// Runs the command.
@@ -640,8 +656,12 @@ pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
         text.push_str(&cause.to_string());
     }
     output::talk(&text);
-    let unavailable = error.downcast_ref::<client::Unavailable>().is_some();
-    ExitCode::from(if unavailable { EXIT_UNAVAILABLE } else { 1 })
+    let refused_usage = error.downcast_ref::<client::Refused>().is_some_and(client::Refused::is_usage);
+    ExitCode::from(match () {
+        () if error.downcast_ref::<client::Unavailable>().is_some() => EXIT_UNAVAILABLE,
+        () if refused_usage || error.downcast_ref::<Usage>().is_some() => EXIT_USAGE,
+        () => 1,
+    })
 }
 
 /// The engine that answers over `data`: SQL runs in a process of its own, this program again.
@@ -653,7 +673,9 @@ pub(crate) fn engine(
     let own = PathBuf::from("/proc/self/exe");
     let path = if own.exists() { own } else { std::env::current_exe()? };
     let arguments = vec!["sql-worker".into(), "--data".into(), std::path::absolute(data)?.into_os_string()];
-    let sql_worker = Some(threadline_query::sql::worker::Program { path, arguments });
+    let environment =
+        vec![("MIMALLOC_ARENA_EAGER_COMMIT".into(), "0".into()), ("MIMALLOC_ARENA_RESERVE".into(), "16384".into())];
+    let sql_worker = Some(threadline_query::sql::worker::Program { path, arguments, environment });
     let config = threadline_query::EngineConfig { sql_worker, ..threadline_query::EngineConfig::default() };
     Ok(threadline_query::Engine::new(reader, config))
 }

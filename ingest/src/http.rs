@@ -48,11 +48,11 @@ pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// Times that a body may unfold.
 pub const RATIO_MAX: u64 = 100;
 /// Bytes of all bodies as they arrive.
-pub const READING_BYTES_MAX: usize = 48 << 20;
+pub const READING_BYTES_MAX: usize = 32 << 20;
 /// Bytes of all bodies that came compressed, unpacked.
-pub const UNPACKED_BYTES_MAX: usize = 48 << 20;
+pub const UNPACKED_BYTES_MAX: usize = 32 << 20;
 /// Estimated bytes of all bodies that are being decoded and stored.
-pub const WORKING_BYTES_MAX: usize = 96 << 20;
+pub const WORKING_BYTES_MAX: usize = 64 << 20;
 /// How long a body may pause, and how long it may take.
 const READ_PAUSE_MAX: Duration = Duration::from_secs(30);
 const READ_TIME_MAX: Duration = Duration::from_secs(300);

@@ -53,7 +53,7 @@ type BySource<T> = [[T; WHAT.len()]; SourceKind::ALL.len()];
 pub struct PipelineConfig {
     /// Tenant of every record that comes in here. Default `default`.
     pub tenant: String,
-    /// Bytes of records that may be on their way to the log. Default 48 MiB.
+    /// Bytes of records that may be on their way to the log. Default 32 MiB.
     pub in_flight_bytes_max: usize,
     /// Payload of one record; more becomes `rejected`. Default 28 MiB, below the largest frame of the log.
     pub record_bytes_max: usize,
@@ -67,7 +67,7 @@ impl Default for PipelineConfig {
     fn default() -> Self {
         PipelineConfig {
             tenant: "default".into(),
-            in_flight_bytes_max: 48 << 20,
+            in_flight_bytes_max: 32 << 20,
             record_bytes_max: 28 << 20,
             redact: RedactConfig::default(),
             clock: now_unix_us,

@@ -23,6 +23,35 @@ impl std::fmt::Display for Unavailable {
 
 impl std::error::Error for Unavailable {}
 
+/// The answer was a problem.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    status: u16,
+    /// Which kind of problem, as its `type` says.
+    kind: String,
+    text: String,
+}
+
+impl Refused {
+    /// Nothing bears the id.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.status == 404
+    }
+
+    /// What was typed is not understood.
+    pub(crate) fn is_usage(&self) -> bool {
+        self.kind == "/problems/parameter"
+    }
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Refused {}
+
 /// Somewhere to ask.
 pub(crate) enum Client {
     /// A router in this process over a data directory.
@@ -122,7 +151,7 @@ impl Client {
         };
         if !download.status.is_success() {
             let status = download.status.as_u16();
-            bail!("{}", problem(status, &download.bytes().await?));
+            return Err(problem(status, &download.bytes().await?).into());
         }
         Ok(download)
     }
@@ -169,13 +198,14 @@ impl Download {
 }
 
 /// What an RFC 9457 problem says, in one line.
-fn problem(status: u16, bytes: &[u8]) -> String {
+fn problem(status: u16, bytes: &[u8]) -> Refused {
     let problem: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let title = problem["title"].as_str().unwrap_or("the request failed");
-    match problem["detail"].as_str() {
+    let text = match problem["detail"].as_str() {
         Some(detail) => format!("{title} ({status}): {detail}"),
         None => format!("{title} ({status})"),
-    }
+    };
+    Refused { status, kind: problem["type"].as_str().unwrap_or_default().into(), text }
 }
 
 /// Percent-encodes one path segment.

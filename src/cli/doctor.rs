@@ -4,8 +4,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use threadline_schemas::display::{self, Lines};
+
 use super::client::Client;
-use super::{DoctorArguments, Place, data_directory, output};
+use super::output::Column;
+use super::{DoctorArguments, Format, Place, data_directory, output};
+
+const COLUMNS: &[Column] = &[("STATE", "state"), ("CHECK", "check"), ("DETAIL", "detail")];
 
 /// Less free space than this is a warning (1 GiB).
 const FREE_BYTES_WARN: u64 = 1 << 30;
@@ -47,8 +52,7 @@ pub(crate) async fn run(arguments: DoctorArguments) -> anyhow::Result<ExitCode> 
     if let Some(directory) = local.filter(|directory| directory.join("format.json").exists()) {
         checks.extend(files(&directory).await.into_iter().map(|verdict| ("files", verdict)));
     }
-    let mut text = String::new();
-    let mut failed = false;
+    let (mut rows, mut failed) = (Vec::new(), false);
     for (name, verdict) in checks {
         let (word, detail) = match verdict {
             Verdict::Ok(detail) => ("ok", detail),
@@ -58,13 +62,19 @@ pub(crate) async fn run(arguments: DoctorArguments) -> anyhow::Result<ExitCode> 
                 ("fail", detail)
             }
         };
-        text.push_str(&format!("{word:<5} {name}: {detail}\n"));
+        rows.push(serde_json::json!({"state": word, "check": name, "detail": detail}));
     }
-    output::write(
-        None,
-        threadline_schemas::display::terminal(&text, threadline_schemas::display::Lines::Keep).as_bytes(),
-    )?;
+    match arguments.printing.format {
+        Format::Table => output::write(arguments.printing.output.as_deref(), text(&rows).as_bytes())?,
+        _ => output::rows(&arguments.printing, &serde_json::json!({"data": rows}), &rows, COLUMNS)?,
+    }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn text(rows: &[serde_json::Value]) -> String {
+    let part = |row: &serde_json::Value, key: &str| display::terminal(row[key].as_str().unwrap_or(""), Lines::Keep);
+    let line = |row| format!("{:<5} {}: {}\n", part(row, "state"), part(row, "check"), part(row, "detail"));
+    rows.iter().map(line).collect()
 }
 
 fn clock() -> Verdict {

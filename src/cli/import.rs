@@ -2,15 +2,16 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use threadline_ingest::import::{Import, Options, Progress, Report};
 use threadline_schemas::Collector;
+use threadline_schemas::decode::profile::Catalogue;
+use threadline_schemas::decode::recognise::Format;
 use threadline_schemas::display::{self, Lines};
 
 use super::output::{self, Column};
 use super::record::{Ending, Recording, exit_code, known};
-use super::{ImportArguments, data_directory};
+use super::{ImportArguments, Usage, data_directory};
 
 const COLUMNS: &[Column] = &[
     ("FILE", "path"),
@@ -27,9 +28,7 @@ const COLUMNS: &[Column] = &[
 pub(crate) async fn run(arguments: ImportArguments) -> anyhow::Result<ExitCode> {
     let directory = data_directory(arguments.sink.data.clone())?;
     let catalogue = super::source::catalogue(&directory, &arguments.profile)?;
-    let options = Options::named(&arguments.kind, catalogue).with_context(|| {
-        format!("--as {} is not a known kind; `threadline source list` names the profiles", arguments.kind)
-    })?;
+    let options = options(&arguments.kind, catalogue)?;
     let recording = Recording::to(&arguments.sink, Collector::Import, "import").await?;
     let report = load(&recording, &arguments.paths, options).await;
     let ending = recording.close().await?;
@@ -39,6 +38,18 @@ pub(crate) async fn run(arguments: ImportArguments) -> anyhow::Result<ExitCode> 
     output::rows(&arguments.printing, &answer, &rows, COLUMNS)?;
     output::talk(&total(&report, ending));
     Ok(if report.failed_files() > 0 { ExitCode::FAILURE } else { exit_code(ending) })
+}
+
+/// The kind that `--as` names; a wrong one is answered with those there are.
+fn options(kind: &str, catalogue: std::sync::Arc<Catalogue>) -> anyhow::Result<Options> {
+    let known = || {
+        let built_in = Format::BUILT_IN.iter().map(|format| format.as_str().to_string());
+        let profiles = catalogue.profiles().iter().map(|profile| profile.name().to_string());
+        std::iter::once("auto".to_string()).chain(built_in).chain(profiles).collect::<Vec<_>>().join(", ")
+    };
+    Options::named(kind, catalogue.clone()).ok_or_else(|| {
+        Usage(format!("invalid value '{kind}' for '--as NAME'\n  [possible values: {}]", known())).into()
+    })
 }
 
 /// Imports with a progress bar on a terminal.

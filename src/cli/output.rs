@@ -35,6 +35,33 @@ pub(crate) fn to_terminal(printing: &Printing) -> bool {
     printing.output.is_none() && std::io::stdout().is_terminal()
 }
 
+/// Columns of the terminal that a table is printed on, if it is.
+pub(crate) fn terminal_width(printing: &Printing) -> Option<usize> {
+    let table = to_terminal(printing) && printing.format == Format::Table;
+    table.then(|| Table::new().width().map_or(80, usize::from))
+}
+
+/// One line within `width` columns; what does not fit is cut, and marked.
+pub(crate) fn fitted(text: &str, width: usize) -> String {
+    let shown = display::terminal(text, Lines::Show);
+    let wide = |c: char| {
+        if matches!(c, '\u{1100}'..='\u{115f}' | '\u{2e80}'..='\u{ffdc}' | '\u{1f000}'..='\u{3fffd}') { 2 } else { 1 }
+    };
+    if shown.chars().map(wide).sum::<usize>() <= width {
+        return shown;
+    }
+    let mut left = width.saturating_sub(1);
+    let kept: String = shown
+        .chars()
+        .take_while(|c| {
+            let fits = wide(*c) <= left;
+            left = left.saturating_sub(wide(*c));
+            fits
+        })
+        .collect();
+    kept + "…"
+}
+
 /// Prints `answer` (an envelope with `data` and `completeness`) whose rows are the array `rows`.
 pub(crate) fn rows(printing: &Printing, answer: &Value, rows: &[Value], columns: &[Column]) -> anyhow::Result<()> {
     let bytes = match printing.format {
@@ -124,7 +151,7 @@ fn table(rows: &[Value], columns: &[Column], terminal: bool) -> String {
 }
 
 /// `2026-11-20T10:31:19.528000000Z` as people read it; the heading says UTC. Other formats keep every digit.
-fn to_millis(time: &str) -> String {
+pub(crate) fn to_millis(time: &str) -> String {
     time.get(..23).filter(|_| time.ends_with('Z')).map_or_else(|| time.to_string(), |cut| cut.replace('T', " "))
 }
 
@@ -175,6 +202,13 @@ mod tests {
             assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
             assert!(!text.contains('\u{202e}'));
         }
+    }
+
+    #[test]
+    fn a_line_that_does_not_fit_is_cut_with_a_mark() {
+        assert_eq!(fitted("short\u{1b}", 10), "short␛");
+        assert_eq!(fitted("0123456789ab", 10), "012345678…");
+        assert_eq!(fitted("漢字漢字漢字", 7), "漢字漢…");
     }
 
     #[test]

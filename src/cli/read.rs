@@ -7,7 +7,7 @@ use anyhow::bail;
 use serde_json::Value;
 use threadline_schemas::display::{self, Lines};
 
-use super::client::{Client, segment};
+use super::client::{Client, Refused, segment};
 use super::output::{self, Column};
 use super::{
     EXIT_EMPTY, EventArguments, Format, LinksArguments, Printing, SearchArguments, SessionListArguments,
@@ -75,15 +75,50 @@ pub(crate) async fn session_list(arguments: SessionListArguments) -> anyhow::Res
     query.extend(arguments.all.then(|| ("all", "true".to_string())));
     let answer = pages(&client, "/api/v1/sessions", query, arguments.limit).await?;
     let rows = array(&answer);
-    output::rows(&arguments.printing, &answer, &rows, SESSION_COLUMNS)?;
+    match output::terminal_width(&arguments.printing).filter(|width| *width < WIDE_COLUMNS) {
+        Some(width) => {
+            let text: String = rows.iter().map(|row| session_lines(row, width)).collect();
+            output::write(None, text.as_bytes())?;
+            output::completeness(&answer);
+        }
+        None => output::rows(&arguments.printing, &answer, &rows, SESSION_COLUMNS)?,
+    }
     Ok(emptiness(&arguments.printing, rows.is_empty()))
+}
+
+/// Columns below which a session is shown on lines of its own instead of in a table.
+const WIDE_COLUMNS: usize = 150;
+
+/// One session on lines that fit: time, id, agent and counts, then its prompt, then who else took part. What does not
+/// fit is cut with a mark; ids are whole.
+fn session_lines(row: &Value, width: usize) -> String {
+    let calls = plural(row["calls"].as_u64().unwrap_or(0) as usize, "call");
+    let notable = [("errors", "failed"), ("denials", "denied")].map(|(key, word)| match row[key].as_u64() {
+        Some(count) if count > 0 => format!(", {count} {word}"),
+        _ => String::new(),
+    });
+    let first = text(row, "start").get(..19).unwrap_or_default().replace('T', " ");
+    let head = format!("{first}  {}  {calls}{}", text(row, "id"), notable.concat());
+    let names = |key: &str| each(row, key).filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+    let title = match text(row, "title") {
+        "" => "(no prompt recorded)".to_string(),
+        title => format!("“{title}”"),
+    };
+    let parties = [names("agents"), names("users"), names("servers")]
+        .map(|names| if names.is_empty() { "-".into() } else { names });
+    let last = format!("{} | {}", parties.join(" | "), counts(&row["coverage"]));
+    [head, format!("    {title}"), format!("    {last}")].map(|line| output::fitted(&line, width) + "\n").concat()
 }
 
 /// `threadline session show`.
 pub(crate) async fn session_show(arguments: SessionShowArguments) -> anyhow::Result<ExitCode> {
     let client = Client::open(&arguments.place)?;
     let query: Vec<(&str, String)> = arguments.grade.map(|grade| ("grade", grade)).into_iter().collect();
-    let answer = client.get(&format!("/api/v1/sessions/{}", segment(&arguments.id)), &query).await?;
+    let answer = client.get(&format!("/api/v1/sessions/{}", segment(&arguments.id)), &query).await;
+    let answer = match answer {
+        Err(error) => return nothing(&arguments.printing, error),
+        Ok(answer) => answer,
+    };
     if arguments.printing.format == Format::Table {
         let text = session_text(&answer["data"]);
         output::write(arguments.printing.output.as_deref(), text.as_bytes())?;
@@ -98,7 +133,10 @@ pub(crate) async fn session_show(arguments: SessionShowArguments) -> anyhow::Res
 /// `threadline event show`.
 pub(crate) async fn event_show(arguments: EventArguments) -> anyhow::Result<ExitCode> {
     let client = Client::open(&arguments.place)?;
-    let answer = client.get(&format!("/api/v1/events/{}", segment(&arguments.id)), &[]).await?;
+    let answer = match client.get(&format!("/api/v1/events/{}", segment(&arguments.id)), &[]).await {
+        Err(error) => return nothing(&arguments.printing, error),
+        Ok(answer) => answer,
+    };
     let record = answer.pointer("/data/record").and_then(Value::as_object).cloned().unwrap_or_default();
     let mut rows: Vec<Value> = record
         .into_iter()
@@ -179,7 +217,10 @@ pub(crate) async fn sql(arguments: SqlArguments) -> anyhow::Result<ExitCode> {
 pub(crate) async fn links(arguments: LinksArguments) -> anyhow::Result<ExitCode> {
     let client = Client::open(&arguments.place)?;
     let query: Vec<(&str, String)> = arguments.session.map(|id| ("session", id)).into_iter().collect();
-    let answer = pages(&client, "/api/v1/links", query, 0).await?;
+    let answer = match pages(&client, "/api/v1/links", query, 0).await {
+        Err(error) => return nothing(&arguments.printing, error),
+        Ok(answer) => answer,
+    };
     let rows = array(&answer);
     output::rows(&arguments.printing, &answer, &rows, LINK_COLUMNS)?;
     Ok(emptiness(&arguments.printing, rows.is_empty()))
@@ -231,6 +272,17 @@ fn named(row: &Value, names: &[String]) -> Value {
         .into()
 }
 
+/// An id that nothing bears is nothing found, where that has an exit code of its own.
+fn nothing(printing: &Printing, error: anyhow::Error) -> anyhow::Result<ExitCode> {
+    match error.downcast_ref::<Refused>() {
+        Some(refused) if refused.is_empty() && printing.fail_empty => {
+            output::talk(&refused.to_string());
+            Ok(ExitCode::from(EXIT_EMPTY))
+        }
+        _ => Err(error),
+    }
+}
+
 fn emptiness(printing: &Printing, empty: bool) -> ExitCode {
     if empty && printing.fail_empty { ExitCode::from(EXIT_EMPTY) } else { ExitCode::SUCCESS }
 }
@@ -253,10 +305,10 @@ const RECORD_COLUMNS: &[Column] = &[
 /// Every record of a session as a row that names its turn and call.
 fn session_rows(session: &Value) -> Vec<Value> {
     let mut rows = Vec::new();
-    for (index, turn) in each(session, "turns").enumerate() {
+    for (number, turn) in numbered(session) {
         let mut push = |event: &Value, call: Option<&Value>| {
             let mut row = event.clone();
-            row["turn"] = (index + 1).into();
+            row["turn"] = number.into();
             row["call"] = call.map_or(Value::Null, |call| call["id"].clone());
             rows.push(row);
         };
@@ -267,6 +319,20 @@ fn session_rows(session: &Value) -> Vec<Value> {
         each(turn, "events").for_each(|event| push(event, None));
     }
     rows
+}
+
+/// Turns with the number of their prompt: what has none is not counted, here and on the pages.
+fn numbered(session: &Value) -> impl Iterator<Item = (Option<u64>, &Value)> {
+    let mut prompts = 0;
+    each(session, "turns").map(move |turn| {
+        let prompt = turn.get("prompt").filter(|prompt| !prompt.is_null());
+        prompts += u64::from(prompt.is_some());
+        (prompt.map(|_| prompts), turn)
+    })
+}
+
+fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn each<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
@@ -286,9 +352,9 @@ fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
     writeln!(out, "Session {}", one_line(summary, "id"))?;
     writeln!(
         out,
-        "  {} to {}  ({})",
-        one_line(summary, "start"),
-        one_line(summary, "end"),
+        "  {} to {} UTC  ({})",
+        moment(summary, "start"),
+        moment(summary, "end"),
         duration(&summary["duration_nano"])
     )?;
     for (label, key) in
@@ -310,11 +376,19 @@ fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
         summary["records"],
         counts(&summary["coverage"])
     )?;
-    for (index, turn) in each(session, "turns").enumerate() {
-        let prompt = turn["prompt_text"]
-            .as_str()
-            .map_or_else(|| "(no prompt recorded)".to_string(), |text| format!("“{}”", short(text, 400)));
-        writeln!(out, "\nTurn {}  {}\n  {prompt}", index + 1, one_line(turn, "start"))?;
+    let mut prompts = 0;
+    for (number, turn) in numbered(session) {
+        prompts = number.unwrap_or(prompts);
+        let title = match number {
+            Some(number) => format!("Turn {number}"),
+            None if prompts == 0 => "Before any prompt".into(),
+            None => "Without a prompt".into(),
+        };
+        writeln!(out, "\n{title}  {}", moment(turn, "start"))?;
+        match turn["prompt_text"].as_str().or(turn["prompt"]["excerpt"].as_str()) {
+            Some(text) => writeln!(out, "  “{}”", short(text, 400))?,
+            None => writeln!(out, "  {}", plural(each(turn, "events").count(), "record"))?,
+        }
         for call in each(turn, "calls") {
             write_call(out, call)?;
         }
@@ -349,7 +423,7 @@ fn write_call(out: &mut String, call: &Value) -> std::fmt::Result {
         out,
         "  {mark}  {server}{}  {}  [{}]",
         short(call["tool"].as_str().unwrap_or("?"), 80),
-        one_line(call, "start"),
+        moment(call, "start"),
         one_line(call, "grade")
     )?;
     if let Some(arguments) = call["arguments"].as_str() {
@@ -388,6 +462,11 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 
 fn one_line(value: &Value, key: &str) -> String {
     display::terminal(text(value, key), Lines::Show)
+}
+
+/// A time as people read it; other formats keep every digit.
+fn moment(value: &Value, key: &str) -> String {
+    output::to_millis(&one_line(value, key))
 }
 
 /// The first `max` characters on one line, saying how many were left out.

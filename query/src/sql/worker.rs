@@ -51,6 +51,8 @@ pub struct Program {
     pub path: PathBuf,
     /// Arguments that make it call [`serve`] on the engine's data directory.
     pub arguments: Vec<OsString>,
+    /// What to set in its environment: an allocator that reserves memory ahead must not, or the limit ends it.
+    pub environment: Vec<(String, String)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,6 +82,7 @@ pub(super) async fn ask(
     let child = Command::new(&program.path)
         .arg0("threadline")
         .args(&program.arguments)
+        .envs(program.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
