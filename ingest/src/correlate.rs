@@ -114,7 +114,7 @@ pub struct Correlation {
 
 /// Correlates the observations of one interval.
 pub fn correlate(observations: &mut [Observation], settings: &Settings) -> Correlation {
-    observations.sort_unstable_by(|a, b| (a.time_unix_nano, a.id).cmp(&(b.time_unix_nano, b.id)));
+    observations.sort_unstable_by_key(|seen| (seen.time_unix_nano, seen.id));
     let observations = &*observations;
     let mut linker = Linker::new(Units::of(observations), settings);
     linker.link_gateway_server();

@@ -177,7 +177,7 @@ impl Conversations {
                 self.prompt_of.insert((session, step.turn), prompt);
             }
             let s = linker.seen(item.at);
-            if let Some(t) = linker.host_time(s.clock, if item.host_call.is_some() { s.t } else { s.t }) {
+            if let Some(t) = linker.host_time(s.clock, s.t) {
                 self.turns.entry(session).or_default().push((t, step.turn));
             }
             match item.host_call {

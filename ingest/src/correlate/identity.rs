@@ -21,12 +21,15 @@ const WINDOWS_HEAVY: usize = 3;
 /// What a second user of one subject costs, and each further one, in calls.
 const COPY_COST: [f64; 3] = [0.0, 1.0, 1.5];
 
+/// Gateway start minus host start, seconds, with the two calls.
+type Difference = (f64, u32, u32);
+
 impl Linker<'_> {
     /// Host user to subject. `good` are pairs of host call and gateway call with a good clock-free score.
     pub(super) fn assign_subjects(&self, good: &[(u32, u32)]) -> BTreeMap<Name, Name> {
         let mut rivals: HashMap<u32, usize> = HashMap::new();
         good.iter().for_each(|(h, _)| *rivals.entry(*h).or_default() += 1);
-        let mut differences: BTreeMap<(Name, Name), Vec<(f64, u32, u32)>> = BTreeMap::new();
+        let mut differences: BTreeMap<(Name, Name), Vec<Difference>> = BTreeMap::new();
         for (h, g) in good {
             let (host, call) = (self.host(*h), self.whole(*g));
             let Some(start) = host.start else { continue };
