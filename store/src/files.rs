@@ -98,6 +98,10 @@ pub(crate) struct Files {
 const TEXT_INDEXES_MAX: u64 = 256;
 
 impl Files {
+    pub(crate) fn data_dir(&self) -> &std::path::Path {
+        self.layout.root()
+    }
+
     pub(crate) fn new(layout: Layout, cache_bytes_max: u64, repairs: bool) -> Files {
         Files {
             layout,

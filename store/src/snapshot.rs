@@ -68,6 +68,11 @@ impl Snapshot {
         Snapshot { inner: Arc::new(inner) }
     }
 
+    /// The data directory.
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.inner.access.data_dir()
+    }
+
     /// Version of the Delta table; -1 while there is none.
     pub fn table_version(&self) -> i64 {
         self.inner.table_version
