@@ -9,13 +9,14 @@
 //! - all evidence is a log-likelihood ratio; nothing depends on the names of particular sources
 //! - memory is proportional to the observations given; the caller bounds the window
 //!
-//! Not here: reading records (`project`), storing links, or which records are in a window.
+//! Not here: reading records and storing links (`run`), or which records are in a window (`windows`).
 
 mod assignment;
 mod calls;
 mod clock;
 mod conversations;
 mod downstream;
+mod downstream_text;
 mod evidence;
 mod explain;
 mod gateway_server;
@@ -27,14 +28,21 @@ mod linker;
 mod names;
 mod observation;
 mod placement;
+mod project;
 mod rounds;
+pub mod run;
 mod settings;
 mod units;
+mod windows;
+
+#[cfg(test)]
+mod tests;
 
 pub use clock::{Segment, Track};
 pub use likelihood::Noise;
 pub use observation::{Act, Argument, HttpLine, Observation, Payload, StatementLine};
 pub use placement::Rule;
+pub use project::project;
 pub use settings::Settings;
 
 use std::collections::BTreeMap;

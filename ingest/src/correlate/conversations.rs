@@ -67,19 +67,21 @@ impl Linker<'_> {
             places.iter().filter(|(place, _)| place.1 != NONE).map(|(_, items)| items.as_slice()).collect();
         let habits = Habits::learn(&known, &rarity);
         let per_server = session_per_server(&known);
+        // People do not ask again this soon after an answer.
+        let disorder = if self.noise.heavy { habits.soonest_prompt() } else { 0.0 };
         let mut found = Conversations::default();
         for (place, items) in &places {
             if place.1 != NONE {
                 let all: Vec<usize> = (0..items.len()).collect();
-                found.add(self, items, &all, |_, _| BY_ID, true);
+                found.add(self, items, &all, |_, _| BY_ID, true, disorder);
                 continue;
             }
-            let split = beam::split(items, &habits, &rarity, per_server);
+            let split = beam::split(items, &habits, &rarity, per_server, disorder);
             let sure =
                 |at: usize, prompt: Option<usize>| split.under.get(&(at, prompt)).copied().unwrap_or(0.0).min(1.0);
             for conversation in &split.conversations {
                 for part in self.cut(items, conversation, &split) {
-                    found.add(self, items, &part, sure, false);
+                    found.add(self, items, &part, sure, false, disorder);
                 }
             }
         }
@@ -165,10 +167,11 @@ impl Conversations {
         members: &[usize],
         sure: impl Fn(usize, Option<usize>) -> f64,
         by_id: bool,
+        disorder: f64,
     ) {
         let session = self.another();
         self.by_id.insert(session, by_id);
-        for (at, step) in members.iter().zip(steps(members.iter().map(|at| &items[*at]))) {
+        for (at, step) in members.iter().zip(steps(members.iter().map(|at| &items[*at]), disorder)) {
             let item = &items[*at];
             let confidence = sure(*at, step.prompt);
             let home =

@@ -27,7 +27,9 @@ use content::Vocabulary;
 use lines::{Fnv, Line, LineClass, lines};
 use shares::Shares;
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 4;
+/// A call that holds the answer to the same request, and one that holds another answer.
+const SAME_REQUEST: f64 = 2.0;
 /// Executions longer than this say little about a clock, seconds.
 const TELLING_EXECUTION: f64 = 4.0;
 /// A step of a downstream clock is expected this often, per second.
@@ -174,7 +176,8 @@ impl<'a> Stage<'_, 'a> {
                 hosts.entry(line.server).or_default().insert(http.host.clone());
             }
         }
-        let vocabulary = Vocabulary::of(&self.executions, &hosts);
+        let mut vocabulary = Vocabulary::of(&self.executions, &hosts);
+        vocabulary.count_paths(self.lines.iter().filter_map(|line| line.http));
         let window = self.window();
         let mut pairs = Vec::new();
         for (at, line) in self.lines.iter().enumerate() {
@@ -250,7 +253,10 @@ impl<'a> Stage<'_, 'a> {
                     let length = call.end - call.start + line.resolution;
                     let weight = (1.0 + score.max(0.0)) / rivals[&pair.line].0 / (0.2 + length);
                     let own = if line.is_http() { line.duration } else { 0.0 };
-                    Some(Span { low: line.t - call.end, high: line.t + line.resolution - call.start - own, weight })
+                    // No clock is further away than the window.
+                    let low = (line.t - call.end).max(-self.window());
+                    let high = (line.t + line.resolution - call.start - own).min(self.window());
+                    Some(Span { low, high, weight })
                 })
                 .collect();
             return densest_cover(&spans).map(|(offset, support)| Track::constant(offset, support));
@@ -332,6 +338,7 @@ impl<'a> Stage<'_, 'a> {
             if let Some(request) = request.filter(|_| !line.is_http()) {
                 evidence.add("inside_request", self.inside_request(line, request, call, offset));
             }
+            evidence.add("same_request", self.same_request(pair));
             evidence.add("shares", self.shares.ratio(&self.features(line, call, &self.calls[pair.call], request)));
         }
         if let Some(ratio) = self.rpc_ratio(line, call, &self.calls[pair.call]) {
@@ -377,6 +384,22 @@ impl<'a> Stage<'_, 'a> {
             () => 8.0,
         };
         fits - away
+    }
+
+    /// An attempt that failed, or a further page, asks what the answer of its call was asked.
+    fn same_request(&self, pair: &Pair) -> f64 {
+        let line = &self.lines[pair.line];
+        if !self.heavy() || !matches!(line.class, LineClass::Failed | LineClass::Page(_)) {
+            return 0.0;
+        }
+        let others = self.http_of.get(&pair.call).into_iter().flatten().filter(|other| **other != pair.line);
+        let answers: Vec<&Line<'_>> =
+            others.map(|other| &self.lines[*other]).filter(|other| other.class == LineClass::Main).collect();
+        match () {
+            () if answers.iter().any(|answer| answer.like == line.like) => SAME_REQUEST,
+            () if answers.is_empty() => 0.0,
+            () => -SAME_REQUEST,
+        }
     }
 
     fn rpc_ratio(&self, line: &Line<'_>, execution: &Execution<'_>, call: &Call) -> Option<f64> {

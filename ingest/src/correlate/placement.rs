@@ -40,6 +40,24 @@ pub enum Rule {
     Twin,
 }
 
+impl Rule {
+    /// The name that links bear.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Rule::Conversation => "conversation",
+            Rule::HostGateway => "host-gateway",
+            Rule::GatewayServer => "gateway-server",
+            Rule::HostServer => "host-server",
+            Rule::Exchange => "exchange",
+            Rule::RequestState => "request-state",
+            Rule::Resent => "resent",
+            Rule::Downstream => "downstream",
+            Rule::Opening => "opening",
+            Rule::Twin => "second-delivery",
+        }
+    }
+}
+
 /// A parent and how sure it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Up {

@@ -73,12 +73,25 @@ pub(super) struct Split {
 }
 
 /// Splits the items of one place, which are sorted.
-pub(super) fn split(items: &[Item], habits: &Habits, rarity: &Rarity, session_per_server: bool) -> Split {
+pub(super) fn split(
+    items: &[Item],
+    habits: &Habits,
+    rarity: &Rarity,
+    session_per_server: bool,
+    disorder: f64,
+) -> Split {
     let Some((first, last)) = items.first().zip(items.last()) else { return Split::default() };
     let prompts = items.iter().filter(|item| item.kind == ItemKind::Prompt).count();
     let opening_rate = ((prompts as f64 * 0.6).max(1.0) / (last.t - first.t).max(60.0)).ln();
-    let mut search =
-        Search { items, habits, overlap: Overlap::new(items, rarity), session_per_server, opening_rate, threads: 0 };
+    let mut search = Search {
+        items,
+        habits,
+        overlap: Overlap::new(items, rarity),
+        session_per_server,
+        disorder,
+        opening_rate,
+        threads: 0,
+    };
     let mut beam = vec![Hypothesis { score: 0.0, threads: Rc::default(), owner: Rc::default() }];
     for at in 0..items.len() {
         beam = search.step(&beam, at);
@@ -91,6 +104,7 @@ struct Search<'s> {
     habits: &'s Habits,
     overlap: Overlap,
     session_per_server: bool,
+    disorder: f64,
     opening_rate: f64,
     threads: u32,
 }
@@ -258,7 +272,7 @@ impl Search<'_> {
         for (weight, thread) in weight_of.values() {
             let items = thread.items();
             let mut before = None;
-            for (at, step) in items.iter().zip(steps(items.iter().map(|at| &self.items[*at]))) {
+            for (at, step) in items.iter().zip(steps(items.iter().map(|at| &self.items[*at]), self.disorder)) {
                 *split.under.entry((*at, step.prompt)).or_default() += weight;
                 if self.items[*at].kind == ItemKind::Prompt {
                     *split.after.entry((*at, before)).or_default() += weight;

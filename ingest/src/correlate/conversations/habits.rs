@@ -116,6 +116,11 @@ impl Habits {
         (0.7 * sum).clamp(-4.0, 4.0)
     }
 
+    /// A prompt sooner than this after an answer is rare (one and a half spreads below the mean).
+    pub(super) fn soonest_prompt(&self) -> f64 {
+        (self.answer_prompt.mean - 1.5 * self.answer_prompt.sd).exp()
+    }
+
     /// Learns from conversations whose ids are known.
     pub(super) fn learn(conversations: &[&[Item]], rarity: &Rarity) -> Habits {
         let mut seen = Observed::default();

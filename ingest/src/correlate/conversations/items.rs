@@ -150,17 +150,25 @@ pub(super) struct Step {
 }
 
 /// Walks one conversation in time order: a prompt opens a turn, an answer closes it, a call after an answer belongs to a
-/// prompt that was lost.
-pub(super) fn steps<'i>(items: impl Iterator<Item = &'i Item>) -> Vec<Step> {
+/// prompt that was lost. Where stamps may be out of order by up to `disorder` seconds, a call that close behind an answer
+/// still belongs to its turn, and a prompt that close behind a turn that began without one is that turn's.
+pub(super) fn steps<'i>(items: impl Iterator<Item = &'i Item>, disorder: f64) -> Vec<Step> {
     let (mut turn, mut prompt, mut idle) = (None::<usize>, None, true);
     let next = |turn: Option<usize>| Some(turn.map_or(0, |turn| turn + 1));
-    let mut found = Vec::new();
+    let (mut answered, mut began) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
+    let mut found: Vec<Step> = Vec::new();
     for item in items {
         match item.kind {
+            ItemKind::Prompt if prompt.is_none() && turn.is_some() && item.t - began < disorder => {
+                prompt = Some(item.at);
+                found.iter_mut().rev().take_while(|step| Some(step.turn) == turn).for_each(|step| step.prompt = prompt);
+                idle = false;
+            }
             ItemKind::Prompt => (turn, prompt, idle) = (next(turn), Some(item.at), false),
-            ItemKind::Call if idle => (turn, prompt, idle) = (next(turn), None, false),
+            ItemKind::Call if idle && turn.is_some() && item.t - answered < disorder => {}
+            ItemKind::Call if idle => (turn, prompt, idle, began) = (next(turn), None, false, item.t),
             ItemKind::Call => {}
-            ItemKind::Answer => idle = true,
+            ItemKind::Answer => (idle, answered) = (true, item.t),
         }
         turn = turn.or(Some(0));
         found.push(Step { turn: turn.unwrap_or(0), prompt });

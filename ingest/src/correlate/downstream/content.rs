@@ -5,6 +5,7 @@
 //! | path or statement shares a word with the tool's name / does not | +1.5 / -1.5 |
 //! | host is the server's own / is named in an argument / is not | 0 / +5 / -6 |
 //! | a query value or literal is (part of) an argument value / of none | +1.2 / -4 |
+//! | a value in the path is (part of) an argument value / of none | +1.2 / -2 |
 //! | a parameter named like an argument has another value | -5 |
 //! | a short argument does not occur in a read | -0.7 |
 //!
@@ -26,6 +27,12 @@ pub(super) const PAGING: &[&str] = &["page", "cursor", "offset", "pageToken", "p
 /// Paths that health checks use (Kubernetes and load balancers); no tool call unless the tool is named so.
 const PROBES: &[&str] = &["healthz", "health", "livez", "readyz", "ready", "live", "ping", "metrics", "status"];
 
+/// A path segment in fewer than this share of a host's lines is a value; fewer lines than this say nothing.
+const VALUE_SHARE_MAX: f64 = 0.1;
+const VALUE_LINES_LEAST: f64 = 20.0;
+/// A value in the path that no argument explains may be an id that the server looked up.
+const UNEXPLAINED_SEGMENT: f64 = -2.0;
+
 /// A score of minus infinity, nearly: never a candidate.
 pub(super) const NEVER: f64 = -99.0;
 
@@ -37,6 +44,8 @@ pub(super) struct Vocabulary {
     named_hosts: BTreeMap<Name, BTreeSet<String>>,
     /// Words of each tool's name.
     tools: HashMap<String, BTreeSet<String>>,
+    /// Lines of each host, and of each segment of its paths.
+    segments: HashMap<String, (f64, HashMap<String, f64>)>,
 }
 
 impl Vocabulary {
@@ -60,6 +69,33 @@ impl Vocabulary {
         let common = servers_of.into_iter().filter(|(_, servers)| servers.len() >= COMMON_WORD_SERVERS);
         vocabulary.common = common.map(|(word, _)| word).collect();
         vocabulary
+    }
+
+    /// Counts the segments of paths, so that values can be told from fixed words.
+    pub(super) fn count_paths<'h>(&mut self, lines: impl Iterator<Item = &'h HttpLine>) {
+        for http in lines {
+            let host = self.segments.entry(http.host.clone()).or_default();
+            host.0 += 1.0;
+            for segment in http.segments.iter().collect::<BTreeSet<_>>() {
+                *host.1.entry(segment.clone()).or_default() += 1.0;
+            }
+        }
+    }
+
+    /// Whether a segment of this host's paths looks like a value: seldom the same, among lines enough to say so.
+    fn is_value(&self, host: &str, segment: &str) -> bool {
+        let Some((lines, segments)) = self.segments.get(host) else { return false };
+        let count = segments.get(segment).copied().unwrap_or(0.0);
+        *lines >= VALUE_LINES_LEAST && count / lines < VALUE_SHARE_MAX
+    }
+
+    /// Segments that are an argument's value, and values that are no argument's.
+    fn path_score(&self, http: &HttpLine, arguments: &[Argument]) -> f64 {
+        let mut score = 0.0;
+        for segment in http.segments.iter().filter(|segment| self.is_value(&http.host, segment)) {
+            score += if values(arguments).any(|value| explained(segment, value)) { 1.2 } else { UNEXPLAINED_SEGMENT };
+        }
+        score
     }
 
     /// Whether a server reaches this host because an argument names it, not because it is its own system.
@@ -110,6 +146,9 @@ impl Vocabulary {
             !PAGING.contains(&name.as_str()) || arguments.iter().any(|argument| argument.name == *name)
         });
         score += pairs_score(query.map(|(name, value)| (name.as_str(), value.as_str())), arguments);
+        if own_host {
+            score += self.path_score(http, arguments);
+        }
         if own_host && http.method == "GET" {
             let shown =
                 || http.query.iter().map(|(_, value)| value.as_str()).chain(http.segments.iter().map(String::as_str));

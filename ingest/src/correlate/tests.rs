@@ -1,0 +1,111 @@
+//! The linker as a whole, on a made-up estate whose truth is known.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use super as threadline_ingest_correlate;
+use super::*;
+
+#[path = "../../benches/support/estate.rs"]
+mod estate;
+
+use estate::{call_at, estate, unit};
+
+/// Share of observations whose call holds exactly one true call, and share of those placed in a call at all.
+fn purity(found: &Correlation, truth: &BTreeMap<Uuid, u64>) -> (f64, f64) {
+    let mut members: BTreeMap<(usize, usize), BTreeSet<u64>> = BTreeMap::new();
+    let mut placed = 0usize;
+    for placement in &found.placements {
+        if let (Some(session), Some(call)) = (placement.session, placement.call) {
+            members.entry((session, call)).or_default().insert(truth[&placement.id]);
+            placed += 1;
+        }
+    }
+    let pure = found.placements.iter().filter(|placement| {
+        let key = placement.session.zip(placement.call);
+        key.is_some_and(|key| members[&key].len() == 1)
+    });
+    (pure.count() as f64 / placed.max(1) as f64, placed as f64 / truth.len() as f64)
+}
+
+fn run(mut observations: Vec<Observation>) -> Correlation {
+    correlate(&mut observations, &Settings::default())
+}
+
+#[test]
+fn calls_without_a_shared_id_come_together_over_clocks_that_are_seconds_apart() {
+    for traces in [true, false] {
+        let (observations, calls) = estate(400, traces);
+        let truth = observations.iter().map(|o| o.id).zip(calls).collect();
+        let (pure, placed) = purity(&run(observations), &truth);
+        assert!(pure > 0.99 && placed > 0.98, "traces {traces}: {pure} {placed}");
+    }
+}
+
+#[test]
+fn ten_orders_of_arrival_give_the_same_links() {
+    let (observations, _) = estate(150, false);
+    let expected = run(observations.clone()).placements;
+    for order in 0..10u64 {
+        let mut shuffled = observations.clone();
+        shuffled.sort_by(|a, b| {
+            let key = |o: &Observation| unit(o.id.as_u128() as u64 ^ order.wrapping_mul(0x1234_5677));
+            key(a).total_cmp(&key(b))
+        });
+        assert!(run(shuffled).placements == expected, "order {order}");
+    }
+}
+
+#[test]
+fn identical_concurrent_calls_are_ambiguous() {
+    let (mut observations, _) = estate(200, false);
+    // Two users do the same at the same moment; their workstations' clocks are known from all the rest.
+    let twins: Vec<Observation> = [(900, 3, 0), (901, 3, 1)]
+        .iter()
+        .flat_map(|(number, server, ordinal)| {
+            let mut call = call_at(*number, 5, *server, 30.05, 0.1, "K-same", false);
+            for (place, observation) in call.iter_mut().enumerate() {
+                observation.id = Uuid::from_u128(0xf000 + ordinal * 16 + place as u128);
+                observation.twin = Some(7000 + *number);
+            }
+            call
+        })
+        .collect();
+    let executions: Vec<Uuid> = twins.iter().filter(|o| o.act == Act::Execution).map(|o| o.id).collect();
+    observations.extend(twins);
+    let found = run(observations);
+    for id in executions {
+        let placement = found.placements.iter().find(|placement| placement.id == id).unwrap();
+        assert_eq!((placement.parent, placement.session), (None, None), "{placement:?}");
+        assert_eq!(placement.rivals.len(), 2, "{placement:?}");
+    }
+}
+
+#[test]
+fn a_replayed_frame_joins_nobody() {
+    let (mut observations, _) = estate(200, false);
+    let victim = observations.iter().find(|o| o.act == Act::Request).unwrap().clone();
+    let mut replay = victim.clone();
+    replay.id = Uuid::from_u128(1 << 127);
+    replay.time_unix_nano += 9_000_000_000;
+    (replay.subject, replay.addresses) = (Some("mallory".into()), vec!["10.6.6.6".into()]);
+    observations.push(replay.clone());
+    let found = run(observations);
+    let place = |id: Uuid| found.placements.iter().find(|placement| placement.id == id).unwrap();
+    let (true_place, forged) = (place(victim.id), place(replay.id));
+    assert!(true_place.session.is_some() && true_place.parent.is_some());
+    assert_eq!(forged.parent, None);
+    let mates = found.placements.iter().filter(|p| p.session == forged.session && p.id != forged.id).count();
+    assert!(forged.session.is_none() || mates == 0, "{mates}");
+}
+
+#[test]
+fn nothing_is_made_of_nothing_and_of_damage() {
+    assert!(run(Vec::new()).placements.is_empty());
+    let odd =
+        Observation { time_unix_nano: i64::MIN, act: Act::Http, duration: Some(f64::MAX), ..Observation::default() };
+    let later =
+        Observation { time_unix_nano: i64::MAX, act: Act::Execution, id: Uuid::from_u128(1), ..Observation::default() };
+    assert_eq!(run(vec![odd, later]).placements.len(), 2);
+}
