@@ -18,6 +18,7 @@ mod output;
 mod proxy;
 mod read;
 mod record;
+mod relink;
 mod serve;
 mod source;
 mod sources;
@@ -76,6 +77,8 @@ enum Command {
     /// Profiles: how logs of gateways, servers and databases are read
     #[command(subcommand)]
     Source(SourceCommand),
+    /// Judge again which records belong together; earlier opinions stay
+    Relink(RelinkArguments),
     /// List sessions, or show one from any id
     #[command(subcommand)]
     Session(SessionCommand),
@@ -175,6 +178,19 @@ pub(crate) enum Format {
     Ndjson,
     /// Formula-safe CSV; the completeness statement goes to standard error
     Csv,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RelinkArguments {
+    /// Data directory
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Event time from which on to judge, e.g. 2026-03-02T08:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// Event time up to which to judge
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -413,6 +429,9 @@ pub(crate) struct SessionShowArguments {
     /// Only what links of this grade, or stronger, hold together; the rest is left out and counted
     #[arg(long, value_parser = ["proven", "matched", "claimed", "inferred"], value_name = "GRADE")]
     pub(crate) grade: Option<String>,
+    /// As it was believed at this moment, e.g. 2026-03-02T08:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) as_known_at: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -471,6 +490,9 @@ pub(crate) struct LinksArguments {
     /// Only this session (any id)
     #[arg(long, value_name = "ID")]
     pub(crate) session: Option<String>,
+    /// Each piece of evidence for where this event stands, and the rivals it beat
+    #[arg(long, value_name = "EVENT", conflicts_with = "session")]
+    pub(crate) explain: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -607,6 +629,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Tap(arguments) => record::tap(arguments).await,
         Command::Wrap(arguments) => record::wrap(arguments),
         Command::Watch(arguments) => record::watch(arguments).await,
+        Command::Relink(arguments) => relink::run(arguments).await,
         Command::Import(arguments) => import::run(arguments).await,
         Command::Source(command) => source::run(command),
         Command::Session(SessionCommand::List(arguments)) => read::session_list(arguments).await,

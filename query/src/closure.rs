@@ -5,6 +5,7 @@
 //!
 //! | step | key | joins | guard |
 //! | --- | --- | --- | --- |
+//! | 0 | judged session | every record that the linker placed in it | it is a conversation to all later steps |
 //! | 1 | `conversation` | every bearer; several on one record are one conversation | none: the host says so itself |
 //! | 2 | `rpc` | request and response of one connection | never two conversations |
 //! | 3 | `toolcall` | to the conversation whose choice contains it in time | time, arguments digest, tool ([`toolcall`]) |
@@ -111,6 +112,7 @@ pub enum Verdict {
 pub fn close(view: &FactView<'_>) -> Closure {
     let bearers = Bearers::of(view);
     let mut state = State { view, bearers: &bearers, sets: Sets::new(view.len()), out: Closure::default() };
+    state.judged();
     state.conversations();
     state.join(KeyKind::Rpc, None);
     state.tool_calls();
@@ -139,13 +141,37 @@ impl State<'_> {
         self.out.contested.push(Contested { key, why, at: at.to_vec() });
     }
 
+    /// What the linker placed in one session belongs together, and to no other.
+    fn judged(&mut self) {
+        if !self.view.has_judged() {
+            return;
+        }
+        let mut first: HashMap<&str, u32> = HashMap::new();
+        for at in 0..self.view.len() {
+            if let Some(session) = self.view.judged_session(at) {
+                let first = *first.entry(session).or_insert(at);
+                self.sets.union(first, at);
+            }
+        }
+        first.into_values().for_each(|at| self.sets.label(at));
+    }
+
     fn conversations(&mut self) {
-        for (_, at) in self.bearers.runs(KeyKind::Conversation) {
-            at.iter().for_each(|other| self.sets.union(at[0], *other));
+        for (key, at) in self.bearers.runs(KeyKind::Conversation) {
+            if self.labels(at).len() < 2 {
+                at.iter().for_each(|other| self.sets.union(at[0], *other));
+                continue;
+            }
+            // Several users bear this id, and the linker told them apart.
+            let rest: Vec<u32> = at.iter().copied().filter(|at| self.sets.label_of(*at) == NONE).collect();
+            rest.iter().for_each(|other| self.sets.union(rest[0], *other));
+            self.contest(key, Why::SeveralConversations, at);
         }
         // Also a conversation of one record: what it touches belongs to it.
         for at in self.bearers.all(KeyKind::Conversation) {
-            self.sets.label(at);
+            if self.sets.label_of(at) == NONE {
+                self.sets.label(at);
+            }
         }
     }
 
@@ -353,8 +379,10 @@ impl State<'_> {
             let group = groups.entry(self.sets.find(at)).or_default();
             group.rows.push(at);
             let (facts, fact) = self.view.at(at);
-            let Some((class, stamp)) = stamp_of(facts.keys(fact), fact, &nameless) else { continue };
-            let stamp = facts.name(stamp);
+            let judged = self.view.judged_session(at).map(|session| (0, session));
+            let stamped =
+                || stamp_of(facts.keys(fact), fact, &nameless).map(|(class, stamp)| (class + 1, facts.name(stamp)));
+            let Some((class, stamp)) = judged.or_else(stamped) else { continue };
             if group.id.as_ref().is_none_or(|(known, id)| (class, stamp) < (*known, id)) {
                 group.id = Some((class, stamp.to_string()));
             }

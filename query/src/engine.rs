@@ -16,10 +16,11 @@ use uuid::Uuid;
 use crate::error::QueryError;
 use crate::gather::{Bounds, Gathered, session_of};
 use crate::index::{Indexed, SessionIndex};
+use crate::judged::{Judged, Judgement};
 use crate::line::{EXCERPT_CHARS, event_line};
 use crate::links::{Contest, links};
 use crate::metrics::Metrics;
-use crate::model::{Answer, Completeness, Event, Link, Session, SessionSummary, SnapshotInfo};
+use crate::model::{Answer, Compared, Completeness, Event, Grade, Link, Session, SessionSummary, SnapshotInfo};
 use crate::session::{Options, at_grade, cut_gap, summarize};
 
 /// Limits of one engine.
@@ -81,6 +82,8 @@ pub struct SessionOptions {
     pub options: Options,
     /// Fewer records than the configured bound.
     pub records_max: Option<usize>,
+    /// What was judged at this moment instead of now, microseconds since the Unix epoch.
+    pub known_at_us: Option<i64>,
 }
 
 /// Answers questions over one store.
@@ -156,14 +159,28 @@ impl Engine {
     }
 
     pub(crate) async fn gathered(&self, snapshot: &Snapshot, id: &str) -> Result<Gathered, QueryError> {
+        let judged = self.index.judged(snapshot).await?;
+        self.gathered_by(snapshot, id, judged).await
+    }
+
+    async fn gathered_by(&self, snapshot: &Snapshot, id: &str, judged: Arc<Judged>) -> Result<Gathered, QueryError> {
         let _permit = self.gather_permits.acquire().await.map_err(|_| QueryError::Interrupted)?;
-        session_of(snapshot, id, self.bounds()).await
+        session_of(snapshot, id, self.bounds(), judged).await
+    }
+
+    /// What the linker believes, as far as the question wants to hear it.
+    async fn judged(&self, snapshot: &Snapshot, options: &SessionOptions) -> Result<Arc<Judged>, QueryError> {
+        match options.known_at_us {
+            Some(at_us) => self.index.judged_at(snapshot, at_us).await,
+            None => self.index.judged(snapshot).await,
+        }
     }
 
     /// The session that any id leads to.
     pub async fn session(&self, id: &str, options: &SessionOptions) -> Result<Answer<Session>, QueryError> {
         let snapshot = self.snapshot().await?;
-        let mut gathered = self.gathered(&snapshot, id).await?;
+        let judged = self.judged(&snapshot, options).await?;
+        let mut gathered = self.gathered_by(&snapshot, id, judged).await?;
         let max = options.records_max.unwrap_or(usize::MAX).min(self.config.session_records_max);
         let left_out = gathered.records.len().saturating_sub(max);
         gathered.records.truncate(max);
@@ -208,7 +225,7 @@ impl Engine {
         let record = self.record(&snapshot, id).await?;
         let completeness_of = completeness(&snapshot);
         let event = record.event_id.to_string();
-        let (session_id, links) = match self.gathered(&snapshot, &event).await {
+        let (session_id, mut links) = match self.gathered(&snapshot, &event).await {
             Ok(gathered) if !gathered.records.iter().all(|one| one.event_id == record.event_id) => {
                 let touching = links_of(&gathered.records, &gathered.contest, &event);
                 (Some(gathered.id), touching)
@@ -216,6 +233,9 @@ impl Engine {
             Ok(_) | Err(QueryError::SeveralSessions { .. } | QueryError::NotFound { .. }) => (None, Vec::new()),
             Err(error) => return Err(error),
         };
+        if let Some(judgement) = self.index.judged(&snapshot).await?.of(record.event_id) {
+            name_rivals(judgement, &event, &mut links);
+        }
         let parent = links.iter().find(|link| link.from == event && link.grade < crate::model::Grade::Ambiguous);
         let event = Event {
             line: event_line(&record, parent.cloned()),
@@ -328,6 +348,36 @@ fn strip(record: &mut Record) {
 }
 
 /// Links from and to one record.
+/// Rivals of a judged parent may stand in other sessions; an ambiguous record has nothing but rivals.
+fn name_rivals(judgement: &Judgement, event: &str, links: &mut Vec<Link>) {
+    let candidates: Vec<String> = judgement.rivals.iter().map(|rival| rival.0.to_string()).collect();
+    let scores = judgement.rivals.iter().map(|(rival, score)| Compared {
+        what: "rival".into(),
+        from: rival.to_string(),
+        to: format!("{score:+.2}"),
+    });
+    let judged = judgement.parent.as_ref().map(|parent| (parent.rule, parent.to.to_string()));
+    if let Some(link) = links.iter_mut().find(|link| {
+        judged.as_ref().is_some_and(|(rule, to)| link.from == event && link.rule == *rule && link.to == *to)
+    }) {
+        link.candidates = candidates.into_iter().filter(|rival| *rival != link.to).collect();
+        link.compared.extend(scores);
+    } else if judgement.ambiguous
+        && let Some((best, _)) = judgement.rivals.first()
+    {
+        links.push(Link {
+            from: event.into(),
+            to: best.to_string(),
+            relation: "candidate".into(),
+            grade: Grade::Ambiguous,
+            rule: "judged".into(),
+            score: 0.0,
+            compared: scores.collect(),
+            candidates,
+        });
+    }
+}
+
 fn links_of(records: &[Record], contest: &Contest, event: &str) -> Vec<Link> {
     let found = links(records, contest);
     let all = found.edges.iter().map(|edge| edge.link(records)).chain(found.outside.iter().cloned());

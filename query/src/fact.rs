@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use crate::judged::Judged;
 use threadline_schemas::{Decision, Direction, Key, KeyKind, Kind, Outcome, Record, SourceKind, TimeQuality, stamp};
 
 /// Keys of one record that are looked at; decoders give about a dozen, a sender of native events may give any number.
@@ -62,6 +63,8 @@ pub type NameId = u32;
 /// One record, reduced.
 #[derive(Debug, Clone)]
 pub struct Fact {
+    /// The record.
+    pub event: uuid::Uuid,
     /// Nanoseconds since the Unix epoch.
     pub time: i64,
     /// Hash of the arguments digest; 0 = none.
@@ -130,6 +133,7 @@ impl Facts {
         let keys_from = self.keys.len() as u32;
         self.keys.extend(record.keys.iter().take(KEYS_MAX).filter_map(|text| FactKey::of(text)));
         let fact = Fact {
+            event: record.event_id,
             time: record.time_unix_nano,
             arguments: record.arguments_digest.as_deref().map_or(0, hash),
             session_key: self.intern(Some(&record.session_key)),
@@ -213,6 +217,7 @@ pub struct FactView<'a> {
     blocks: Vec<&'a Facts>,
     starts: Vec<u32>,
     count: u32,
+    judged: Option<&'a Judged>,
 }
 
 impl<'a> FactView<'a> {
@@ -224,7 +229,23 @@ impl<'a> FactView<'a> {
             starts.push(count);
             count = count.saturating_add(block.len() as u32);
         }
-        FactView { blocks, starts, count }
+        FactView { blocks, starts, count, judged: None }
+    }
+
+    /// The same with what is judged about its records.
+    pub fn judged(mut self, judged: &'a Judged) -> Self {
+        self.judged = Some(judged);
+        self
+    }
+
+    /// Session that the record at a position is judged into.
+    pub fn judged_session(&self, at: u32) -> Option<&'a str> {
+        self.judged?.session(self.at(at).1.event).map(AsRef::as_ref)
+    }
+
+    /// Whether anything is judged.
+    pub fn has_judged(&self) -> bool {
+        self.judged.is_some()
     }
 
     /// Positions in all.

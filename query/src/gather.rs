@@ -9,6 +9,7 @@
 //!   answer says that it was cut
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use threadline_schemas::{Key, KeyKind, Record};
 use threadline_store::{KeyQuery, RowId, Snapshot};
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use crate::closure::{Closure, Verdict, close};
 use crate::error::QueryError;
 use crate::fact::{FactKey, FactView, Facts, KEYS_MAX};
+use crate::judged::Judged;
 use crate::links::Contest;
 
 /// An id that occurs in more conversations than this is not followed into each of them.
@@ -46,7 +48,7 @@ pub(crate) struct Gathered {
 }
 
 /// Rows that bear `id` in any of its readings, and the readings.
-pub(crate) async fn resolve(snapshot: &Snapshot, id: &str) -> Result<Vec<RowId>, QueryError> {
+pub(crate) async fn resolve(snapshot: &Snapshot, id: &str, judged: &Judged) -> Result<Vec<RowId>, QueryError> {
     let id = id.trim();
     let mut queries = Vec::new();
     let mut tried = Vec::new();
@@ -72,14 +74,20 @@ pub(crate) async fn resolve(snapshot: &Snapshot, id: &str) -> Result<Vec<RowId>,
     if id.is_empty() {
         return Err(QueryError::not_found(id, &["nothing: the id is empty"]));
     }
+    queries.extend(judged.members(id).iter().map(|event| KeyQuery::Any(event.to_string())));
     let rows = snapshot.rows_with_keys(&queries).await?;
     if rows.is_empty() { Err(QueryError::not_found(id, &tried)) } else { Ok(rows) }
 }
 
 /// The session of `id`.
-pub(crate) async fn session_of(snapshot: &Snapshot, id: &str, bounds: Bounds) -> Result<Gathered, QueryError> {
-    let seed = resolve(snapshot, id).await?;
-    let mut heap = Heap { bounds, ..Heap::default() };
+pub(crate) async fn session_of(
+    snapshot: &Snapshot,
+    id: &str,
+    bounds: Bounds,
+    judged: Arc<Judged>,
+) -> Result<Gathered, QueryError> {
+    let seed = resolve(snapshot, id, &judged).await?;
+    let mut heap = Heap { bounds, judged, ..Heap::default() };
     heap.read(snapshot, &seed).await?;
     let conversations = heap.conversations();
     if conversations.len() > CONVERSATIONS_MAX {
@@ -122,6 +130,7 @@ struct Heap {
     bytes: usize,
     bounds: Bounds,
     cut: bool,
+    judged: Arc<Judged>,
 }
 
 impl Default for Bounds {
@@ -158,7 +167,9 @@ impl Heap {
     fn conversations(&self) -> HashMap<String, String> {
         let mut found = HashMap::new();
         for record in &self.records {
-            if let Some(key) = keys(record, KeyKind::Conversation).next() {
+            if let Some(session) = self.judged.session(record.event_id) {
+                found.insert(judged_home(session), session.to_string());
+            } else if let Some(key) = keys(record, KeyKind::Conversation).next() {
                 found.insert(key.to_string(), record.session_key.clone());
             }
         }
@@ -175,7 +186,11 @@ impl Heap {
                 }
                 self.followed[at] = true;
                 let record = &self.records[at];
-                self.home.extend(keys(record, KeyKind::Conversation).map(str::to_string));
+                self.home.extend(self.homes(record));
+                let mates =
+                    self.judged.session(record.event_id).filter(|session| self.asked.insert(judged_home(session)));
+                let mates = mates.map_or(&[][..], |session| self.judged.members(session));
+                wanted.extend(mates.iter().map(|event| KeyQuery::Any(event.to_string())));
                 for text in record
                     .keys
                     .iter()
@@ -196,28 +211,36 @@ impl Heap {
     }
 
     fn is_home(&self, at: usize) -> bool {
-        let mut conversations = keys(&self.records[at], KeyKind::Conversation).peekable();
-        conversations.peek().is_none() || conversations.any(|key| self.home.contains(key))
+        let mut homes = self.homes(&self.records[at]).into_iter().peekable();
+        homes.peek().is_none() || homes.any(|home| self.home.contains(&home))
+    }
+
+    /// Conversations that a record is in: the judged one, else what it bears.
+    fn homes(&self, record: &Record) -> Vec<String> {
+        match self.judged.session(record.event_id) {
+            Some(session) => vec![judged_home(session)],
+            None => keys(record, KeyKind::Conversation).map(str::to_string).collect(),
+        }
     }
 
     fn close(&self) -> Closure {
         let facts = Facts::of(&self.records);
-        close(&FactView::new(vec![&facts]))
+        close(&FactView::new(vec![&facts]).judged(&self.judged))
     }
 
     /// Takes conversations of the session home that were border before; whether there were any.
     fn widen(&mut self, members: &[usize]) -> bool {
         let before = self.home.len();
         for at in members {
-            let conversations: Vec<String> =
-                keys(&self.records[*at], KeyKind::Conversation).map(str::to_string).collect();
-            self.home.extend(conversations);
+            let homes = self.homes(&self.records[*at]);
+            self.home.extend(homes);
         }
         self.home.len() > before
     }
 
     fn take(self, closure: Closure, session: usize) -> Gathered {
-        let contest = contest(&closure, session as u32, &|at| &self.records[at as usize]);
+        let mut contest = contest(&closure, session as u32, &|at| &self.records[at as usize]);
+        contest.judged = Some(Arc::clone(&self.judged));
         let id = closure.sessions[session].id.clone();
         let rows_seen = self.records.len() as u64;
         let mut records: Vec<Option<Record>> = self.records.into_iter().map(Some).collect();
@@ -267,6 +290,11 @@ pub(crate) fn contest<'a>(closure: &Closure, session: u32, record: &dyn Fn(u32) 
     contest
 }
 
+/// How a judged session stands among conversations.
+fn judged_home(session: &str) -> String {
+    format!("judged:{session}")
+}
+
 fn keys(record: &Record, kind: KeyKind) -> impl Iterator<Item = &str> {
     let is_kind = move |key: &&str| key.strip_prefix(kind.as_str()).is_some_and(|rest| rest.starts_with(':'));
     record.keys.iter().map(String::as_str).filter(is_kind)
@@ -279,8 +307,6 @@ fn payload_bytes(record: &Record) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use threadline_store::{Store, StoreConfig};
 
     use super::*;
@@ -307,7 +333,7 @@ mod tests {
             expected.sort_unstable();
             let event = expected[expected.len() / 2].to_string();
             for id in [&event, &closed.id] {
-                let gathered = session_of(&index.snapshot, id, Bounds::default()).await.unwrap();
+                let gathered = session_of(&index.snapshot, id, Bounds::default(), Arc::default()).await.unwrap();
                 let mut found: Vec<Uuid> = gathered.records.iter().map(|record| record.event_id).collect();
                 found.sort_unstable();
                 assert_eq!((&gathered.id, found == expected, gathered.cut), (&closed.id, true, false), "from {id}");
@@ -326,8 +352,9 @@ mod tests {
         let lonely = records[8].event_id.to_string();
         store.appender().append(records).await.unwrap();
         let snapshot = store.reader().snapshot().await.unwrap();
-        let of =
-            async |id: &str, rows_max: usize| session_of(&snapshot, id, Bounds { rows_max, ..Bounds::default() }).await;
+        let of = async |id: &str, rows_max: usize| {
+            session_of(&snapshot, id, Bounds { rows_max, ..Bounds::default() }, Arc::default()).await
+        };
         match of("toolu_1", 1000).await {
             Err(QueryError::SeveralSessions { sessions, .. }) => assert_eq!(sessions.len(), 2),
             other => panic!("{other:?}"),

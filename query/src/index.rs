@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::closure::{Closure, close};
 use crate::error::QueryError;
 use crate::fact::{COLUMNS, Fact, FactView, Facts};
+use crate::judged::{Judged, JudgedCache};
 use crate::session::Span;
 
 /// Keeps facts by file, and the last index.
@@ -26,16 +27,19 @@ pub(crate) struct SessionIndex {
     bytes_max: usize,
     files: Mutex<HashMap<Uuid, Arc<Facts>>>,
     last: Mutex<Option<(State, Arc<Indexed>)>>,
+    judged: JudgedCache,
     building: tokio::sync::Mutex<()>,
 }
 
 /// What tells two states of the store apart.
-type State = (i64, u64, u64, Option<Uuid>);
+type State = (i64, u64, u64, Option<Uuid>, i64);
 
 /// Every session of one snapshot.
 #[derive(Debug)]
 pub(crate) struct Indexed {
     pub(crate) snapshot: Arc<Snapshot>,
+    /// What the linker believes.
+    pub(crate) judged: Arc<Judged>,
     blocks: Vec<Arc<Facts>>,
     /// File of each block.
     files: Vec<u32>,
@@ -62,6 +66,7 @@ impl SessionIndex {
             bytes_max,
             files: Mutex::default(),
             last: Mutex::default(),
+            judged: JudgedCache::default(),
             building: tokio::sync::Mutex::new(()),
         }
     }
@@ -72,17 +77,21 @@ impl SessionIndex {
     where
         F: Future<Output = Result<Arc<Snapshot>, QueryError>>,
     {
-        if let Some(index) = self.known(&state(&*take().await?)) {
+        let snapshot = take().await?;
+        let judged = self.judged(&snapshot).await?;
+        if let Some(index) = self.known(&state(&snapshot, &judged)) {
             return Ok(index);
         }
+        drop((snapshot, judged));
         let _one_at_a_time = self.building.lock().await;
         let snapshot = take().await?;
-        let state = state(&snapshot);
+        let judged = self.judged(&snapshot).await?;
+        let state = state(&snapshot, &judged);
         if let Some(index) = self.known(&state) {
             return Ok(index);
         }
         drop(self.last.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let index = Arc::new(self.build(snapshot).await?);
+        let index = Arc::new(self.build(snapshot, judged).await?);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, index.clone()));
         Ok(index)
     }
@@ -92,7 +101,17 @@ impl SessionIndex {
         last.as_ref().filter(|(known, _)| known == state).map(|(_, index)| index.clone())
     }
 
-    async fn build(&self, snapshot: Arc<Snapshot>) -> Result<Indexed, QueryError> {
+    /// What is judged at present.
+    pub(crate) async fn judged(&self, snapshot: &Snapshot) -> Result<Arc<Judged>, QueryError> {
+        self.judged.of(snapshot.data_dir()).await
+    }
+
+    /// What was judged at a moment, microseconds.
+    pub(crate) async fn judged_at(&self, snapshot: &Snapshot, at_us: i64) -> Result<Arc<Judged>, QueryError> {
+        self.judged.known_at(snapshot.data_dir(), at_us).await
+    }
+
+    async fn build(&self, snapshot: Arc<Snapshot>, judged: Arc<Judged>) -> Result<Indexed, QueryError> {
         let (mut blocks, mut files) = (Vec::new(), Vec::new());
         let (mut bytes, mut rows_left_out) = (0usize, 0u64);
         let mut kept = HashMap::new();
@@ -117,19 +136,20 @@ impl SessionIndex {
         blocks.push(Arc::new(Facts::of(snapshot.tail().iter().map(AsRef::as_ref)).finish()));
         files.push(RowId::TAIL);
         let work = move || {
-            let view = FactView::new(blocks.iter().map(AsRef::as_ref).collect());
+            let view = FactView::new(blocks.iter().map(AsRef::as_ref).collect()).judged(&judged);
             let closure = close(&view);
             let order = order(&closure, &view);
-            (blocks, closure, order)
+            (blocks, closure, order, judged)
         };
-        let (blocks, closure, order) = tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?;
-        Ok(Indexed { snapshot, blocks, files, closure, order, rows_left_out })
+        let (blocks, closure, order, judged) =
+            tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?;
+        Ok(Indexed { judged, snapshot, blocks, files, closure, order, rows_left_out })
     }
 }
 
-fn state(snapshot: &Snapshot) -> State {
+fn state(snapshot: &Snapshot, judged: &Judged) -> State {
     let last = snapshot.tail().last().map(|record| record.event_id);
-    (snapshot.table_version(), snapshot.sealed_rows(), snapshot.tail_rows(), last)
+    (snapshot.table_version(), snapshot.sealed_rows(), snapshot.tail_rows(), last, judged.version())
 }
 
 async fn read(snapshot: &Snapshot, file: u32) -> Result<Facts, QueryError> {

@@ -47,6 +47,7 @@ pub mod export;
 pub mod fact;
 mod gather;
 mod index;
+pub mod judged;
 pub mod line;
 pub mod links;
 mod metrics;

@@ -24,6 +24,7 @@
 //! | `same-turn` | second observation of a prompt -> the first | observation | claimed |
 //! | `result-digest` | host's answer -> result frame: tool-call id and digest | observation | matched |
 //! | `request-id` | telemetry of a model request -> the transcript's line | observation | claimed |
+//! | judged | what the table `links` says, before all others | any | as stored |
 //! | `contested-tool-call-id` | frame -> choices of several conversations | execution | ambiguous |
 //!
 //! Invariants
@@ -35,11 +36,13 @@ mod index;
 mod rules;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use threadline_schemas::{Kind, Record};
 use uuid::Uuid;
 
 use crate::closure::Why;
+use crate::judged::{Judged, Judgement};
 use crate::model::{Compared, Grade, Link};
 pub(crate) use index::{Index, is_telemetry, order};
 
@@ -50,6 +53,8 @@ pub struct Contest {
     pub keys: BTreeMap<String, Why>,
     /// Records whose tool-call id fits several conversations: the choices that rival.
     pub rivals: HashMap<Uuid, Vec<Uuid>>,
+    /// What the linker believes.
+    pub judged: Option<Arc<Judged>>,
 }
 
 /// A link between two records of one session, by their places in the slice.
@@ -82,9 +87,57 @@ pub struct Links {
     pub parent: Vec<Option<usize>>,
     /// Links to records outside the session (rivals of a contested id).
     pub outside: Vec<Link>,
+    /// What the linker believes about each record; empty where it believes nothing.
+    pub judged: Vec<Option<Judgement>>,
 }
 
 impl Links {
+    /// Takes over what the linker believes; its parents go before those of the table.
+    fn judge(&mut self, records: &[Record], contest: &Contest) {
+        let Some(judged) = &contest.judged else { return };
+        self.judged = records.iter().map(|record| judged.of(record.event_id).cloned()).collect();
+        let place: HashMap<Uuid, usize> =
+            records.iter().enumerate().map(|(at, record)| (record.event_id, at)).collect();
+        for (child, record) in records.iter().enumerate() {
+            let Some(judgement) = &self.judged[child] else { continue };
+            let original = judgement.duplicate_of.and_then(|to| place.get(&to).copied());
+            let parent =
+                judgement.parent.as_ref().and_then(|parent| Some((place.get(&parent.to).copied()?, parent.clone())));
+            if let Some(to) = original.filter(|to| *to != child) {
+                self.edges.push(Edge {
+                    from: child,
+                    to,
+                    relation: "duplicate_of",
+                    grade: Grade::Matched,
+                    rule: "second-delivery",
+                    score: 1.0,
+                    compared: Vec::new(),
+                    candidates: Vec::new(),
+                });
+            }
+            if let Some((to, parent)) =
+                parent.filter(|(to, _)| record.kind != Kind::Prompt && !leads_back(self, *to, child))
+            {
+                self.edges.push(Edge {
+                    from: child,
+                    to,
+                    relation: parent.relation,
+                    grade: parent.grade,
+                    rule: parent.rule,
+                    score: parent.score,
+                    compared: parent.compared,
+                    candidates: judgement.rivals.iter().filter_map(|rival| place.get(&rival.0).copied()).collect(),
+                });
+                self.parent[child] = Some(self.edges.len() - 1);
+            }
+        }
+    }
+
+    /// What the linker believes about a record.
+    pub fn judgement(&self, record: usize) -> Option<&Judgement> {
+        self.judged.get(record)?.as_ref()
+    }
+
     /// The parent of a record.
     pub fn parent_of(&self, record: usize) -> Option<&Edge> {
         self.parent.get(record).copied().flatten().map(|edge| &self.edges[edge])
@@ -107,6 +160,7 @@ impl Links {
 pub fn links(records: &[Record], contest: &Contest) -> Links {
     let index = Index::of(records);
     let mut links = Links { parent: vec![None; records.len()], ..Links::default() };
+    links.judge(records, contest);
     for (child, record) in records.iter().enumerate() {
         for (place, rule) in rules::RULES.iter().enumerate() {
             let Some(edge) = rule(&index, contest, child).filter(|edge| edge.to != child) else { continue };

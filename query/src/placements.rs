@@ -107,7 +107,7 @@ impl Walk {
     async fn contest(&self, session: u32, rows: &[u32], records: &[Record]) -> Result<Contest, QueryError> {
         let closure: &Closure = &self.index.closure;
         let record = |at: u32| rows.binary_search(&at).ok().map(|place| &records[place]);
-        let mut contest = Contest::default();
+        let mut contest = Contest { judged: Some(Arc::clone(&self.index.judged)), ..Contest::default() };
         for key in self.contested.get(&session).into_iter().flatten().map(|place| &closure.contested[*place]) {
             let bearer = key.at.iter().find_map(|at| record(*at));
             let text = bearer.and_then(|record| record.keys.iter().find(|text| FactKey::of(text) == Some(key.key)));

@@ -30,13 +30,25 @@ pub(crate) async fn run(arguments: ImportArguments) -> anyhow::Result<ExitCode> 
     let catalogue = super::source::catalogue(&directory, &arguments.profile)?;
     let options = options(&arguments.kind, catalogue)?;
     let recording = Recording::to(&arguments.sink, Collector::Import, "import").await?;
+    let before = match recording.reader() {
+        Some(reader) => Some((reader.snapshot().await?, reader)),
+        None => None,
+    };
     let report = load(&recording, &arguments.paths, options).await;
+    // A server that holds the directory correlates by itself.
+    let correlated = match before {
+        Some((before, reader)) if report.is_ok() => super::relink::after_import(&reader, &before).await,
+        _ => Ok(None),
+    };
     let ending = recording.close().await?;
     let report = report?;
     let rows = rows(&report, ending);
     let answer = serde_json::json!({ "data": rows });
     output::rows(&arguments.printing, &answer, &rows, COLUMNS)?;
     output::talk(&total(&report, ending));
+    if let Some(said) = correlated? {
+        output::talk(&said);
+    }
     Ok(if report.failed_files() > 0 { ExitCode::FAILURE } else { exit_code(ending) })
 }
 

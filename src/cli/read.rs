@@ -113,7 +113,9 @@ fn session_lines(row: &Value, width: usize) -> String {
 /// `threadline session show`.
 pub(crate) async fn session_show(arguments: SessionShowArguments) -> anyhow::Result<ExitCode> {
     let client = Client::open(&arguments.place)?;
-    let query: Vec<(&str, String)> = arguments.grade.map(|grade| ("grade", grade)).into_iter().collect();
+    let known_at = arguments.as_known_at.map(|at| ("as_known_at", at));
+    let query: Vec<(&str, String)> =
+        arguments.grade.map(|grade| ("grade", grade)).into_iter().chain(known_at).collect();
     let answer = client.get(&format!("/api/v1/sessions/{}", segment(&arguments.id)), &query).await;
     let answer = match answer {
         Err(error) => return nothing(&arguments.printing, error),
@@ -216,6 +218,9 @@ pub(crate) async fn sql(arguments: SqlArguments) -> anyhow::Result<ExitCode> {
 /// `threadline links`.
 pub(crate) async fn links(arguments: LinksArguments) -> anyhow::Result<ExitCode> {
     let client = Client::open(&arguments.place)?;
+    if let Some(event) = &arguments.explain {
+        return explain(&client, event, &arguments.printing).await;
+    }
     let query: Vec<(&str, String)> = arguments.session.map(|id| ("session", id)).into_iter().collect();
     let answer = match pages(&client, "/api/v1/links", query, 0).await {
         Err(error) => return nothing(&arguments.printing, error),
@@ -224,6 +229,38 @@ pub(crate) async fn links(arguments: LinksArguments) -> anyhow::Result<ExitCode>
     let rows = array(&answer);
     output::rows(&arguments.printing, &answer, &rows, LINK_COLUMNS)?;
     Ok(emptiness(&arguments.printing, rows.is_empty()))
+}
+
+const EXPLAIN_COLUMNS: &[Column] = &[
+    ("RELATION", "relation"),
+    ("PARENT", "to"),
+    ("GRADE", "grade"),
+    ("RULE", "rule"),
+    ("SCORE", "score"),
+    ("COMPARED", "what"),
+    ("CHILD'S", "from_value"),
+    ("PARENT'S OR WEIGHT", "to_value"),
+];
+
+/// Each piece of evidence for where one record stands, and the rivals that it beat.
+async fn explain(client: &Client, event: &str, printing: &super::Printing) -> anyhow::Result<ExitCode> {
+    let answer = client.get(&format!("/api/v1/events/{}", segment(event)), &[]).await?;
+    let own = each(&answer["data"], "links").filter(|link| link["from"] == answer["data"]["record"]["event_id"]);
+    let mut rows = Vec::new();
+    for link in own {
+        let mut row = link.clone();
+        let compared: Vec<&Value> = each(link, "compared").collect();
+        if compared.is_empty() {
+            rows.push(row.clone());
+        }
+        for part in compared {
+            (row["what"], row["from_value"], row["to_value"]) =
+                (part["what"].clone(), part["from"].clone(), part["to"].clone());
+            rows.push(row.clone());
+        }
+    }
+    output::rows(printing, &answer, &rows, EXPLAIN_COLUMNS)?;
+    Ok(emptiness(printing, rows.is_empty()))
 }
 
 /// Follows cursors until `limit` rows (0: all) are there. What the limit leaves out is said.

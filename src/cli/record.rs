@@ -96,6 +96,14 @@ impl Recording {
         self.pipeline.clone()
     }
 
+    /// A reader of the directory, when it is ours to seal.
+    pub(crate) fn reader(&self) -> Option<threadline_store::Reader> {
+        match &self.way {
+            Way::Store(store) => Some(store.reader()),
+            _ => None,
+        }
+    }
+
     /// Seals what was recorded, leaves it synced in the spool for the server, or waits until the server elsewhere has it.
     pub(crate) async fn close(self) -> anyhow::Result<Ending> {
         match self.way {

@@ -41,6 +41,7 @@ pub(crate) struct Server {
     store: threadline_store::Store,
     listeners: JoinSet<anyhow::Result<()>>,
     shutdown: watch::Sender<bool>,
+    correlating: tokio::task::JoinHandle<()>,
     /// Where API and pages listen.
     pub(crate) listen: SocketAddr,
     otlp: SocketAddr,
@@ -75,6 +76,9 @@ impl Server {
             .merge(threadline_dashboards::router(engine));
 
         let (shutdown, stopped) = watch::channel(false);
+        let beside = threadline_ingest::correlate::run::Beside::new(directory);
+        let correlating =
+            tokio::spawn(threadline_ingest::correlate::run::run_beside(beside, store.reader(), stopped.clone()));
         let mut listeners = JoinSet::new();
         let listen =
             listen(&mut listeners, arguments.listen, guarded(api, api_guard), tls.clone(), stopped.clone()).await?;
@@ -83,7 +87,7 @@ impl Server {
             listen_otlp(&mut listeners, "--otlp-grpc", arguments.otlp_grpc, grpc, tls.clone(), stopped.clone()).await?;
         let http = guarded(otlp, otlp_guard);
         let otlp = listen_otlp(&mut listeners, "--otlp-http", arguments.otlp_http, http, tls, stopped).await?;
-        Ok(Server { store, listeners, shutdown, listen, otlp, otlp_grpc })
+        Ok(Server { store, listeners, shutdown, correlating, listen, otlp, otlp_grpc })
     }
 
     fn address(&self, arguments: &ServeArguments) -> String {
@@ -103,6 +107,10 @@ impl Server {
         match drained.await {
             Ok(result) => result?,
             Err(_) => tracing::warn!("requests were still under way after {} s and were cut off", DRAIN.as_secs()),
+        }
+        // A window under way is finished: its links are whole or not there.
+        if self.correlating.await.is_err() {
+            tracing::warn!("the correlation ended early");
         }
         self.store.close().await.context("cannot close the store")
     }

@@ -32,6 +32,9 @@ pub(super) struct Show {
     grade: Option<Grade>,
     /// At most this many records, the earliest first.
     limit: Option<usize>,
+    /// What was believed at this moment (RFC 3339) instead of now.
+    #[param(value_type = Option<String>)]
+    as_known_at: Option<chrono::DateTime<chrono::Utc>>,
 }
 
 /// A session with turns, calls and gaps, from any id: session, conversation, trace, span, tool call,
@@ -48,5 +51,6 @@ pub(super) async fn show(
     Params(show): Params<Show>,
 ) -> Result<Response, Problem> {
     let options = Options { grade_floor: show.grade.unwrap_or(Grade::Inferred) };
-    Ok(json(&engine.session(&id, &SessionOptions { options, records_max: show.limit }).await?))
+    let known_at_us = show.as_known_at.map(|at| at.timestamp_micros());
+    Ok(json(&engine.session(&id, &SessionOptions { options, records_max: show.limit, known_at_us }).await?))
 }

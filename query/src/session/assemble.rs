@@ -61,6 +61,9 @@ fn turn_texts(index: &Index<'_>, links: &Links) -> Vec<Option<String>> {
     let count = index.records.len();
     let any_turn = index.has_turns();
     let own = |at: usize| -> Option<String> {
+        if let Some(judgement) = links.judgement(at).filter(|judgement| judgement.session.is_some()) {
+            return judgement.turn.as_deref().map(str::to_string);
+        }
         if let Some(turn) = index.key(at, KeyKind::Turn) {
             return Some(turn.into());
         }
@@ -75,7 +78,8 @@ fn turn_texts(index: &Index<'_>, links: &Links) -> Vec<Option<String>> {
     };
     let mut texts: Vec<Option<String>> = (0..count).map(own).collect();
     for at in 0..count {
-        if texts[at].is_none() {
+        let judged = links.judgement(at).is_some_and(|judgement| judgement.session.is_some());
+        if texts[at].is_none() && !judged {
             texts[at] = links.ancestors(at).find_map(|edge| texts[edge.to].clone());
         }
     }
@@ -132,10 +136,22 @@ fn turns(index: &Index<'_>, texts: &[Option<String>], assembly: &mut Assembly) {
 const SAME_CALL: &[&str] = &["response", "nested-span", "tool-call-id", "request-state", "traceparent", "client-span"];
 
 fn calls(index: &Index<'_>, links: &Links, assembly: &mut Assembly) {
-    let roots: Vec<Option<usize>> = (0..index.records.len()).map(|at| root(index, links, at)).collect();
+    let judged = |at: usize| links.judgement(at).filter(|judgement| judgement.session.is_some());
+    let root_of = |at: usize| match judged(at) {
+        Some(judgement) => judgement.call.is_some().then_some(at),
+        None => root(index, links, at),
+    };
+    let roots: Vec<Option<usize>> = (0..index.records.len()).map(root_of).collect();
     let mut same: Vec<usize> = (0..roots.len()).collect();
     let mut of_key: HashMap<&str, usize> = HashMap::new();
     for root in roots.iter().copied().flatten() {
+        if let Some(judgement) = judged(root) {
+            if let Some(call) = &judgement.call {
+                let first = *of_key.entry(call).or_insert(root);
+                merge(&mut same, first, root);
+            }
+            continue;
+        }
         // Answers and verdicts whose choice is missing still share the id.
         if let Some(key) = index.key(root, KeyKind::ToolCall) {
             let first = *of_key.entry(key).or_insert_with(|| index.choice(key).unwrap_or(root));
@@ -144,6 +160,9 @@ fn calls(index: &Index<'_>, links: &Links, assembly: &mut Assembly) {
     }
     let strong = links.edges.iter().filter(|edge| edge.grade < Grade::Ambiguous && SAME_CALL.contains(&edge.rule));
     for edge in strong {
+        if judged(edge.from).is_some() && judged(edge.to).is_some() {
+            continue;
+        }
         if let (Some(a), Some(b)) = (roots[edge.from], roots[edge.to]) {
             merge(&mut same, a, b);
         }
