@@ -8,6 +8,7 @@
 mod browser;
 mod captures;
 mod collectors;
+mod correlation;
 mod durability;
 mod export;
 mod hostile;

@@ -1,0 +1,194 @@
+//! Correlation without shared ids, through the program: import, links, score.
+//!
+//! The feeds and their truth come from `tests/bench/correlation/generate.py`. With `THREADLINE_CORPUS` set to a folder of
+//! presets with truth (`<preset>/truth.jsonl.gz` and the six feeds), the whole table is checked as well, by the
+//! `score_links.py` that lies in it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{import, json, ndjson, ok, repository, threadline};
+
+fn bench(script: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.arg("-B").arg(repository("tests/bench/correlation").join(script));
+    command
+}
+
+/// Feeds in `<dir>/feeds`, truth beside them.
+fn generate(dir: &Path, preset: &str, sessions: u32) -> (PathBuf, PathBuf) {
+    let (feeds, truth) = (dir.join("feeds"), dir.join("truth.jsonl"));
+    let sessions = sessions.to_string();
+    ok(bench("generate.py").args(["--preset", preset, "--seed", "7", "--sessions", &sessions, "--out"]).arg(&feeds));
+    std::fs::rename(feeds.join("truth.jsonl"), &truth).unwrap();
+    (feeds, truth)
+}
+
+fn links(data: &Path) -> String {
+    ok(threadline().args(["links", "--format", "ndjson", "--data"]).arg(data))
+}
+
+fn scored(preset: &str) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let (feeds, truth) = generate(dir.path(), preset, 40);
+    let data = dir.path().join("data");
+    import(&data, &feeds);
+    let said = dir.path().join("links.ndjson");
+    std::fs::write(&said, links(&data)).unwrap();
+    json(bench("score.py").arg("--json").arg("--truth").arg(&truth).arg("--links").arg(&said))
+}
+
+fn f1(score: &Value, level: &str) -> f64 {
+    score[level]["f1"].as_f64().unwrap()
+}
+
+#[test]
+fn our_own_estates_score_above_their_floors() {
+    for (preset, session, call, parent) in [
+        ("ids", 1.0, 1.0, 1.0),
+        ("skewed", 0.9, 0.98, 0.98),
+        ("stateless", 0.72, 0.95, 0.96),
+        ("late", 0.88, 0.94, 0.95),
+    ] {
+        let score = scored(preset);
+        println!("{preset}: {score}");
+        assert!(f1(&score, "session") >= session, "{preset}: {score}");
+        assert!(f1(&score, "call") >= call, "{preset}: {score}");
+        assert!(f1(&score, "parent") >= parent, "{preset}: {score}");
+        assert_eq!(score["forged_merged"], 0, "{preset}: {score}");
+        assert!(score["stray_attached"].as_u64().unwrap() <= 1, "{preset}: {score}");
+    }
+}
+
+/// What is believed in the end, without when we came to believe it.
+fn believed(data: &Path) -> Vec<String> {
+    let mut rows: Vec<String> = links(data).lines().map(str::to_string).collect();
+    rows.sort();
+    rows
+}
+
+#[test]
+fn late_deliveries_end_with_the_links_of_one_import() {
+    let dir = tempfile::tempdir().unwrap();
+    let (feeds, _) = generate(dir.path(), "skewed", 12);
+    let whole = dir.path().join("whole");
+    import(&whole, &feeds);
+    let (pieces, growing) = (dir.path().join("pieces"), dir.path().join("growing/feeds"));
+    std::fs::create_dir_all(&growing).unwrap();
+    // Files grow at different paces: hosts come first, servers last.
+    for delivery in 1..=4usize {
+        for entry in std::fs::read_dir(&feeds).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let is_host = path.ends_with("host.jsonl");
+            let lines: Vec<&str> = text.lines().collect();
+            let share = if is_host { delivery + 1 } else { delivery };
+            let count = if delivery == 4 { lines.len() } else { (lines.len() * share / 5).min(lines.len()) };
+            let part: String = lines[..count].iter().map(|line| format!("{line}\n")).collect();
+            std::fs::write(growing.join(path.file_name().unwrap()), part).unwrap();
+        }
+        import(&pieces, &growing);
+    }
+    assert_eq!(believed(&pieces), believed(&whole));
+    let before = std::fs::read_dir(pieces.join("links")).unwrap().count();
+    ok(threadline().arg("relink").arg("--data").arg(&pieces));
+    assert_eq!(std::fs::read_dir(pieces.join("links")).unwrap().count(), before, "a rerun writes nothing new");
+}
+
+#[test]
+fn a_judged_link_says_why_and_what_it_beat() {
+    let dir = tempfile::tempdir().unwrap();
+    let (feeds, _) = generate(dir.path(), "skewed", 12);
+    let data = dir.path().join("data");
+    import(&data, &feeds);
+    let placements = ndjson(&links(&data));
+    let judged = placements.iter().find(|p| p["rule"] == "gateway-server").expect("a judged execution");
+    let event = judged["event_id"].as_str().unwrap();
+    let shown =
+        ndjson(&ok(threadline().args(["links", "--format", "ndjson", "--explain", event, "--data"]).arg(&data)));
+    let pieces: Vec<&str> = shown.iter().filter_map(|row| row["what"].as_str()).collect();
+    assert!(pieces.contains(&"start") && pieces.contains(&"duration"), "{pieces:?}");
+    // Before anything was judged, nothing was believed.
+    let session = judged["session"].as_str().unwrap();
+    let show = |more: &[&str]| {
+        let mut command = threadline();
+        command.args(["session", "show", event, "--format", "json"]).args(more).arg("--data").arg(&data);
+        json(&mut command)
+    };
+    assert_eq!(show(&[])["data"]["id"], session);
+    assert_ne!(show(&["--as-known-at", "2020-01-01T00:00:00Z"])["data"]["id"], session);
+}
+
+/// (preset, session, call, prompt, strict parents, false-merge lines)
+const TABLE: &[(&str, f64, f64, f64, f64, u64)] = &[
+    ("easy", 1.0, 1.0, 1.0, 1.0, 0),
+    ("partial", 1.0, 1.0, 1.0, 1.0, 0),
+    ("hard", 0.998, 0.999, 0.999, 0.998, 11),
+    ("hostile", 0.996, 0.997, 0.996, 0.989, 7),
+    ("sessionless", 0.987, 0.997, 0.995, 0.997, 64),
+    ("noisy", 0.922, 0.899, 0.917, 0.933, 68),
+    ("blind", 0.872, 0.895, 0.869, 0.921, 180),
+];
+
+#[test]
+fn a_corpus_with_truth_is_correlated_as_well_as_the_table_says() {
+    let Some(corpus) = std::env::var_os("THREADLINE_CORPUS").map(PathBuf::from) else {
+        println!("skipped: THREADLINE_CORPUS names no folder of presets with truth");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut failures = Vec::new();
+    for (preset, session, call, prompt, parent, merged) in TABLE {
+        let (feeds, data) = (dir.path().join(preset).join("feeds"), dir.path().join(preset).join("data"));
+        std::fs::create_dir_all(&feeds).unwrap();
+        for name in ["host.jsonl", "gateway.jsonl", "server.jsonl", "server.log", "access.log", "dbaudit.jsonl"] {
+            let name = format!("{name}.gz");
+            std::fs::copy(corpus.join(preset).join(&name), feeds.join(&name)).unwrap();
+        }
+        import(&data, &feeds);
+        let said: String = ndjson(&links(&data))
+            .iter()
+            .map(|p| {
+                let line = format!("{}:{}", p["file"].as_str().unwrap_or_default(), p["line"]);
+                let row = serde_json::json!({ "line_id": line, "session": p["session"], "prompt": p["turn"], "call": p["call"], "parent": p["parent"] });
+                format!("{row}\n")
+            })
+            .collect();
+        let predictions = dir.path().join(format!("{preset}.jsonl"));
+        std::fs::write(&predictions, said.replace("feeds/", "")).unwrap();
+        let truth = corpus.join(preset).join("truth.jsonl.gz");
+        let mut scorer = Command::new("python3");
+        scorer
+            .arg("-B")
+            .arg(corpus.join("score_links.py"))
+            .arg("--json")
+            .arg("--truth")
+            .arg(truth)
+            .arg("--pred")
+            .arg(&predictions);
+        let all = json(&mut scorer);
+        let score = &all[*preset];
+        let of = |key: &str| score[key]["f1"].as_f64().unwrap();
+        let merge = &score["false_merge"];
+        println!(
+            "{preset:12} session {:.3} call {:.3} prompt {:.3} parent {:.3} false merges {} forged {} stray {}",
+            of("session_pairs"),
+            of("call_pairs"),
+            of("prompt_pairs"),
+            of("parents"),
+            merge["lines"],
+            merge["forged_lines_merged"],
+            merge["garbage_lines_attached"],
+        );
+        let reached = [("session_pairs", session), ("call_pairs", call), ("prompt_pairs", prompt), ("parents", parent)];
+        failures.extend(
+            reached.iter().filter(|(key, least)| of(key) + 5e-4 < **least).map(|(key, _)| format!("{preset} {key}")),
+        );
+        if merge["lines"].as_u64().unwrap() > *merged || merge["forged_lines_merged"] != 0 {
+            failures.push(format!("{preset} false merges"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?}");
+}
