@@ -71,6 +71,7 @@ fn what_no_id_joins_is_in_no_session_and_little() {
     expect_test::expect![[r#"
         {
             "codex_exec log": 3,
+            "contextforge auth": 17,
         }
     "#]]
     .assert_debug_eq(&kinds);
