@@ -117,8 +117,10 @@ fn a_judged_link_says_why_and_what_it_beat() {
         command.args(["session", "show", event, "--format", "json"]).args(more).arg("--data").arg(&data);
         json(&mut command)
     };
-    assert_eq!(show(&[])["data"]["id"], session);
-    assert_ne!(show(&["--as-known-at", "2020-01-01T00:00:00Z"])["data"]["id"], session);
+    assert_eq!(show(&[])["data"]["summary"]["id"], session);
+    let before = show(&["--as-known-at", "2020-01-01T00:00:00Z"]);
+    assert!(before["data"]["summary"]["id"].is_string());
+    assert_ne!(before["data"]["summary"]["id"], session);
 }
 
 /// (preset, session, call, prompt, strict parents, false-merge lines)

@@ -8,6 +8,8 @@
 //!
 //! Not here: parents. They are links, and there may be two.
 
+use std::borrow::Cow;
+
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -268,8 +270,13 @@ impl Record {
                 5 => self.time_quality != TimeQuality::Source,
                 _ => false,
             };
-            if !about_delivery {
-                crate::encoding::push_field(&mut fields, tag, bytes);
+            match tag {
+                _ if about_delivery => {}
+                53 => match unmarked(bytes) {
+                    Cow::Borrowed(b"{}") => {}
+                    attributes => crate::encoding::push_field(&mut fields, tag, &attributes),
+                },
+                _ => crate::encoding::push_field(&mut fields, tag, bytes),
             }
         });
         digest.update(&fields);
@@ -282,6 +289,25 @@ impl Record {
         if !self.keys.contains(&text) {
             self.keys.push(text);
         }
+    }
+}
+
+/// Attributes without the members that a collector elsewhere puts in front of them (which run, which number): they tell of
+/// the delivery, and the next run that sends the same record has others.
+fn unmarked(attributes: &[u8]) -> Cow<'_, [u8]> {
+    const FIRST: &str = "{\"threadline.collector\":\"";
+    const LAST: &str = "\"threadline.version\":\"";
+    /// Bytes in which the members stand.
+    const BYTES_MAX: usize = 400;
+    let members = || {
+        let text = std::str::from_utf8(attributes).ok().filter(|text| text.starts_with(FIRST))?;
+        let version = text.find(LAST).filter(|at| *at < BYTES_MAX)? + LAST.len();
+        text[version..].split_once('"').map(|(_, rest)| rest)
+    };
+    match members() {
+        None => Cow::Borrowed(attributes),
+        Some("}") => Cow::Borrowed(b"{}"),
+        Some(rest) => Cow::Owned(format!("{{{}", rest.strip_prefix(',').unwrap_or(rest)).into_bytes()),
     }
 }
 
@@ -337,6 +363,25 @@ mod tests {
         assert_eq!(gap.content_digest(), repeated.content_digest());
         again.raw = Some(b"other line".to_vec());
         assert_ne!(first.content_digest(), again.content_digest());
+    }
+
+    #[test]
+    fn the_run_that_sent_a_record_is_no_part_of_its_content() {
+        let digest = |attributes: Option<&str>| {
+            let mut record = Record::new("t", "own:1", Kind::Log);
+            record.attributes = attributes.map(str::to_string);
+            record.content_digest()
+        };
+        let marked = |run: &str, rest: &str| {
+            let members = format!(
+                r#"{{"threadline.collector":"c","threadline.stream":"{run}","threadline.sequence":7,"threadline.via":"watch","threadline.version":"0.1.0"{rest}}}"#
+            );
+            digest(Some(&members))
+        };
+        assert_eq!(marked("1", ""), marked("2", ""));
+        assert_eq!(marked("1", ""), digest(None));
+        assert_eq!(marked("1", r#","a":1"#), digest(Some(r#"{"a":1}"#)));
+        assert_ne!(marked("1", r#","a":1"#), marked("1", r#","a":2"#));
     }
 
     #[test]
