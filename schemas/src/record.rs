@@ -283,6 +283,11 @@ impl Record {
         digest.finalize().into()
     }
 
+    /// Whether a collector elsewhere passed it on: its run and number stand first in the attributes.
+    pub fn is_passed_on(&self) -> bool {
+        self.attributes.as_deref().is_some_and(|attributes| attributes.starts_with(PASSED_ON))
+    }
+
     /// Adds a key unless it is already there.
     pub fn add_key(&mut self, key: crate::Key) {
         let text = key.to_string();
@@ -292,15 +297,17 @@ impl Record {
     }
 }
 
+/// How the attributes of a record begin that a collector elsewhere passed on.
+const PASSED_ON: &str = "{\"threadline.collector\":\"";
+
 /// Attributes without the members that a collector elsewhere puts in front of them (which run, which number): they tell of
 /// the delivery, and the next run that sends the same record has others.
 fn unmarked(attributes: &[u8]) -> Cow<'_, [u8]> {
-    const FIRST: &str = "{\"threadline.collector\":\"";
     const LAST: &str = "\"threadline.version\":\"";
     /// Bytes in which the members stand.
     const BYTES_MAX: usize = 400;
     let members = || {
-        let text = std::str::from_utf8(attributes).ok().filter(|text| text.starts_with(FIRST))?;
+        let text = std::str::from_utf8(attributes).ok().filter(|text| text.starts_with(PASSED_ON))?;
         let version = text.find(LAST).filter(|at| *at < BYTES_MAX)? + LAST.len();
         text[version..].split_once('"').map(|(_, rest)| rest)
     };

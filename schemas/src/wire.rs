@@ -80,7 +80,8 @@ pub fn read_event(context: &Context<'_>, line: &[u8], batch_key: &str) -> Result
     if record.result_digest.is_none() {
         record.result_digest = context.digest_text(record.result.as_deref());
     }
-    if record.raw.is_none() {
+    // What a collector elsewhere passes on without raw bytes has none: this line is of its making.
+    if record.raw.is_none() && !record.is_passed_on() {
         record.raw = Some(line.to_vec());
     }
     Ok(record)
