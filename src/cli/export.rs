@@ -20,7 +20,7 @@ pub(crate) async fn run(command: ExportCommand) -> anyhow::Result<ExitCode> {
         ExportCommand::Query { query, from, to, arguments } => {
             (given([("q", Some(query)), ("from", from), ("to", to)]), arguments)
         }
-        ExportCommand::Range { from, to, arguments } => (given([("from", from), ("to", to), ("", None)]), arguments),
+        ExportCommand::Range { from, to, arguments } => (given([("from", from), ("to", to)]), arguments),
     };
     export(question, arguments).await
 }
