@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::facts::Version;
 use super::fit::fit;
 use super::mapping::{self, Activity, Field, Role, Row};
-use super::validate::TIME_MS;
+use super::validate::{TIME_MS, values_at};
 use crate::display::{Lines, visible};
 use crate::json::{self, Json};
 use crate::record::{Decision, Kind, Outcome, Record, SourceKind, TimeQuality};
@@ -62,7 +62,7 @@ pub struct Context<'a> {
     pub(super) policy: &'a Policy,
     occurrence: Occurrence<'a>,
     attributes: OnceCell<Option<Json>>,
-    is_truncated: Cell<bool>,
+    cut_bytes: Cell<usize>,
 }
 
 /// The event of `version` for `occurrence`, complete and valid.
@@ -74,7 +74,7 @@ pub fn event(occurrence: Occurrence<'_>, policy: &Policy, version: Version) -> V
         policy,
         occurrence,
         attributes: OnceCell::new(),
-        is_truncated: Cell::new(false),
+        cut_bytes: Cell::new(0),
     };
     let made = context.fill(row, row.class_uid, row.activity, row.fields);
     fit(made, version).unwrap_or_else(|| {
@@ -132,12 +132,18 @@ impl Context<'_> {
             value.into_iter().for_each(|value| set(path, value));
         }
         self.unmapped(&mut set);
-        if self.is_truncated.get() {
+        if self.cut_bytes.get() > 0 {
             set("metadata.is_truncated", true.into());
         }
         let mut event = Value::Object(event);
-        if let Some(name) = event.pointer("/actor/user/name").cloned() {
-            event["observables"] = json!([{"name": "actor.user.name", "type_id": 4, "value": name}]);
+        let observables = observables(&event);
+        if !observables.is_empty() {
+            event["observables"] = observables.into();
+        }
+        if self.cut_bytes.get() > 0 {
+            // OCSF counts in kilobytes.
+            let whole = event.to_string().len() + self.cut_bytes.get();
+            event["metadata"]["untruncated_size"] = whole.div_ceil(1024).into();
         }
         event
     }
@@ -148,7 +154,7 @@ impl Context<'_> {
         let (activity_id, word) = match activity {
             Activity::Known(id) => (id, None),
             Activity::Other(word) => (99, Some(word)),
-            Activity::HttpMethod => (fields::http_activity(self.record), Some("Request")),
+            Activity::By(id, word) => (id(self.record), Some(word)),
         };
         let captions = class.shape.attributes.get("activity_id").map(|attribute| &attribute.values);
         let caption = captions.and_then(|captions| captions.get(activity_id.to_string().as_str()).copied());
@@ -168,6 +174,7 @@ impl Context<'_> {
         match (row.activity, row.kind) {
             (Activity::Other(word), _) => word,
             (_, Kind::Downstream) => "Downstream Request",
+            (_, Kind::Session) => "Session Mode",
             (_, Kind::Access) => "Access",
             (_, Kind::Auth) => "Authenticate",
             (_, Kind::Process) => "Process",
@@ -180,6 +187,9 @@ impl Context<'_> {
         set("metadata.version", Version::NEWEST.as_str().into());
         set("metadata.uid", record.event_id.to_string().into());
         set("metadata.correlation_uid", self.chain().into());
+        if !record.delivery_key.is_empty() {
+            set("metadata.original_event_uid", self.name(&record.delivery_key).into());
+        }
         set("metadata.event_code", row.code.into());
         set(
             "metadata.product",
@@ -265,6 +275,9 @@ impl Context<'_> {
         let source = Some(record.source_name.as_str()).filter(|name| !name.is_empty());
         let acting_name = self.name(acting.or(source).unwrap_or("unknown"));
         set("actor.app_name", acting_name.clone().into());
+        if let Some(source) = source {
+            set("actor.app_uid", self.name(source).into());
+        }
         set("actor.session.uid", self.session().into());
         if let Some(user) = fields::user(self) {
             set("actor.user", user);
@@ -286,7 +299,9 @@ impl Context<'_> {
     fn verdict(&self, set: &mut impl FnMut(&str, Value)) {
         let by = self.record.decision_by.as_deref();
         let by_person = by.is_some_and(|by| by.contains("user")) || self.record.kind == Kind::Approval;
+        let is_refused = self.record.outcome == Some(Outcome::Denied);
         let (action, disposition) = match self.record.decision {
+            None if is_refused => ((2, "Denied"), (2, "Blocked")),
             Some(Decision::Allow) => ((1, "Allowed"), if by_person { (8, "Approved") } else { (1, "Allowed") }),
             Some(Decision::Deny | Decision::Cancel) => {
                 ((2, "Denied"), if by_person { (25, "Rejected") } else { (2, "Blocked") })
@@ -298,12 +313,13 @@ impl Context<'_> {
         set("action", action.1.into());
         set("disposition_id", disposition.0.into());
         set("disposition", disposition.1.into());
-        let Some(decision) = self.record.decision else { return };
-        let mut authorization = json!({"decision": decision.as_str()});
-        if let Some(by) = by {
-            authorization["policy"] = json!({"name": self.name(by), "is_applied": true});
+        let policy = by.filter(|_| !by_person).map(|by| json!({"name": self.name(by), "is_applied": true}));
+        if let Some(decision) = self.record.decision {
+            let mut authorization = json!({"decision": decision.as_str()});
+            policy.iter().for_each(|policy| authorization["policy"] = policy.clone());
+            set("authorizations", json!([authorization]));
         }
-        set("authorizations", json!([authorization]));
+        policy.into_iter().for_each(|policy| set("policy", policy));
     }
 
     /// What has no place in OCSF: flat, scalar, bounded.
@@ -337,6 +353,7 @@ impl Context<'_> {
         put("otel.span_id", text(&record.span_id));
         put("user.credential_fingerprint", text(&record.credential_fingerprint));
         put("user.authority", text(&record.authority));
+        put("user.basis", fields::user_name(record).map(|(_, basis)| basis.into()));
         if let Some(base) = &self.policy.base_url {
             let link = format!("{}/sessions/{}", base.trim_end_matches('/'), fields::percent(self.session_id()));
             put("threadline.session_url", Some(link.into()));
@@ -405,7 +422,7 @@ impl Context<'_> {
         let cut = text.floor_char_boundary(bytes_max);
         let mut shown = visible(&text[..cut], Lines::Show);
         if cut < text.len() {
-            self.is_truncated.set(true);
+            self.cut_bytes.set(self.cut_bytes.get() + text.len() - cut);
             shown.push('…');
         }
         shown
@@ -429,6 +446,25 @@ fn plausible(time_ms: i64) -> Option<i64> {
     TIME_MS.contains(&time_ms).then_some(time_ms)
 }
 
+/// Where a SIEM finds the values that it pivots on: path, type of observable.
+const OBSERVABLES: &[(&str, i64)] = &[
+    ("actor.user.name", 4),
+    ("dst_endpoint.hostname", 1),
+    ("http_request.url.url_string", 6),
+    ("file.path", 45),
+    ("process.name", 9),
+    ("resources.name", 38),
+    ("resources.uid", 10),
+];
+
+fn observables(event: &Value) -> Vec<Value> {
+    let found = OBSERVABLES.iter().flat_map(|(path, type_id)| {
+        let values = values_at(event, path).into_iter().filter_map(Value::as_str);
+        values.map(move |value| json!({"name": path, "type_id": type_id, "value": value}))
+    });
+    found.collect()
+}
+
 /// Sets `value` at a dotted path, making the objects on the way.
 fn set_at(event: &mut Map<String, Value>, path: &str, value: Value) {
     match path.split_once('.') {
@@ -442,5 +478,7 @@ fn set_at(event: &mut Map<String, Value>, path: &str, value: Value) {
     }
 }
 
+#[cfg(test)]
+mod samples;
 #[cfg(test)]
 mod tests;

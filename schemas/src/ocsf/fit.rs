@@ -6,7 +6,8 @@
 //! - any other attribute that is not known there moves as its own path
 //! - an enum value that is not known there moves with its label; the attribute becomes absent, or 99 with
 //!   the label where it is required
-//! - an observable whose path moved goes with it
+//! - an observable whose path moved, or whose type is not known there, goes with it: it only points at what the event has
+//! - what has another name there takes that name ([`RENAMED`])
 //! - `unmapped.downgraded_from` says that this was done, so that "absent" and "moved" differ
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ pub(super) fn fit(mut event: Value, version: Version) -> Option<Value> {
     let schema = version.schema();
     let class = schema.classes.get(&event.get("class_uid")?.as_i64()?)?;
     let (active, foreign) = split_profiles(&mut event, schema, &class.profiles);
+    keep_known_observables(&mut event, schema);
     let mut fitting = Fitting { schema, active, foreign, moved: Map::new() };
     let members = event.as_object_mut()?;
     fitting.shape(members, &class.shape, "");
@@ -58,6 +60,19 @@ fn split_profiles(
     (active, foreign)
 }
 
+/// Where an older version has another name for the same: object, name, name there.
+const RENAMED: &[(&str, &str, &str)] = &[("actor", "app_name", "invoked_by")];
+
+fn keep_known_observables(event: &mut Value, schema: &Schema) {
+    let types = schema.objects.get("observable").and_then(|shape| shape.attributes.get("type_id"));
+    let is_known = |observable: &Value| {
+        types.is_some_and(|types| types.values.contains_key(observable["type_id"].to_string().as_str()))
+    };
+    if let Some(observables) = event.get_mut("observables").and_then(Value::as_array_mut) {
+        observables.retain(is_known);
+    }
+}
+
 fn keep_true_observables(event: &mut Value) {
     let Some(observables) = event.get("observables").and_then(Value::as_array) else { return };
     let is_true = |observable: &&Value| {
@@ -87,6 +102,12 @@ impl Fitting {
         drop(active);
         for name in strangers {
             if let Some(value) = members.remove(&name) {
+                let renamed = RENAMED.iter().find(|(object, own, there)| {
+                    *object == path && *own == name && is_there(shape, there) && !members.contains_key(*there)
+                });
+                if let Some((_, _, there)) = renamed {
+                    members.insert((*there).into(), value.clone());
+                }
                 let at = self.foreign_name(path, &name);
                 flatten(&at, value, &mut self.moved);
             }
@@ -157,6 +178,10 @@ impl Fitting {
             None => whole,
         }
     }
+}
+
+fn is_there(shape: &Shape, name: &str) -> bool {
+    shape.attributes.get(name).is_some_and(|attribute| attribute.profiles.is_empty())
 }
 
 /// Scalars at their paths, so that a consumer's index does not grow by nesting.

@@ -9,7 +9,7 @@
 
 use super::event::Context;
 use super::event::fields::*;
-use crate::record::{Decision, Kind, Record};
+use crate::record::{Decision, Kind, Outcome, Record};
 use serde_json::Value;
 
 /// Application Activity: API Activity.
@@ -17,9 +17,11 @@ pub const API: i64 = 6003;
 const LIFECYCLE: i64 = 6002;
 const DATASTORE: i64 = 6005;
 const HTTP: i64 = 4002;
+const FILE: i64 = 1001;
 const PROCESS: i64 = 1007;
 const EVENT_LOG: i64 = 1008;
 const AUTHENTICATION: i64 = 3002;
+const AUTHORIZE_SESSION: i64 = 3003;
 /// Findings: Detection Finding.
 pub const FINDING: i64 = 2004;
 
@@ -64,14 +66,14 @@ impl std::fmt::Debug for When {
 }
 
 /// What was done, within a class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Activity {
     /// An activity of the class.
     Known(i64),
     /// 99, with our own word for it.
     Other(&'static str),
-    /// The class's activity for this HTTP method.
-    HttpMethod,
+    /// The class's activity for what the record says was done; the word is for 99.
+    By(fn(&Record) -> i64, &'static str),
 }
 
 /// Who acts; `ai_role_id` of the profile `ai_operation`.
@@ -152,15 +154,22 @@ macro_rules! row {
     };
 }
 
-use Activity::{HttpMethod, Known, Other};
+use Activity::{By, Known, Other};
 use Field::{From, Number, Text};
 use When::{Always, Is};
 
 /// The table.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
-    row!(Session, Is(is_end), "agent.session.end", LIFECYCLE, Known(4), [HOST], Agent, {"app": From(agent_product)}),
-    row!(Session, Is(is_start), "agent.session.start", LIFECYCLE, Known(3), [HOST], Agent, {"app": From(agent_product)}),
+    row!(Session, Is(is_mode), "agent.session.mode", AUTHORIZE_SESSION, Known(1), [], Agent, {
+        "user": From(user_or_unknown), "session": From(session), "privileges": From(privileges),
+    }),
+    row!(Session, Is(is_end), "agent.session.end", LIFECYCLE, Known(4), [HOST], Agent, {
+        "app": From(agent_product), "device": From(device), "status_detail": From(reason),
+    }),
+    row!(Session, Is(is_start), "agent.session.start", LIFECYCLE, Known(3), [HOST], Agent, {
+        "app": From(agent_product), "device": From(device),
+    }),
     row!(Session, Always, "agent.session.context", LIFECYCLE, Other("Session Context"), [HOST], Agent, {"app": From(agent_product)}),
     row!(Prompt, Always, "agent.prompt", API, Other("Prompt"), [AI], User, {
         "api.operation": Text("prompt/submit"), "api.request.uid": From(turn_uid), "api.request.data": From(text_data),
@@ -176,6 +185,10 @@ pub const ROWS: &[Row] = &[
         "api.operation": Text("tool/select"), "api.request.uid": From(call_uid), "api.request.data": From(arguments_data),
         "resources": From(tool), "ai_model": From(model),
     }),
+    row!(Call, Is(is_judged), "mcp.tools.call", API, Other("Invoke"), [AI, CONTROL, TRACE], Agent, {
+        "api.operation": Text("tools/call"), "api.request.uid": From(call_uid), "api.request.data": From(arguments_data),
+        "api.response": From(response), "resources": From(tool), "http_response": From(http_response),
+    }),
     row!(Call, Is(is_over), "mcp.tools.call", API, Other("Invoke"), [AI, TRACE], Agent, {
         "api.operation": Text("tools/call"), "api.request.uid": From(call_uid), "api.request.data": From(arguments_data),
         "api.response": From(response), "resources": From(tool), "http_response": From(http_response),
@@ -183,6 +196,10 @@ pub const ROWS: &[Row] = &[
     row!(Call, Always, "mcp.tools.call.unanswered", API, Other("Invoke"), [AI, TRACE], Agent, {
         "api.operation": Text("tools/call"), "api.request.uid": From(call_uid), "api.request.data": From(arguments_data),
         "resources": From(tool),
+    }),
+    row!(Result, Is(is_judged), "mcp.tools.call", API, Other("Invoke"), [AI, CONTROL, TRACE], Agent, {
+        "api.operation": Text("tools/call"), "api.request.uid": From(call_uid), "api.request.data": From(arguments_data),
+        "api.response": From(response), "resources": From(tool), "http_response": From(http_response),
     }),
     row!(Result, Always, "mcp.tools.call", API, Other("Invoke"), [AI, TRACE], Agent, {
         "api.operation": Text("tools/call"), "api.request.uid": From(call_uid), "api.request.data": From(arguments_data),
@@ -198,13 +215,13 @@ pub const ROWS: &[Row] = &[
         "api.operation": Text("tools/call"), "api.request.uid": From(call_uid), "resources": From(tool),
     }),
     row!(Approval, Is(is_allow), "agent.approval.granted", API, Other("Approval Granted"), [AI, CONTROL], User, {
-        "api.operation": From(operation), "api.request.uid": From(request_uid), "resources": From(tool),
+        "api.operation": From(operation), "api.request.uid": From(call_uid), "resources": From(tool),
     }),
     row!(Approval, Is(is_ask), "agent.approval.requested", API, Other("Approval Requested"), [AI, CONTROL], Agent, {
-        "api.operation": From(operation), "api.request.uid": From(request_uid), "resources": From(tool),
+        "api.operation": From(operation), "api.request.uid": From(call_uid), "resources": From(tool),
     }),
     row!(Approval, Always, "agent.approval.denied", API, Other("Approval Denied"), [AI, CONTROL], User, {
-        "api.operation": From(operation), "api.request.uid": From(request_uid), "resources": From(tool),
+        "api.operation": From(operation), "api.request.uid": From(call_uid), "resources": From(tool),
     }),
     row!(ToolList, Always, "mcp.tools.list", API, Known(2), [AI], Agent, {
         "api.operation": Text("tools/list"), "api.request.uid": From(request_uid), "api.response": From(response),
@@ -238,21 +255,27 @@ pub const ROWS: &[Row] = &[
     }),
     row!(Connection, Is(is_negotiation), "mcp.connection.open", API, Known(1), [AI], Agent, {
         "api.operation": From(operation), "api.request.uid": From(request_uid), "api.response": From(response),
+        "api.version": From(protocol_version), "api.service": From(server),
     }),
     row!(Connection, Always, "mcp.connection", API, Other("Connection"), [AI], Agent, {
         "api.operation": From(operation), "api.request.uid": From(request_uid),
     }),
-    row!(Downstream, Is(is_http), "downstream.http", HTTP, HttpMethod, [HOST, TRACE], Tool, {
+    row!(Downstream, Is(is_file), "downstream.file", FILE, By(file_activity, "Access"), [], Tool, {
+        "file": From(file), "device": From(device),
+    }),
+    row!(Downstream, Is(is_http), "downstream.http", HTTP, By(http_activity, "Request"), [HOST, TRACE], Tool, {
         "http_request": From(http_request), "http_response": From(http_response), "dst_endpoint": From(downstream_endpoint),
     }),
-    row!(Downstream, Always, "downstream.datastore", DATASTORE, Known(4), [AI], Tool, {
+    row!(Downstream, Always, "downstream.datastore", DATASTORE, By(datastore_activity, "Execute"), [AI], Tool, {
         "database": From(database), "query_info": From(query), "type_id": Number(1), "type": From(datastore_type),
     }),
-    row!(Process, Is(is_end), "process.end", PROCESS, Known(2), [AI], Agent, {"process": From(process), "device": From(device)}),
+    row!(Process, Is(is_end), "process.end", PROCESS, Known(2), [AI], Agent, {
+        "process": From(process), "device": From(device), "exit_code": From(exit_code),
+    }),
     row!(Process, Always, "process.start", PROCESS, Known(1), [AI], Agent, {"process": From(process), "device": From(device)}),
-    row!(Auth, Always, "auth", AUTHENTICATION, Known(1), [], Agent, {
+    row!(Auth, Always, "auth", AUTHENTICATION, By(auth_activity, "Authorize"), [], Agent, {
         "user": From(user_or_unknown), "service": From(service), "session": From(session), "auth_protocol_id": Number(6),
-        "auth_protocol": Text("OAUTH 2.0"),
+        "auth_protocol": Text("OAUTH 2.0"), "authentication_token": From(token),
     }),
     row!(Span, Always, "otel.span", API, Other("Span"), [AI, TRACE], Agent, {
         "api.operation": From(operation), "api.request.uid": From(request_uid), "resources": From(tool),
@@ -260,11 +283,18 @@ pub const ROWS: &[Row] = &[
     row!(Log, Always, "otel.log", API, Other("Log"), [AI], Agent, {
         "api.operation": From(operation), "api.request.uid": From(request_uid), "api.request.data": From(text_data),
     }),
+    row!(Finding, Is(is_definition_change), "mcp.tools.definition_changed", FINDING, Known(1), [], Agent, {
+        "finding_info": From(finding), "evidences": From(definitions), "resources": From(tool), "is_alert": From(yes),
+    }),
     row!(Finding, Always, "threadline.finding", FINDING, Known(1), [], Agent, {
         "finding_info": From(finding), "resources": From(tool), "is_alert": From(yes),
     }),
-    row!(Access, Is(is_export), "threadline.access.export", EVENT_LOG, Known(3), [], User, {"log_name": Text("threadline")}),
-    row!(Access, Is(is_erasure), "threadline.access.delete", EVENT_LOG, Known(2), [], User, {"log_name": Text("threadline")}),
+    row!(Access, Is(is_export), "threadline.access.export", EVENT_LOG, Known(3), [], User, {
+        "log_name": Text("threadline"), "log_type_id": Number(2), "log_type": Text("Application"),
+    }),
+    row!(Access, Is(is_erasure), "threadline.access.delete", EVENT_LOG, Known(2), [], User, {
+        "log_name": Text("threadline"), "log_type_id": Number(2), "log_type": Text("Application"),
+    }),
     row!(Access, Always, "threadline.access.query", DATASTORE, Known(4), [], User, {
         "database": From(own_database), "query_info": From(query), "type_id": Number(1), "type": From(datastore_type),
     }),
@@ -283,6 +313,16 @@ fn is_start(record: &Record) -> bool {
 
 fn is_end(record: &Record) -> bool {
     name_has(record, &["end", "close", "exit", "stop", "shutdown", "delete"]) && !name_has(record, &["send"])
+}
+
+/// What the agent may do without asking is set.
+fn is_mode(record: &Record) -> bool {
+    matches!(record.name.as_deref(), Some("mode" | "permission-mode"))
+}
+
+/// A call or result with a verdict of a policy or person.
+fn is_judged(record: &Record) -> bool {
+    is_over(record) && (record.decision.is_some() || record.outcome == Some(Outcome::Denied))
 }
 
 /// A span tells a call with its end.
@@ -304,6 +344,14 @@ fn is_deny(record: &Record) -> bool {
 
 fn is_ask(record: &Record) -> bool {
     matches!(record.decision, Some(Decision::Ask) | None) && record.outcome.is_none()
+}
+
+fn is_definition_change(record: &Record) -> bool {
+    name_has(record, &["definition_changed"])
+}
+
+fn is_file(record: &Record) -> bool {
+    file_path(record).is_some()
 }
 
 fn is_http(record: &Record) -> bool {

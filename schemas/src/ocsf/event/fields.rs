@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::Context;
 use crate::json::Json;
 use crate::ocsf::validate::{is_hostname, is_url};
-use crate::record::{Kind, Outcome, Record};
+use crate::record::{Kind, Outcome, Record, event_id};
 
 pub(crate) fn operation(context: &Context<'_>) -> Option<Value> {
     let record = context.record;
@@ -151,16 +151,17 @@ pub(crate) fn trace(context: &Context<'_>) -> Option<Value> {
     Some(trace)
 }
 
-/// The person or service: what authentication proved, else what was claimed (marked as such in `type`).
+/// The person or service: what authentication proved, else what was claimed (`unmapped` says which).
 pub(crate) fn user(context: &Context<'_>) -> Option<Value> {
-    let record = context.record;
-    let (name, kind) = match (&record.user_authenticated, &record.user_claimed) {
-        (Some(user), _) => (user, "authenticated"),
-        (None, Some(user)) => (user, "claimed"),
-        (None, None) => return None,
-    };
+    let (name, _) = user_name(context.record)?;
     let name = context.name(name);
-    (!name.is_empty()).then(|| json!({"name": name.clone(), "uid": name, "type_id": 99, "type": kind}))
+    (!name.is_empty()).then(|| json!({"name": name.clone(), "uid": name, "type_id": 1, "type": "User"}))
+}
+
+/// The user's name, and whether it was `authenticated` or only `claimed`.
+pub(super) fn user_name(record: &Record) -> Option<(&str, &'static str)> {
+    let proven = record.user_authenticated.as_deref().map(|user| (user, "authenticated"));
+    proven.or_else(|| record.user_claimed.as_deref().map(|user| (user, "claimed")))
 }
 
 pub(crate) fn user_or_unknown(context: &Context<'_>) -> Option<Value> {
@@ -180,6 +181,49 @@ pub(crate) fn service(context: &Context<'_>) -> Option<Value> {
     let record = context.record;
     let name = record.server_name.as_deref().unwrap_or(&record.source_name);
     Some(json!({"name": if name.is_empty() { "unknown".into() } else { context.name(name) }}))
+}
+
+/// The MCP server concerned.
+pub(crate) fn server(context: &Context<'_>) -> Option<Value> {
+    let name = context.record.server_name.as_deref().filter(|name| !name.is_empty())?;
+    Some(json!({"name": context.name(name)}))
+}
+
+pub(crate) fn protocol_version(context: &Context<'_>) -> Option<Value> {
+    text_attribute(context, &["mcp.protocol.version", "threadline.protocol_version", "protocolVersion"])
+        .map(Value::from)
+}
+
+/// Why a session ended, in the source's word.
+pub(crate) fn reason(context: &Context<'_>) -> Option<Value> {
+    let said = context.record.error_type.as_deref().or(context.record.transport_status.as_deref());
+    said.map(|text| context.name(text)).or_else(|| text_attribute(context, &["reason"])).map(Value::from)
+}
+
+/// What an agent may do without asking: its permission mode, as a privilege.
+pub(crate) fn privileges(context: &Context<'_>) -> Option<Value> {
+    let said = text_attribute(context, &["permissionMode", "mode"]);
+    let mode = said.or_else(|| context.record.authority.as_deref().map(|authority| context.name(authority)))?;
+    Some(json!([mode]))
+}
+
+/// The token that was shown or given, by its keyed fingerprint; never its value.
+pub(crate) fn token(context: &Context<'_>) -> Option<Value> {
+    let fingerprint = context.record.credential_fingerprint.as_deref()?;
+    Some(json!({"uid": context.name(fingerprint), "type_id": 99, "type": "Access Token"}))
+}
+
+/// `activity_id` of Authentication: which step of OAuth, as the name or target says.
+pub(crate) fn auth_activity(record: &Record) -> i64 {
+    let said = [&record.name, &record.target].map(|text| text.as_deref().unwrap_or_default().to_ascii_lowercase());
+    let has = |words: &[&str]| said.iter().any(|text| words.iter().any(|word| text.contains(word)));
+    match () {
+        () if has(&["exchange"]) => 4,
+        () if has(&["refresh"]) => 5,
+        () if has(&["logout", "logoff", "revoke"]) => 2,
+        () if has(&["token", "authorize", "register"]) => 3,
+        () => 1,
+    }
 }
 
 pub(crate) fn agent_product(context: &Context<'_>) -> Option<Value> {
@@ -206,6 +250,73 @@ const ACTIVITIES: &[(&str, i64)] = &[
     ("PUT", 7),
     ("TRACE", 8),
     ("PATCH", 9),
+];
+
+/// The file of a downstream record: a `file:` target, a path after a verb of a file system, or an attribute.
+pub(crate) fn file_path(record: &Record) -> Option<&str> {
+    let target = record.target.as_deref().unwrap_or_default();
+    let path = target.strip_prefix("file://").or_else(|| {
+        let is_verb = FILE_VERBS.iter().any(|(word, _)| has_word(record.name.as_deref(), word));
+        Some(target).filter(|target| is_verb && target.starts_with('/'))
+    });
+    let is_told = || record.attributes.as_deref().is_some_and(|text| text.contains("\"file.path\""));
+    path.filter(|path| !path.is_empty()).or_else(|| is_told().then_some(target))
+}
+
+const FILE_VERBS: &[(&str, i64)] = &[
+    ("create", 1),
+    ("read", 2),
+    ("open", 14),
+    ("write", 3),
+    ("update", 3),
+    ("append", 3),
+    ("delete", 4),
+    ("unlink", 4),
+    ("remove", 4),
+    ("rename", 5),
+    ("chmod", 7),
+    ("stat", 8),
+];
+
+fn has_word(name: Option<&str>, word: &str) -> bool {
+    let mut words = name.unwrap_or_default().split(|c: char| !c.is_ascii_alphanumeric());
+    words.any(|own| own.eq_ignore_ascii_case(word))
+}
+
+/// `activity_id` of File System Activity.
+pub(crate) fn file_activity(record: &Record) -> i64 {
+    let found = FILE_VERBS.iter().find(|(word, _)| has_word(record.name.as_deref(), word));
+    found.map_or(99, |(_, id)| *id)
+}
+
+pub(crate) fn file(context: &Context<'_>) -> Option<Value> {
+    let told = text_attribute(context, &["file.path"]);
+    let path = told.or_else(|| file_path(context.record).map(|path| context.name(path)))?;
+    let name = path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(&path).to_string();
+    (!name.is_empty()).then(|| json!({"name": name, "path": path, "type_id": 0, "type": "Unknown"}))
+}
+
+/// `activity_id` of Datastore Activity: what the first word of the statement does.
+pub(crate) fn datastore_activity(record: &Record) -> i64 {
+    let first = |text: &Option<String>| {
+        let word = text.as_deref()?.split(|c: char| !c.is_ascii_alphabetic()).find(|word| !word.is_empty())?;
+        STATEMENTS.iter().find(|(name, _)| word.eq_ignore_ascii_case(name)).map(|(_, id)| *id)
+    };
+    first(&record.name).or_else(|| first(&record.target)).or_else(|| first(&record.text)).unwrap_or(4)
+}
+
+const STATEMENTS: &[(&str, i64)] = &[
+    ("SELECT", 4),
+    ("WITH", 4),
+    ("UPDATE", 2),
+    ("MERGE", 2),
+    ("CONNECT", 3),
+    ("INSERT", 5),
+    ("COPY", 5),
+    ("CREATE", 6),
+    ("DELETE", 7),
+    ("TRUNCATE", 7),
+    ("DROP", 7),
 ];
 
 /// `activity_id` of HTTP Activity.
@@ -293,10 +404,16 @@ pub(crate) fn process(context: &Context<'_>) -> Option<Value> {
     if !name.is_empty() {
         process["name"] = context.name(name).into();
     }
-    if let Some(pid) = number_attribute(context, &["process.pid"]) {
+    if let Some(pid) = number_attribute(context, &["process.pid", "pid"]) {
         process["pid"] = pid;
     }
     Some(process)
+}
+
+/// `exit 3`, as a number.
+pub(crate) fn exit_code(context: &Context<'_>) -> Option<Value> {
+    let status = context.record.transport_status.as_deref()?.strip_prefix("exit ")?;
+    status.parse::<i64>().ok().map(Value::from)
 }
 
 pub(crate) fn device(context: &Context<'_>) -> Option<Value> {
@@ -311,10 +428,23 @@ pub(crate) fn finding(context: &Context<'_>) -> Option<Value> {
     let title = record.name.as_deref().filter(|name| !name.is_empty()).unwrap_or(record.kind.as_str());
     let title = context.name(title);
     let kind = if record.kind == Kind::Gap { "Recording gap" } else { "Audit finding" };
-    Some(json!({
+    let (type_id, analytic) = if record.definition_digest.is_some() { (5, "Fingerprinting") } else { (1, "Rule") };
+    let mut finding = json!({
         "uid": record.event_id.to_string(), "title": title.clone(), "types": [kind],
-        "analytic": {"name": title, "type_id": 1, "type": "Rule"}, "created_time": context.time_ms(),
-    }))
+        "analytic": {"name": title, "type_id": type_id, "type": analytic}, "created_time": context.time_ms(),
+    });
+    // A finding that was made of a line names the record of that line.
+    if let Some((line, _)) = record.delivery_key.rsplit_once('#') {
+        finding["related_events"] = json!([{"uid": event_id(&record.tenant, line).to_string()}]);
+    }
+    Some(finding)
+}
+
+/// The definition before and after, as digests.
+pub(crate) fn definitions(context: &Context<'_>) -> Option<Value> {
+    let after = context.record.definition_digest.as_deref()?;
+    let before = text_attribute(context, &["threadline.definition_before"]);
+    Some(json!([{"data": {"definition_sha256": after, "definition_before_sha256": before.unwrap_or_default()}}]))
 }
 
 pub(crate) fn origin(context: &Context<'_>) -> Option<Value> {

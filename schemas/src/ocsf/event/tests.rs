@@ -106,6 +106,91 @@ fn every_kind_is_valid_in_every_version() {
     }
 }
 
+/// What only one row has: the call with a verdict, the file, the mode, the changed definition.
+#[test]
+fn rows_say_what_their_class_is_there_for() {
+    let of = |code: &str, version: Version| {
+        let record = samples::records().into_iter().find(|record| mapping::row(record).code == code).unwrap();
+        event(Occurrence::of(&record), &Policy::default(), version)
+    };
+    let shown = |code: &str, version: Version, paths: &[&str]| {
+        let event = of(code, version);
+        paths.iter().map(|path| event.pointer(path).unwrap_or(&Value::Null).to_string()).collect::<Vec<_>>().join(" ")
+    };
+    let verdict = ["/class_uid", "/activity_name", "/action", "/disposition", "/policy/name", "/status_code"];
+    expect![[r#"6003 "Invoke" "Denied" "Blocked" "policy-9" "policy_denied""#]].assert_eq(&shown(
+        "mcp.tools.call",
+        Version::V1_8,
+        &verdict,
+    ));
+    let moved = ["/activity_name", "/status_code", "/unmapped/security_control.action", "/unmapped/downgraded_from"];
+    for version in [Version::V1_1, Version::V1_3] {
+        expect![[r#""Invoke" "policy_denied" "Denied" "1.8.0""#]].assert_eq(&shown("mcp.tools.call", version, &moved));
+    }
+    expect![[r#"1001 "Read" "status.html" "/srv/public/status.html""#]].assert_eq(&shown(
+        "downstream.file",
+        Version::V1_8,
+        &["/class_uid", "/activity_name", "/file/name", "/file/path"],
+    ));
+    expect![[r#"6005 "Write" "shop""#]].assert_eq(&shown(
+        "downstream.datastore",
+        Version::V1_8,
+        &["/class_uid", "/activity_name", "/database/name"],
+    ));
+    expect![[r#"3003 "Assign Privileges" "plan""#]].assert_eq(&shown(
+        "agent.session.mode",
+        Version::V1_8,
+        &["/class_uid", "/activity_name", "/privileges/0"],
+    ));
+    expect![[r#"3002 "Authentication Ticket" "Failure" "invalid_target""#]].assert_eq(&shown(
+        "auth",
+        Version::V1_8,
+        &["/class_uid", "/activity_name", "/status", "/status_code"],
+    ));
+    expect![[r#"2004 "Fingerprinting" "abababababababababababababababababababababababababababababababab""#]].assert_eq(
+        &shown(
+            "mcp.tools.definition_changed",
+            Version::V1_8,
+            &["/class_uid", "/finding_info/analytic/type", "/evidences/0/data/definition_sha256"],
+        ),
+    );
+    // The approver is the actor, and the approval bears the id of the call.
+    expect![[r#""Approval Granted" "Approved" "j.doe" "run-1/7""#]].assert_eq(&shown(
+        "agent.approval.granted",
+        Version::V1_8,
+        &["/activity_name", "/disposition", "/actor/user/name", "/api/request/uid"],
+    ));
+    // 1.1.0 has no `app_name`.
+    expect![[r#"null "claude-code" "claude-code""#]].assert_eq(&shown(
+        "agent.prompt",
+        Version::V1_1,
+        &["/actor/app_name", "/actor/invoked_by", "/unmapped/actor.app_name"],
+    ));
+}
+
+/// Who, in which session, on which chain, what verdict: in every version, without a join.
+#[test]
+fn every_event_of_every_version_answers_alone() {
+    for record in samples::records() {
+        for &version in Version::ALL {
+            let event = event(Occurrence::of(&record), &Policy::default(), version);
+            let code = mapping::row(&record).code;
+            for path in ["/metadata/uid", "/metadata/correlation_uid", "/metadata/event_code"] {
+                assert!(event.pointer(path).is_some_and(Value::is_string), "{code} in {version}: no {path}");
+            }
+            let either = |paths: &[&str]| paths.iter().any(|path| event.pointer(path).is_some_and(Value::is_string));
+            let session = ["/actor/session/uid", "/session/uid", "/unmapped/actor.session.uid"];
+            assert!(either(&session), "{code} in {version}: no session");
+            let who = ["/actor/user/name", "/user/name", "/unmapped/actor.user.name"];
+            assert!(either(&who), "{code} in {version}: nobody");
+            let tool = ["/resources/0/uid", "/unmapped/resources[0].uid", "/unmapped/mcp.tool"];
+            assert!(record.tool_name.is_none() || either(&tool), "{code} in {version}: no tool");
+            let verdict = event["status_code"].is_string() && event["status_id"].is_i64();
+            assert!(record.decision.is_none() || verdict, "{code} in {version}: no verdict");
+        }
+    }
+}
+
 /// A row's own class is used where the record says enough; the fallbacks are for what it does not say.
 #[test]
 fn every_row_is_used_as_it_stands() {

@@ -20,9 +20,10 @@ object above them."""
 import json
 import sys
 
-CLASSES = (1007, 1008, 2004, 3002, 3003, 4002, 6002, 6003, 6005)
+CLASSES = (1001, 1007, 1008, 2004, 3002, 3003, 4002, 6002, 6003, 6005)
 OBJECTS = (
-    "actor ai_model analytic api application authorization database device evidences fingerprint finding_info "
+    "actor ai_model analytic api application authentication_token authorization database device evidences file "
+    "fingerprint finding_info "
     "http_request http_response logger message_context metadata network_endpoint object observable policy process "
     "product query_info related_event request resource_details response service session span trace url user group"
 ).split()
