@@ -156,6 +156,12 @@ fn pages_show_the_incident_and_stay_inert() {
     for expected in ["write_file", "read_text_file", "tickets"] {
         assert!(session.contains(expected), "{expected} is not on the session page:\n{session}");
     }
+    // Some records bear the day of their import; closed, they put no date between the rows in view.
+    let dates = "return [...document.querySelectorAll('#rows .date')].map(line => {
+        const row = line.nextElementSibling;
+        return row && !row.hidden && row.matches('.r') ? row.dataset.d : 'no row below';
+    }).join()";
+    assert_eq!(browser.script(dates), "2026-11-20");
     // By keyboard: to a row and into its record.
     browser.press("j");
     browser.press("j");

@@ -33,6 +33,14 @@ async function start(grid) {
   for (let i = 0; i < n; i++) open[i] = model.kind[i] === TURN || model.open?.[i] ? 1 : 0;
   const children = new Uint8Array(n);
   for (let i = 0; i < n; i++) if (model.parent[i] >= 0) children[model.parent[i]] = 1;
+  // In a long session rows are of equal height, without room for a line with the date: the first
+  // turn of a date bears it.
+  const newDate = new Uint8Array(n);
+  for (let i = 0, date = ""; i < n; i++) {
+    if (model.kind[i] !== TURN || !model.date[i] || model.date[i] === date) continue;
+    date = model.date[i];
+    newDate[i] = 1;
+  }
   const view = far ? virtual() : drawn();
 
   /** Which rows can be seen: all ancestors open; with a filter, matches and their ancestors. */
@@ -135,12 +143,19 @@ async function start(grid) {
     addEventListener("resize", paint);
     return {
       layout() {
-        let k = 0;
+        for (const line of body.querySelectorAll(".date")) line.remove();
+        let k = 0, date = "";
         for (let i = 0; i < n; i++) {
           const seen = list[k] === i;
           if (seen) k++;
           rows[i].hidden = !seen;
           state(rows[i], i);
+          if (!seen || !model.date[i] || model.date[i] === date) continue;
+          date = model.date[i];
+          const line = el("div", "date");
+          line.setAttribute("role", "presentation");
+          line.textContent = date;
+          rows[i].before(line);
         }
       },
       range() {
@@ -257,7 +272,7 @@ async function start(grid) {
     row.setAttribute("aria-rowindex", String(i + 2));
     row.setAttribute("aria-level", m.level[i]);
     if (!children[i]) row.removeAttribute("aria-expanded");
-    cells[0].textContent = m.date[i] && m.kind[i] === TURN ? m.date[i].slice(5) + " " + m.time[i].slice(0, 8) : m.time[i];
+    cells[0].textContent = newDate[i] ? m.date[i].slice(5) + " " + m.time[i].slice(0, 8) : m.time[i];
     const seen = [];
     for (let k = 1; k < 6; k++) {
       const on = m.seen[i] & (1 << k), letter = cells[1].children[k - 1];
@@ -472,6 +487,7 @@ function fromRows(body, length) {
     kind: column("k"),
     parent: column("p"),
     cause: column("c"),
+    date: rows.map((row) => row.dataset.d ?? ""),
     at: column("x"),
     width: column("w"),
     open: rows.map((row) => row.getAttribute("aria-expanded") === "true"),

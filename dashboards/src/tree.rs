@@ -48,7 +48,7 @@ pub(crate) struct Row {
     pub(crate) anchor: Shown,
     /// Time of day, UTC.
     pub(crate) time: Shown,
-    /// Date, where it differs from the row before it.
+    /// Date, UTC; empty for what bears the time of the row that it belongs to.
     pub(crate) date: Shown,
     /// Start and width on the axis.
     pub(crate) at: u64,
@@ -101,7 +101,6 @@ struct Builder<'a> {
     parents: Vec<(usize, &'a str)>,
     anchors: HashSet<String>,
     gaps: HashMap<&'a str, Vec<&'a Gap>>,
-    last_date: Shown,
     grades: [u64; 6],
     prompts: usize,
 }
@@ -122,7 +121,6 @@ pub(crate) fn build(session: &Session) -> Tree {
         parents: Vec::new(),
         anchors: HashSet::new(),
         gaps,
-        last_date: Shown::default(),
         grades: [0; 6],
         prompts: 0,
     };
@@ -302,11 +300,6 @@ impl<'a> Builder<'a> {
     fn push(&mut self, mut row: Row, start: Option<i64>, end: Option<i64>) -> usize {
         if !row.anchor.is_empty() && !self.anchors.insert(row.anchor.to_string()) {
             row.anchor = Shown::default();
-        }
-        if row.date == self.last_date {
-            row.date = Shown::default();
-        } else if !row.date.is_empty() {
-            self.last_date = row.date.clone();
         }
         if let Some(parent) = row.parent {
             self.rows[parent].children += 1;

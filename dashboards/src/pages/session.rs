@@ -83,6 +83,8 @@ struct Line<'a> {
     parent: i64,
     cause: i64,
     hidden: bool,
+    /// Date to stand above the row, where it differs from that of the last row that can be seen.
+    date: Option<&'a Shown>,
     /// `Some(open)` where there is something to open.
     open: Option<bool>,
     toggle: Href,
@@ -262,8 +264,9 @@ fn timeline<'a>(id: &str, tree: &'a Tree, params: &Params) -> Timeline<'a> {
         _ => params.number("row").min(candidates.len().saturating_sub(1)),
     };
     let drawn = &candidates[skip.min(candidates.len())..candidates.len().min(skip + ROWS_MAX)];
-    let lines =
+    let mut lines: Vec<Line<'a>> =
         drawn.iter().map(|&index| line(&here, tree, index, hidden(&rows[index]), is_open(index), target)).collect();
+    date_lines(&mut lines);
     let page = |row: usize| here.clone().with_some("open", opened).with("row", &row.to_string());
     let window = long.then(|| Window {
         from: words::count(skip as u64 + 1),
@@ -282,6 +285,18 @@ fn timeline<'a>(id: &str, tree: &'a Tree, params: &Params) -> Timeline<'a> {
         open_all: here.clone().with("open", "all"),
         close_all: here,
         window,
+    }
+}
+
+/// Puts a date above each row that can be seen and bears another one than the row before it.
+fn date_lines(lines: &mut [Line<'_>]) {
+    let mut last: Option<&Shown> = None;
+    for line in lines.iter_mut().filter(|line| !line.hidden && !line.row.date.is_empty()) {
+        let date = &line.row.date;
+        if last != Some(date) {
+            line.date = Some(date);
+            last = Some(date);
+        }
     }
 }
 
@@ -317,6 +332,7 @@ fn line<'a>(here: &Href, tree: &'a Tree, index: usize, hidden: bool, open: bool,
         parent: number(row.parent),
         cause: number(row.cause),
         hidden,
+        date: None,
         open: (row.children > 0).then_some(open),
         toggle,
         lane: words::LANES[usize::from(row.lane)],
