@@ -62,12 +62,29 @@ pub fn html(text: &str, lines: Lines) -> String {
     out
 }
 
-/// Text for a CSV cell that no spreadsheet takes for a formula. Quoting is the CSV writer's.
+/// What spreadsheets begin a formula with.
+const FORMULA: &[char] = &['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
+
+/// Text for a CSV cell that no spreadsheet takes for a formula, whichever separator it was told: at the beginning and behind
+/// each separator, after blanks and quotation marks, what begins like a formula and is no number gets an apostrophe before
+/// it. Quoting is the CSV writer's.
 pub fn csv_cell(text: &str) -> String {
-    let shown = visible(text, Lines::Show);
-    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
-    let number = shown.parse::<f64>().is_ok();
-    if formula && !number { format!("'{shown}") } else { shown }
+    const SEPARATORS: &[char] = &[',', ';', '|'];
+    let mut out = String::with_capacity(text.len());
+    for piece in text.split_inclusive(SEPARATORS) {
+        let blank = |c: char| matches!(c, ' ' | '"' | '\'');
+        let inner = piece.trim_start_matches(blank);
+        let number =
+            inner.trim_end_matches(|c: char| blank(c) || SEPARATORS.contains(&c) || matches!(c, ']' | '}' | ')'));
+        let is_formula = inner.starts_with(FORMULA) && number.parse::<f64>().is_err();
+        let lead = piece.len() - inner.len();
+        out.push_str(&visible(&piece[..lead], Lines::Show));
+        if is_formula {
+            out.push('\'');
+        }
+        out.push_str(&visible(inner, Lines::Show));
+    }
+    out
 }
 
 /// Serialized JSON with C1 controls, bidi, zero-width and line-separator characters escaped, so that
@@ -131,12 +148,24 @@ mod tests {
             .assert_eq(&html("<img src=x onerror=\"alert(1)\">", Lines::Keep));
         expect!["'=cmd|'/C calc'!A0"].assert_eq(&csv_cell("=cmd|'/C calc'!A0"));
         expect!["-12.5"].assert_eq(&csv_cell("-12.5"));
+        expect!["a;'=1+1;\"'@SUM(A1)|-2"].assert_eq(&csv_cell("a;=1+1;\"@SUM(A1)|-2"));
+        expect![[r#"{"a":[1,-2],"b":"x, '=y"}"#]].assert_eq(&csv_cell(r#"{"a":[1,-2],"b":"x, =y"}"#));
+        expect!["'␉=1+1 ' '+2+3"].assert_eq(&csv_cell("\t=1+1 ' '+2+3"));
         expect![[r#""a\u202eb""#]].assert_eq(&json("\"a\u{202e}b\""));
         expect!["a\\xFFb"].assert_eq(&visible_bytes(b"a\xffb", Lines::Keep));
         assert_eq!(hidden_characters("a\u{200b}b\nc"), 1);
     }
 
     proptest! {
+        #[test]
+        fn no_separator_makes_a_cell_a_formula(text in "[=+@a1,;|\"' \t\r\n-]{0,24}") {
+            for cell in csv_cell(&text).split([',', ';', '|', '\t']) {
+                let inner = cell.trim_start_matches([' ', '"']);
+                let number = inner.trim_end_matches([' ', '"', '\'']);
+                prop_assert!(!inner.starts_with(FORMULA) || number.parse::<f64>().is_ok(), "{cell:?} of {text:?}");
+            }
+        }
+
         #[test]
         fn a_terminal_never_gets_a_control_character(text in any::<String>()) {
             for c in terminal(&text, Lines::Keep).chars() {
