@@ -43,8 +43,12 @@ pub(crate) const SEARCHED_COLUMNS: &[&str] = &[
 /// JSON inside JSON inside JSON is undone; a deeper one is found by its words only where no escape touches them.
 const ESCAPE_LEVELS_MAX: usize = 3;
 
-/// Calls `each` with every searched text of `record`, normalised; stops when it returns `false`.
+/// Calls `each` with every searched text of `record`, normalised; stops when it returns `false`. What somebody asked for
+/// is no evidence that it is there: of a record of kind `access` only the ids are searched.
 pub(crate) fn record_texts(record: &Record, mut each: impl FnMut(&str) -> bool) -> bool {
+    if record.kind == Kind::Access {
+        return ids(record).iter().all(|id| each(&normalise(id)));
+    }
     let named = [
         &record.text,
         &record.name,
