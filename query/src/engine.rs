@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use base64::Engine as _;
 use threadline_schemas::{Kind, Record, display, leaf, record::event_id};
 use threadline_store::{KeyQuery, Reader, RowId, Snapshot};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
 use crate::error::QueryError;
+use crate::export::AccessLog;
 use crate::gather::{Bounds, Gathered, session_of};
 use crate::index::{Indexed, SessionIndex};
 use crate::judged::{Judged, Judgement};
@@ -53,6 +54,12 @@ pub struct EngineConfig {
     pub sql_timeout_ms: u64,
     /// Rows up to which SQL offers the table `links`.
     pub sql_links_rows_max: u64,
+    /// Bundles and reports that are prepared at once; further ones wait.
+    pub exports_at_once_max: usize,
+    /// Where our pages are, for the link back to the session in each OCSF event.
+    pub base_url: Option<String>,
+    /// Where exports are recorded; `None`: nowhere, which every export says.
+    pub access_log: Option<Arc<dyn AccessLog>>,
 }
 
 impl Default for EngineConfig {
@@ -71,6 +78,9 @@ impl Default for EngineConfig {
             sql_rows_max: 10_000,
             sql_timeout_ms: 30_000,
             sql_links_rows_max: 200_000,
+            exports_at_once_max: 2,
+            base_url: None,
+            access_log: None,
         }
     }
 }
@@ -95,6 +105,7 @@ pub struct Engine {
     summaries: Mutex<HashMap<SummaryKey, SessionSummary>>,
     gather_permits: Semaphore,
     sql_permits: Arc<Semaphore>,
+    export_permits: Semaphore,
     metrics: Metrics,
     source_tallies: crate::sources::Cache,
 }
@@ -111,6 +122,7 @@ impl Engine {
             index: SessionIndex::new(config.index_bytes_max),
             gather_permits: Semaphore::new(config.gather_at_once_max.max(1)),
             sql_permits: Arc::new(Semaphore::new(config.sql_at_once_max)),
+            export_permits: Semaphore::new(config.exports_at_once_max.max(1)),
             reader,
             config,
             summaries: Mutex::default(),
@@ -150,6 +162,14 @@ impl Engine {
         Arc::clone(&self.sql_permits).try_acquire_owned().ok()
     }
 
+    pub(crate) async fn export_permit(&self) -> Result<SemaphorePermit<'_>, QueryError> {
+        self.export_permits.acquire().await.map_err(|_| QueryError::Interrupted)
+    }
+
+    pub(crate) fn access_log(&self) -> Option<&Arc<dyn AccessLog>> {
+        self.config.access_log.as_ref()
+    }
+
     pub(crate) async fn indexed(&self) -> Result<Arc<Indexed>, QueryError> {
         self.index.of(|| self.snapshot()).await
     }
@@ -160,6 +180,18 @@ impl Engine {
 
     pub(crate) async fn gathered(&self, snapshot: &Snapshot, id: &str) -> Result<Gathered, QueryError> {
         let judged = self.index.judged(snapshot).await?;
+        self.gathered_by(snapshot, id, judged).await
+    }
+
+    /// The session of an id as it is believed now, or was at a moment (microseconds).
+    pub(crate) async fn gathered_at(
+        &self,
+        snapshot: &Snapshot,
+        id: &str,
+        known_at_us: Option<i64>,
+    ) -> Result<Gathered, QueryError> {
+        let options = SessionOptions { known_at_us, ..SessionOptions::default() };
+        let judged = self.judged(snapshot, &options).await?;
         self.gathered_by(snapshot, id, judged).await
     }
 

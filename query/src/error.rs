@@ -80,6 +80,9 @@ pub enum QueryError {
     /// An export could not be written.
     #[error("the export could not be written")]
     Unwritten(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// There is no room for the files of an export that has to be whole before it goes out.
+    #[error("there is no room on the disk for the files of this export; free some, or export a shorter range")]
+    NoRoom,
     /// The store could not be read.
     #[error("the store could not be read")]
     Store(#[from] StoreError),
@@ -92,6 +95,16 @@ pub enum QueryError {
 }
 
 impl QueryError {
+    /// An export that could not be written; a full disk is named.
+    pub(crate) fn unwritten(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        let error: Box<dyn std::error::Error + Send + Sync> = Box::new(error);
+        let is_full = |error: &std::io::Error| error.kind() == std::io::ErrorKind::StorageFull;
+        match error.downcast_ref::<std::io::Error>().is_some_and(is_full) {
+            true => QueryError::NoRoom,
+            false => QueryError::Unwritten(error),
+        }
+    }
+
     /// A parameter that cannot be understood.
     pub(crate) fn parameter(name: &'static str, reason: impl Into<String>) -> Self {
         QueryError::Parameter { name, reason: reason.into() }

@@ -1,37 +1,56 @@
 //! Exports: every record of a session, of a search or of a time range, from one snapshot, in a form that
 //! other tools read.
 //!
+//! ```text
+//! question -> choose (rows) -> record access -> NDJSON, CSV, Parquet, OCSF: part by part
+//!                           -> prepare (bundle, report: files without a name) -> record access -> archive
+//! ```
+//!
 //! Invariants
 //! - what is exported is chosen before the first byte goes out, so the completeness statement and the count
 //!   stand in front; nothing is cut: what is too much ([`ROWS_MAX`]) is refused with a way to narrow it
-//! - records go out in time order, a part at a time; memory does not grow with the export (a session is
-//!   bounded by what gathering holds anyway)
-//! - the same question on the same snapshot gives the same bytes
+//! - records are read a part at a time; memory does not grow with the export beyond what a session takes that is gathered,
+//!   and 24 bytes per record of a bundle
+//! - the same question on the same snapshot gives the same bytes, but for who asked and when (`custody.json`)
+//! - every export leaves an `access` record, or says why not
 //!
 //! Not here: delivery that goes on, signatures, pages.
 
+mod archive;
+mod bundle;
+pub mod check;
+mod choose;
+mod custody;
 mod encode;
+mod manifest;
 mod occurrences;
+mod report;
+mod spool;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use threadline_schemas::Record;
 use threadline_schemas::ocsf::{Policy, Version};
-use threadline_store::{RowId, Snapshot, TextQuery};
+use threadline_store::{RowId, Snapshot};
 use utoipa::ToSchema;
 
-use crate::engine::{Engine, completeness};
+use crate::engine::Engine;
 use crate::error::QueryError;
-use crate::model::Completeness;
-use crate::search::{terms, time};
-pub use encode::Encoder;
+use crate::model::{Completeness, Grade};
+pub use archive::FOLDER;
+use choose::Chosen;
+use custody::Access;
+pub use custody::{AccessLog, Recorded, WORDS_BYTES_MAX};
+use encode::Encoder;
 
 /// Rows of one export: their places take 8 bytes each while it runs.
 pub const ROWS_MAX: usize = 5_000_000;
-/// Records that are read at once.
-const PART: usize = 256;
+/// Records that are read at once: fewer when they are large.
+const PART: std::ops::RangeInclusive<usize> = 8..=256;
+/// Payload bytes of a part above which the next one is smaller.
+const PART_BYTES: usize = 8 << 20;
 
 /// What to export, and how.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
@@ -39,18 +58,35 @@ const PART: usize = 256;
 pub struct ExportQuestion {
     /// Every record of the session that this id leads to.
     pub session: Option<String>,
+    /// Of a session: only what links of this grade, or stronger ones, hold together, as on its page.
+    pub grade: Option<Grade>,
+    /// Of a session: as it was believed at this moment, RFC 3339.
+    pub as_known_at: Option<String>,
     /// Every record with these words and "quoted phrases".
     pub q: Option<String>,
     /// Events at or after, RFC 3339; with neither `session` nor `q`: every record of the range.
     pub from: Option<String>,
     /// Events before, RFC 3339.
     pub to: Option<String>,
-    /// `ndjson` (default), `csv`, `parquet` or `ocsf`.
+    /// Of a range: also records of who read this store; default false.
+    pub access: Option<bool>,
+    /// `ndjson` (default), `csv`, `parquet`, `ocsf`, `bundle` (tar) or `html`.
     pub format: Option<String>,
     /// Version of OCSF events: 1.8.0 (default), 1.5.0, 1.3.0, 1.1.0.
     pub ocsf_version: Option<String>,
     /// Bytes of content that an OCSF event may hold as text; default 0: digests and lengths only.
     pub ocsf_text_bytes: Option<usize>,
+    /// Who exports it, as they say; kept in the record of this access.
+    pub by: Option<String>,
+    /// Why; kept there too.
+    pub reason: Option<String>,
+}
+
+impl ExportQuestion {
+    /// A field of a form that was left empty counts as absent.
+    fn given<'a>(&self, field: &'a Option<String>) -> Option<&'a str> {
+        field.as_deref().map(str::trim).filter(|text| !text.is_empty())
+    }
 }
 
 /// The form of an export.
@@ -64,6 +100,10 @@ pub enum ExportFormat {
     Parquet,
     /// One OCSF event per line.
     Ocsf(Version, Policy),
+    /// Everything above with links, gaps, raw bytes, report and manifest, as a tar.
+    Bundle(Version, Policy),
+    /// One page that needs nothing else.
+    Html,
 }
 
 impl ExportFormat {
@@ -73,33 +113,46 @@ impl ExportFormat {
             ExportFormat::Ndjson | ExportFormat::Ocsf(..) => "application/x-ndjson",
             ExportFormat::Csv => "text/csv; charset=utf-8",
             ExportFormat::Parquet => "application/vnd.apache.parquet",
+            ExportFormat::Bundle(..) => "application/x-tar",
+            ExportFormat::Html => "text/html; charset=utf-8",
         }
     }
 
     /// File name extension.
     pub fn extension(&self) -> &'static str {
         match self {
-            ExportFormat::Ndjson => "ndjson",
-            ExportFormat::Csv => "csv",
-            ExportFormat::Parquet => "parquet",
             ExportFormat::Ocsf(..) => "ocsf.ndjson",
+            ExportFormat::Bundle(..) => "tar",
+            other => other.name(),
         }
     }
 
-    fn of(question: &ExportQuestion) -> Result<Self, QueryError> {
-        let version = question.ocsf_version.as_deref().unwrap_or(Version::NEWEST.as_str());
+    fn name(&self) -> &'static str {
+        match self {
+            ExportFormat::Ndjson => "ndjson",
+            ExportFormat::Csv => "csv",
+            ExportFormat::Parquet => "parquet",
+            ExportFormat::Ocsf(..) => "ocsf",
+            ExportFormat::Bundle(..) => "bundle",
+            ExportFormat::Html => "html",
+        }
+    }
+
+    fn of(question: &ExportQuestion, base_url: Option<&str>) -> Result<Self, QueryError> {
+        let version = question.given(&question.ocsf_version).unwrap_or(Version::NEWEST.as_str());
         let known = || Version::ALL.iter().map(|version| version.as_str()).collect::<Vec<_>>().join(", ");
         let version = Version::parse(version)
             .ok_or_else(|| QueryError::parameter("ocsf_version", format!("expected one of {}", known())))?;
-        match question.format.as_deref().unwrap_or("ndjson") {
+        let policy =
+            Policy { text_bytes_max: question.ocsf_text_bytes.unwrap_or(0), base_url: base_url.map(str::to_string) };
+        match question.given(&question.format).unwrap_or("ndjson") {
             "ndjson" => Ok(ExportFormat::Ndjson),
             "csv" => Ok(ExportFormat::Csv),
             "parquet" => Ok(ExportFormat::Parquet),
-            "ocsf" => {
-                let text_bytes_max = question.ocsf_text_bytes.unwrap_or(0);
-                Ok(ExportFormat::Ocsf(version, Policy { text_bytes_max, base_url: None }))
-            }
-            _ => Err(QueryError::parameter("format", "expected one of ndjson, csv, parquet, ocsf")),
+            "ocsf" => Ok(ExportFormat::Ocsf(version, policy)),
+            "bundle" => Ok(ExportFormat::Bundle(version, policy)),
+            "html" => Ok(ExportFormat::Html),
+            _ => Err(QueryError::parameter("format", "expected one of ndjson, csv, parquet, ocsf, bundle, html")),
         }
     }
 }
@@ -112,79 +165,127 @@ pub struct Export {
     pub records: u64,
     /// Its form.
     pub format: ExportFormat,
-    source: Source,
+    /// Digest of a bundle's manifest or of a report.
+    pub sha256: Option<String>,
+    /// The record of this access.
+    pub recorded: Recorded,
+    body: Body,
 }
 
-enum Source {
-    /// A session, already gathered.
-    Gathered(VecDeque<Record>),
-    /// Places of rows, oldest first.
-    Rows(Arc<Snapshot>, std::vec::IntoIter<RowId>),
+enum Body {
+    /// Records that are still to be read, and what makes bytes of them.
+    Parts(Records, Option<Encoder>),
+    /// Files that are ready.
+    Archive(archive::Archive),
+    /// A page that is ready.
+    Report(spool::Spooled),
 }
+
+/// Bytes of a page that are read at once.
+const BLOCK_BYTES: usize = 256 << 10;
 
 impl Export {
-    /// The next records in time order; empty at the end.
-    pub async fn next(&mut self) -> Result<Vec<Record>, QueryError> {
-        match &mut self.source {
-            Source::Gathered(records) => {
-                let part = records.len().min(PART);
-                Ok(records.drain(..part).collect())
-            }
-            Source::Rows(snapshot, rows) => {
-                let part: Vec<RowId> = rows.by_ref().take(PART).collect();
-                Ok(if part.is_empty() { Vec::new() } else { snapshot.records(&part).await? })
+    /// The next bytes; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, QueryError> {
+        match &mut self.body {
+            Body::Parts(records, encoder) => loop {
+                let Some(encoder_now) = encoder else { return Ok(None) };
+                let part = records.next().await?;
+                let bytes = if part.is_empty() {
+                    encoder.take().map(Encoder::end).transpose()?.unwrap_or_default()
+                } else {
+                    encoder_now.part(&part)?
+                };
+                if !bytes.is_empty() {
+                    return Ok(Some(bytes.into()));
+                }
+            },
+            Body::Archive(archive) => archive.next(),
+            Body::Report(page) => {
+                let mut block = Vec::with_capacity(BLOCK_BYTES);
+                let read = std::io::Read::take(page, BLOCK_BYTES as u64);
+                std::io::Read::read_to_end(&mut { read }, &mut block).map_err(QueryError::unwritten)?;
+                Ok((!block.is_empty()).then(|| block.into()))
             }
         }
     }
+}
+
+/// Records of one snapshot, a part at a time.
+struct Records {
+    snapshot: Arc<Snapshot>,
+    rows: std::vec::IntoIter<RowId>,
+    part: usize,
+}
+
+impl Records {
+    fn new(snapshot: Arc<Snapshot>, rows: Vec<RowId>) -> Self {
+        Records { snapshot, rows: rows.into_iter(), part: *PART.end() / 4 }
+    }
+
+    /// The next records in order; empty at the end.
+    async fn next(&mut self) -> Result<Vec<Record>, QueryError> {
+        let part: Vec<RowId> = self.rows.by_ref().take(self.part).collect();
+        if part.is_empty() {
+            return Ok(Vec::new());
+        }
+        let records = self.snapshot.records(&part).await?;
+        let bytes: usize = records.iter().map(payload_bytes).sum();
+        self.part = if bytes > PART_BYTES { self.part / 2 } else { self.part * 2 };
+        self.part = self.part.clamp(*PART.start(), *PART.end());
+        Ok(records)
+    }
+}
+
+fn payload_bytes(record: &Record) -> usize {
+    let texts = [&record.text, &record.arguments, &record.result, &record.attributes];
+    let texts: usize = texts.iter().filter_map(|text| text.as_ref()).map(String::len).sum();
+    texts + record.raw.as_ref().map_or(0, Vec::len)
 }
 
 impl Engine {
-    /// Chooses what an export holds. Its parts are then read from the same snapshot.
+    /// Chooses what an export holds, prepares it where it has to be whole first, and records the access.
     pub async fn export(&self, question: &ExportQuestion) -> Result<Export, QueryError> {
-        let format = ExportFormat::of(question)?;
-        let snapshot = self.snapshot().await?;
-        let mut completeness = completeness(&snapshot);
-        if let Some(id) = &question.session {
-            if question.q.is_some() || question.from.is_some() || question.to.is_some() {
-                return Err(QueryError::parameter(
-                    "session",
-                    "goes without q, from and to: a session is exported whole",
-                ));
-            }
-            let gathered = self.gathered(&snapshot, id).await?;
-            completeness.rows_searched = gathered.rows_seen;
-            if gathered.cut {
-                completeness.state = "partial".into();
-                completeness
-                    .reasons
-                    .push("the search for the session's records was ended at its bound; there may be more".into());
-            }
-            let records = gathered.records.len() as u64;
-            return Ok(Export { completeness, records, format, source: Source::Gathered(gathered.records.into()) });
+        let format = ExportFormat::of(question, self.config().base_url.as_deref())?;
+        let is_linked = matches!(format, ExportFormat::Bundle(..) | ExportFormat::Html);
+        let mut chosen = self.choose(question, is_linked).await?;
+        if !chosen.completeness.reasons.is_empty() {
+            chosen.completeness.state = "partial".into();
         }
-        let query = TextQuery {
-            terms: question.q.as_deref().map(terms).transpose()?.unwrap_or_default(),
-            from: time("from", &question.from)?,
-            to: time("to", &question.to)?.map(|to| to.saturating_sub(1)),
-            limit: ROWS_MAX,
+        let mut access = Access {
+            question: chosen.asked.clone(),
+            format: format.name(),
+            records: chosen.rows.len() as u64,
+            state: chosen.completeness.state.clone(),
+            table_version: chosen.completeness.snapshot.table_version,
+            by: custody::words(&question.by),
+            reason: custody::words(&question.reason),
+            sha256: None,
         };
-        let found = snapshot.search(&query).await?;
-        if found.more {
-            return Err(QueryError::parameter(
-                "from",
-                format!("more than {ROWS_MAX} records; export a shorter range at a time"),
-            ));
-        }
-        completeness.rows_searched = found.rows_searched;
-        completeness.searched_from = question.from.clone();
-        completeness.searched_to = question.to.clone();
-        let mut rows = found.rows;
-        rows.reverse();
-        Ok(Export {
-            completeness,
-            records: rows.len() as u64,
-            format,
-            source: Source::Rows(snapshot, rows.into_iter()),
-        })
+        let (records, completeness) = (access.records, chosen.completeness.clone());
+        let (body, recorded) = match &format {
+            ExportFormat::Bundle(version, policy) => {
+                let prepared = self.prepare(chosen, Some((*version, policy))).await?;
+                access.sha256 = Some(prepared.sha256.clone());
+                let recorded = access.record(self.access_log()).await;
+                (Body::Archive(prepared.into_archive(&access, &recorded)?), recorded)
+            }
+            ExportFormat::Html => {
+                let prepared = self.prepare(chosen, None).await?;
+                access.sha256 = Some(prepared.sha256.clone());
+                let recorded = access.record(self.access_log()).await;
+                (Body::Report(prepared.into_report()?), recorded)
+            }
+            other => {
+                let encoder = Encoder::new(other)?;
+                let Chosen { snapshot, rows, .. } = chosen;
+                let recorded = access.record(self.access_log()).await;
+                (Body::Parts(Records::new(snapshot, rows), Some(encoder)), recorded)
+            }
+        };
+        Ok(Export { completeness, records, sha256: access.sha256, format, recorded, body })
     }
 }
+
+#[cfg(test)]
+mod tests;

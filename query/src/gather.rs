@@ -40,6 +40,8 @@ pub(crate) struct Gathered {
     pub(crate) id: String,
     /// Its records, sorted, without their raw bytes.
     pub(crate) records: Vec<Record>,
+    /// Where each record is, by event id.
+    pub(crate) places: HashMap<Uuid, RowId>,
     pub(crate) contest: Contest,
     /// Rows that were looked at.
     pub(crate) rows_seen: u64,
@@ -122,6 +124,8 @@ pub(crate) async fn session_of(
 #[derive(Default)]
 struct Heap {
     records: Vec<Record>,
+    /// Where each of them is.
+    places: HashMap<Uuid, RowId>,
     rows: HashSet<RowId>,
     /// Conversations whose records are followed, as key texts.
     home: BTreeSet<String>,
@@ -151,9 +155,10 @@ impl Heap {
                 return Ok(());
             }
             let part = &part[..part.len().min(room)];
-            for mut record in snapshot.records(part).await? {
+            for (mut record, row) in snapshot.records(part).await?.into_iter().zip(part) {
                 record.raw = None;
                 self.bytes += payload_bytes(&record);
+                self.places.insert(record.event_id, *row);
                 self.records.push(record);
                 self.followed.push(false);
             }
@@ -247,7 +252,7 @@ impl Heap {
         let mut members: Vec<Record> =
             closure.sessions[session].rows.iter().filter_map(|at| records[*at as usize].take()).collect();
         crate::session::sort(&mut members);
-        Gathered { id, records: members, contest, rows_seen, cut: self.cut }
+        Gathered { id, records: members, places: self.places, contest, rows_seen, cut: self.cut }
     }
 
     /// Records that share no session-like key with anything are shown by themselves.
@@ -262,7 +267,8 @@ impl Heap {
         let Some(first) = records.first() else {
             return Err(QueryError::not_found(id, &["event id, stamp or bare value of any key"]));
         };
-        Ok(Gathered { id: first.session_key.clone(), records, contest: Contest::default(), rows_seen, cut: self.cut })
+        let id = first.session_key.clone();
+        Ok(Gathered { id, records, places: self.places, contest: Contest::default(), rows_seen, cut: self.cut })
     }
 }
 

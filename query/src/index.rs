@@ -207,6 +207,28 @@ impl Indexed {
             .collect()
     }
 
+    /// The session that a row is in.
+    pub(crate) fn session_of(&self, row: RowId) -> Option<u32> {
+        let mut start = 0;
+        for (facts, file) in self.blocks.iter().zip(&self.files) {
+            if *file == row.file {
+                let session = self.closure.session_of.get(start + row.row as usize).copied();
+                return session.filter(|session| *session != crate::closure::NONE);
+            }
+            start += facts.len();
+        }
+        None
+    }
+
+    /// The rows of a session, oldest first.
+    pub(crate) fn rows_in_time(&self, session: u32) -> Vec<RowId> {
+        let Some(closed) = self.closure.sessions.get(session as usize) else { return Vec::new() };
+        let view = self.view();
+        let mut at: Vec<u32> = closed.rows.clone();
+        at.sort_by_key(|at| (view.at(*at).1.time, *at));
+        self.rows(&at)
+    }
+
     pub(crate) fn rows_indexed(&self) -> u64 {
         self.blocks.iter().map(|facts| facts.len() as u64).sum()
     }

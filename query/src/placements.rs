@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use threadline_schemas::Record;
+use threadline_store::RowId;
 use uuid::Uuid;
 
 use crate::closure::{Closure, NONE, Verdict};
@@ -70,23 +71,40 @@ impl Walk {
             let records = self.read(at).await?;
             return Ok(records.iter().map(|record| unplaced(record, None)).collect());
         };
-        let mut records = Vec::with_capacity(closed.rows.len().min(SESSION_RECORDS_MAX));
+        let Some((records, contest)) = self.linked(step).await? else { return self.large(step).await };
+        let id = closed.id.clone();
+        let work = move || place(&id, &records, &contest);
+        tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)
+    }
+
+    /// The records of a session without their payloads, sorted, and what its links need; `None`: it is too large.
+    pub(crate) async fn linked(&self, session: usize) -> Result<Option<(Vec<Record>, Contest)>, QueryError> {
+        let Some(closed) = self.index.closure.sessions.get(session) else { return Ok(None) };
+        if closed.rows.len() > SESSION_RECORDS_MAX {
+            return Ok(None);
+        }
+        let mut records = Vec::with_capacity(closed.rows.len());
         for part in closed.rows.chunks(PART) {
             records.extend(self.read(part).await?);
-            if closed.rows.len() > SESSION_RECORDS_MAX && records.len() > SESSION_RECORDS_MAX {
-                break;
-            }
         }
-        if closed.rows.len() > SESSION_RECORDS_MAX {
-            return self.large(step).await;
-        }
-        let contest = self.contest(step as u32, &closed.rows, &records).await?;
-        let id = closed.id.clone();
+        let contest = self.contest(session as u32, &closed.rows, &records).await?;
         let work = move || {
             crate::session::sort(&mut records);
-            place(&id, &records, &contest)
+            (records, contest)
         };
-        tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)
+        tokio::task::spawn_blocking(work).await.map(Some).map_err(|_| QueryError::Interrupted)
+    }
+
+    /// Sessions of which one of these rows, which are sorted, is a record.
+    pub(crate) fn sessions_with(&self, rows: &[RowId]) -> Vec<usize> {
+        let sessions = &self.index.closure.sessions;
+        let has = |at: &usize| self.index.rows(&sessions[*at].rows).iter().any(|row| rows.binary_search(row).is_ok());
+        (0..sessions.len()).filter(has).collect()
+    }
+
+    /// The id of a session.
+    pub(crate) fn session_id(&self, session: usize) -> &str {
+        self.index.closure.sessions.get(session).map_or("", |closed| closed.id.as_str())
     }
 
     async fn large(&self, session: usize) -> Result<Vec<Placement>, QueryError> {

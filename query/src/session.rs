@@ -104,15 +104,20 @@ pub fn at_grade(id: &str, mut records: Vec<Record>, contest: &Contest, options: 
     if options.grade_floor >= Options::default().grade_floor {
         return whole;
     }
-    let mut found = links(&records, contest);
-    drop_weak(&mut found, Options::default().grade_floor);
-    let assembly = assemble(&records, &found);
-    let (kept, left_out) = floor::kept(&records, &found, &assembly, options.grade_floor);
+    let (kept, left_out) = within(&records, contest, options.grade_floor);
     let mut kept = kept.into_iter();
     records.retain(|_| kept.next().unwrap_or(false));
     let mut built = reconstruct(id, &records, contest, options);
     built.session.gaps = whole.session.gaps;
     Reconstruction { silent: whole.silent, left_out, ..built }
+}
+
+/// Which of a session's records, which are sorted, links of the grade or stronger ones hold.
+pub(crate) fn within(records: &[Record], contest: &Contest, floor: Grade) -> (Vec<bool>, LeftOut) {
+    let mut found = links(records, contest);
+    drop_weak(&mut found, Options::default().grade_floor);
+    let assembly = assemble(records, &found);
+    floor::kept(records, &found, &assembly, floor)
 }
 
 /// Totals only, for lists.

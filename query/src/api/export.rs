@@ -2,55 +2,88 @@
 
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use futures::stream;
+use threadline_schemas::display;
 
 use super::Problem;
 use super::params::Params;
 use crate::engine::Engine;
 use crate::error::QueryError;
-use crate::export::{Encoder, Export, ExportQuestion};
+use crate::export::{Export, ExportFormat, ExportQuestion, Recorded};
 
-/// Every record of a session, a search or a time range, streamed from one state of the store. The header
-/// `threadline-records` says how many records it holds, `threadline-completeness` what it covers (JSON in base64).
+/// Every record of a session, a search or a time range, streamed from one state of the store. Headers:
+/// `threadline-records` says how many records it holds, `threadline-completeness` what it covers (JSON in base64),
+/// `threadline-access` the id of the record that this export leaves (or `not recorded` and why), `threadline-sha256`
+/// the digest of a bundle's manifest or of a report.
 #[utoipa::path(get, path = "/api/v1/export", tag = "search", params(ExportQuestion), responses(
     (status = 200, description = "The export", content(
-        (Vec<u8> = "application/x-ndjson"), (Vec<u8> = "text/csv"), (Vec<u8> = "application/vnd.apache.parquet"))),
+        (Vec<u8> = "application/x-ndjson"), (Vec<u8> = "text/csv"), (Vec<u8> = "application/vnd.apache.parquet"),
+        (Vec<u8> = "application/x-tar"), (Vec<u8> = "text/html"))),
     (status = 400, description = "A parameter is not understood, or it would be too much", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "Nothing bears this id", body = Problem, content_type = "application/problem+json"),
+    (status = 507, description = "There is no room to prepare a bundle or report", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn export(
     State(engine): State<Arc<Engine>>,
-    Params(question): Params<ExportQuestion>,
+    headers: HeaderMap,
+    Params(mut question): Params<ExportQuestion>,
 ) -> Result<Response, Problem> {
+    question.by = question.by.filter(|by| !by.trim().is_empty()).or_else(|| basic_user(&headers));
     let export = engine.export(&question).await?;
     let statement = serde_json::to_vec(&export.completeness).unwrap_or_default();
-    let headers = [
+    let recorded = match &export.recorded {
+        Recorded::As(id) => id.to_string(),
+        Recorded::Not(why) => format!("not recorded: {}", ascii(why)),
+    };
+    let mut headers = vec![
         (header::CONTENT_TYPE.as_str(), export.format.content_type().to_string()),
         (
             header::CONTENT_DISPOSITION.as_str(),
             format!("attachment; filename=\"threadline.{}\"", export.format.extension()),
         ),
         ("threadline-records", export.records.to_string()),
-        ("threadline-completeness", base64::prelude::BASE64_STANDARD.encode(statement)),
+        ("threadline-completeness", BASE64_STANDARD.encode(statement)),
+        ("threadline-access", recorded),
     ];
-    let encoder = Encoder::new(&export.format)?;
-    Ok((headers, body(export, encoder)).into_response())
+    headers.extend(export.sha256.clone().map(|sha256| ("threadline-sha256", sha256)));
+    if matches!(export.format, ExportFormat::Html) {
+        // The report's own policy, also where the header counts more than the document.
+        headers.push((
+            header::CONTENT_SECURITY_POLICY.as_str(),
+            "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'".to_string(),
+        ));
+    }
+    let mut response = body(export).into_response();
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) = (header::HeaderName::try_from(name), value.parse()) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
 }
 
 /// One chunk per part, so the reader's pace decides how much is held here.
-fn body(export: Export, encoder: Encoder) -> Body {
-    let chunks = stream::try_unfold(Some((export, encoder)), |state| async move {
-        let Some((mut export, mut encoder)) = state else { return Ok::<_, QueryError>(None) };
-        let records = export.next().await?;
-        if records.is_empty() {
-            return Ok(Some((Bytes::from(encoder.end()?), None)));
-        }
-        Ok(Some((Bytes::from(encoder.part(records)?), Some((export, encoder)))))
+fn body(export: Export) -> Body {
+    let chunks = stream::try_unfold(export, |mut export| async move {
+        Ok::<_, QueryError>(export.next().await?.map(|bytes| (bytes, export)))
     });
     Body::from_stream(chunks)
+}
+
+/// The name that a browser gave beside the token: a claim, like `by`.
+fn basic_user(headers: &HeaderMap) -> Option<String> {
+    let basic = headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
+    let text = String::from_utf8(BASE64_STANDARD.decode(basic.trim()).ok()?).ok()?;
+    text.split_once(':').map(|(user, _)| user.to_string()).filter(|user| !user.is_empty())
+}
+
+fn ascii(text: &str) -> String {
+    let shown = display::visible(text, display::Lines::Show);
+    shown.chars().map(|c| if c.is_ascii() { c } else { '?' }).take(200).collect()
 }

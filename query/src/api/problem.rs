@@ -91,6 +91,7 @@ impl From<QueryError> for Problem {
                 retry_after: Some(RETRY_SECONDS),
                 ..make(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many SQL queries at once")
             },
+            QueryError::NoRoom => make(StatusCode::INSUFFICIENT_STORAGE, "no-room", "There is no room for this"),
             QueryError::Unwritten(_)
             | QueryError::Unread { .. }
             | QueryError::Store(_)

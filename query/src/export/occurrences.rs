@@ -1,7 +1,7 @@
 //! Which records make one event: a request and the answer that the same observer saw are one.
 //!
 //! A call waits for its result; one that is still alone at the end, or pushed out by
-//! [`WAITING_MAX`] others, is told as unanswered. Records of other observers of the same call stay events of
+//! [`WAITING_MAX`] others or [`WAITING_BYTES_MAX`], is told as unanswered. Records of other observers of the same call stay events of
 //! their own and share `metadata.correlation_uid`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,14 +9,19 @@ use std::collections::{BTreeMap, HashMap};
 use threadline_schemas::ocsf::Occurrence;
 use threadline_schemas::{Kind, Record};
 
+use super::payload_bytes;
+
 /// Calls that wait for their results.
 const WAITING_MAX: usize = 10_000;
+/// Bytes of payload that wait with them.
+const WAITING_BYTES_MAX: usize = 32 << 20;
 
 /// What is told of a stream of records, in order.
 #[derive(Debug, Default)]
 pub(super) struct Occurrences {
     waiting: HashMap<String, u64>,
-    calls: BTreeMap<u64, Record>,
+    calls: BTreeMap<u64, (String, Record)>,
+    bytes: usize,
     next: u64,
     sequences: HashMap<String, i64>,
 }
@@ -38,23 +43,29 @@ impl Told {
 
 impl Occurrences {
     /// What these records complete.
-    pub(super) fn tell(&mut self, records: Vec<Record>) -> Vec<Told> {
+    pub(super) fn tell(&mut self, records: &[Record]) -> Vec<Told> {
         let mut told = Vec::with_capacity(records.len());
-        for record in records {
+        for record in records.iter().cloned() {
             let pair = pair(&record);
             match (record.kind, pair) {
                 (Kind::Call, Some(pair)) if record.outcome.is_none() && record.duration_nano.is_none() => {
                     self.next += 1;
-                    self.waiting.insert(pair, self.next);
-                    self.calls.insert(self.next, record);
-                    if self.calls.len() > WAITING_MAX
-                        && let Some((_, oldest)) = self.calls.pop_first()
-                    {
+                    self.bytes += payload_bytes(&record);
+                    self.waiting.insert(pair.clone(), self.next);
+                    self.calls.insert(self.next, (pair, record));
+                    while self.calls.len() > WAITING_MAX || self.bytes > WAITING_BYTES_MAX {
+                        let Some((number, (pair, oldest))) = self.calls.pop_first() else { break };
+                        self.bytes -= payload_bytes(&oldest);
+                        if self.waiting.get(&pair) == Some(&number) {
+                            self.waiting.remove(&pair);
+                        }
                         told.push(self.numbered(oldest, None));
                     }
                 }
                 (Kind::Result, Some(pair)) => {
                     let request = self.waiting.remove(&pair).and_then(|number| self.calls.remove(&number));
+                    let request = request.map(|(_, request)| request);
+                    self.bytes -= request.as_ref().map_or(0, payload_bytes);
                     told.push(self.numbered(record, request));
                 }
                 _ => told.push(self.numbered(record, None)),
@@ -67,7 +78,8 @@ impl Occurrences {
     pub(super) fn rest(&mut self) -> Vec<Told> {
         self.waiting.clear();
         let calls = std::mem::take(&mut self.calls);
-        calls.into_values().map(|call| self.numbered(call, None)).collect()
+        self.bytes = 0;
+        calls.into_values().map(|(_, call)| self.numbered(call, None)).collect()
     }
 
     fn numbered(&mut self, record: Record, request: Option<Record>) -> Told {
@@ -109,7 +121,7 @@ mod tests {
             record(Kind::Prompt, "p"),
             record(Kind::Result, "1"),
         ];
-        let told = occurrences.tell(records);
+        let told = occurrences.tell(&records);
         let shown: Vec<_> = told.iter().map(|told| (told.record.kind, told.request.is_some(), told.sequence)).collect();
         assert_eq!(shown, [(Kind::Prompt, false, 1), (Kind::Result, true, 2)]);
         let rest = occurrences.rest();
