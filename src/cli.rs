@@ -8,6 +8,7 @@
 //!
 //! Not here: what a command does (one file each below).
 
+mod access;
 mod client;
 mod demo;
 mod doctor;
@@ -96,7 +97,7 @@ enum Command {
     /// Tokens of collectors that send to this server from elsewhere
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Write every record of a session, search or time range to a file: NDJSON, CSV, Parquet, OCSF
+    /// Write every record of a session, search or time range: NDJSON, CSV, Parquet, OCSF, report, evidence bundle
     #[command(subcommand)]
     Export(ExportCommand),
     /// Check data directory, disk, clock, ports and table; say the next step
@@ -233,6 +234,9 @@ pub(crate) struct ServeArguments {
     /// Browsers may give it as the password of HTTP Basic
     #[arg(long, env = "THREADLINE_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Where people reach the pages, for the link back to the session in OCSF events
+    #[arg(long, env = "THREADLINE_PUBLIC_URL", value_name = "URL", value_parser = public_url)]
+    pub(crate) public_url: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -501,6 +505,12 @@ pub(crate) enum ExportCommand {
     Session {
         /// Any id: session, conversation, trace, tool call, request, event
         id: String,
+        /// Only what links of this grade, or stronger, hold together; the rest is left out and counted
+        #[arg(long, value_parser = ["proven", "matched", "claimed", "inferred"], value_name = "GRADE")]
+        grade: Option<String>,
+        /// As it was believed at this moment, e.g. 2026-03-02T08:00:00Z
+        #[arg(long, value_name = "TIME")]
+        as_known_at: Option<String>,
         #[command(flatten)]
         arguments: ExportArguments,
     },
@@ -525,8 +535,16 @@ pub(crate) enum ExportCommand {
         /// Events before (RFC 3339)
         #[arg(long)]
         to: Option<String>,
+        /// Also the records of who read this store
+        #[arg(long)]
+        access: bool,
         #[command(flatten)]
         arguments: ExportArguments,
+    },
+    /// Check a bundle, as a folder or tar, without a store: 0 whole, 1 the first difference is named, 2 not readable
+    Verify {
+        /// Folder or tar
+        path: PathBuf,
     },
 }
 
@@ -543,12 +561,33 @@ pub(crate) struct ExportArguments {
     /// Bytes of content an OCSF event may hold as text; 0: digests and lengths only
     #[arg(long, default_value_t = 0, value_name = "BYTES")]
     pub(crate) ocsf_text_bytes: usize,
-    /// Write to this file instead of standard output
+    /// Write to this file instead of standard output; a bundle to a folder when it ends in /
     #[arg(short, long, value_name = "PATH")]
     pub(crate) output: Option<PathBuf>,
+    /// Who exports; kept in the record of this access. Default: the user of this machine
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+    /// Why; kept there too
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Where the pages are, for the link back to the session in OCSF events; with --url the server decides
+    #[arg(long, env = "THREADLINE_PUBLIC_URL", value_name = "URL", value_parser = public_url)]
+    pub(crate) public_url: Option<String>,
     /// Exit with 3 when nothing was found
     #[arg(long)]
     pub(crate) fail_empty: bool,
+}
+
+/// An address of pages: http or https, without query or fragment, without user.
+fn public_url(text: &str) -> Result<String, String> {
+    let parsed = url::Url::parse(text).map_err(|error| error.to_string())?;
+    let is_web = matches!(parsed.scheme(), "http" | "https") && parsed.has_host();
+    let is_bare = parsed.query().is_none() && parsed.fragment().is_none() && parsed.username().is_empty();
+    if is_web && is_bare {
+        Ok(parsed.to_string())
+    } else {
+        Err("expected something like https://threadline.example".into())
+    }
 }
 
 /// `--format` of an export.
@@ -562,6 +601,10 @@ pub(crate) enum ExportFormat {
     Parquet,
     /// One OCSF event per line
     Ocsf,
+    /// A report to read and print, one page without scripts
+    Html,
+    /// Evidence to hand over: records in every form, links, gaps, raw bytes, report, manifest (tar or folder)
+    Bundle,
 }
 
 impl ExportFormat {
@@ -572,6 +615,8 @@ impl ExportFormat {
             ExportFormat::Csv => "csv",
             ExportFormat::Parquet => "parquet",
             ExportFormat::Ocsf => "ocsf",
+            ExportFormat::Html => "html",
+            ExportFormat::Bundle => "bundle",
         }
     }
 }
@@ -687,10 +732,13 @@ pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
     })
 }
 
-/// The engine that answers over `data`: SQL runs in a process of its own, this program again.
+/// The engine that answers over `data`: SQL runs in a process of its own, this program again. Exports are recorded in
+/// `access_log`; `base_url` is where the pages are.
 pub(crate) fn engine(
     reader: threadline_store::Reader,
     data: &std::path::Path,
+    access_log: Option<std::sync::Arc<dyn threadline_query::export::AccessLog>>,
+    base_url: Option<String>,
 ) -> anyhow::Result<threadline_query::Engine> {
     // The link stays good when the program is replaced while it runs.
     let own = PathBuf::from("/proc/self/exe");
@@ -699,7 +747,12 @@ pub(crate) fn engine(
     let environment =
         vec![("MIMALLOC_ARENA_EAGER_COMMIT".into(), "0".into()), ("MIMALLOC_ARENA_RESERVE".into(), "16384".into())];
     let sql_worker = Some(threadline_query::sql::worker::Program { path, arguments, environment });
-    let config = threadline_query::EngineConfig { sql_worker, ..threadline_query::EngineConfig::default() };
+    let config = threadline_query::EngineConfig {
+        sql_worker,
+        access_log,
+        base_url,
+        ..threadline_query::EngineConfig::default()
+    };
     Ok(threadline_query::Engine::new(reader, config))
 }
 

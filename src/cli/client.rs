@@ -1,14 +1,18 @@
 //! Asking: the CLI speaks the HTTP API only. With `--url` it goes over the network, with `--data` the
 //! same router answers in this process, so both give the same bytes.
 
+use std::sync::Arc;
+
 use anyhow::{Context, bail};
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde_json::Value;
+use threadline_query::export::AccessLog;
 use tower::ServiceExt;
 
+use super::access::InboxLog;
 use super::{Place, data_directory};
 
 /// The server could not be reached.
@@ -63,8 +67,17 @@ pub(crate) enum Client {
 impl Client {
     /// Opens the place that the arguments name.
     pub(crate) fn open(place: &Place) -> anyhow::Result<Client> {
+        Client::with(place, false, None)
+    }
+
+    /// The same for exports, which are recorded; `public_url` is where the pages of a data directory are.
+    pub(crate) fn open_recording(place: &Place, public_url: Option<&String>) -> anyhow::Result<Client> {
+        Client::with(place, true, public_url)
+    }
+
+    fn with(place: &Place, is_recorded: bool, public_url: Option<&String>) -> anyhow::Result<Client> {
         let Some(url) = &place.url else {
-            return Client::local(place);
+            return Client::local(place, is_recorded, public_url);
         };
         let mut builder = reqwest::Client::builder();
         if let Some(path) = &place.ca {
@@ -75,7 +88,7 @@ impl Client {
         Ok(Client::Remote { base: url.trim_end_matches('/').to_string(), http: builder.build()?, token })
     }
 
-    fn local(place: &Place) -> anyhow::Result<Client> {
+    fn local(place: &Place, is_recorded: bool, public_url: Option<&String>) -> anyhow::Result<Client> {
         let directory = data_directory(place.data.clone())?;
         if !directory.join("format.json").exists() {
             bail!(
@@ -86,8 +99,9 @@ impl Client {
         }
         let reader = threadline_store::Reader::open(&directory)
             .with_context(|| format!("cannot read the data directory {}", directory.display()))?;
-        let engine = super::engine(reader, &directory)?;
-        Ok(Client::Local(threadline_query::router(std::sync::Arc::new(engine))))
+        let log = is_recorded.then(|| Arc::new(InboxLog::of(&directory)) as Arc<dyn AccessLog>);
+        let engine = super::engine(reader, &directory, log, public_url.cloned())?;
+        Ok(Client::Local(threadline_query::router(Arc::new(engine))))
     }
 
     /// GETs `path` with query parameters and reads JSON.

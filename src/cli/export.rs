@@ -1,78 +1,217 @@
-//! `threadline export`: every record of a session, search or range into a file other tools read.
+//! `threadline export`: every record of a session, search or range into a file or folder other tools read.
 //!
-//! The file appears under its name only when it is whole; the completeness statement goes to standard error.
+//! Invariants
+//! - a file or folder has its name only when it is whole and synced; whatever ends an export early, Ctrl-C included,
+//!   leaves nothing under that name
+//! - the completeness statement and where the export is recorded go to standard error
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use base64::Engine;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+use threadline_query::export::check::{self, Checked};
 
 use super::client::{Client, Download};
-use super::{EXIT_EMPTY, ExportArguments, ExportCommand, ExportFormat, output};
+use super::serve::stop_signal;
+use super::{EXIT_EMPTY, EXIT_USAGE, ExportArguments, ExportCommand, ExportFormat, Usage, output};
+
+mod unpack;
+
+/// Ended by a signal.
+const EXIT_INTERRUPTED: u8 = 130;
 
 pub(crate) async fn run(command: ExportCommand) -> anyhow::Result<ExitCode> {
     let (question, arguments) = match command {
-        ExportCommand::Session { id, arguments } => (vec![("session", id)], arguments),
+        ExportCommand::Verify { path } => return verify(&path),
+        ExportCommand::Session { id, grade, as_known_at, arguments } => {
+            (given([("session", Some(id)), ("grade", grade), ("as_known_at", as_known_at)]), arguments)
+        }
         ExportCommand::Query { query, from, to, arguments } => {
             (given([("q", Some(query)), ("from", from), ("to", to)]), arguments)
         }
-        ExportCommand::Range { from, to, arguments } => (given([("from", from), ("to", to)]), arguments),
+        ExportCommand::Range { from, to, access, arguments } => {
+            (given([("from", from), ("to", to), ("access", access.then(|| "true".into()))]), arguments)
+        }
     };
-    export(question, arguments).await
+    let stopped = stop_signal();
+    tokio::select! {
+        exported = export(question, arguments) => exported,
+        () = stopped => {
+            output::talk("interrupted: nothing was left under the name of the export");
+            Ok(ExitCode::from(EXIT_INTERRUPTED))
+        }
+    }
 }
 
 fn given<const N: usize>(parameters: [(&'static str, Option<String>); N]) -> Vec<(&'static str, String)> {
     parameters.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
 }
 
-async fn export(mut question: Vec<(&'static str, String)>, arguments: ExportArguments) -> anyhow::Result<ExitCode> {
-    let is_terminal = arguments.output.is_none() && std::io::stdout().is_terminal();
-    if is_terminal && arguments.format == ExportFormat::Parquet {
-        bail!("Parquet is not written to a terminal; give -o PATH");
+/// Whether a bundle is what was exported.
+fn verify(path: &Path) -> anyhow::Result<ExitCode> {
+    match check::check(path) {
+        Ok(Checked::Whole { files, records, manifest_sha256 }) => {
+            output::talk(&format!(
+                "whole: {files} files and {records} records are as the manifest says\n  manifest SHA-256 {manifest_sha256}: compare it with the record that the export left in its store"
+            ));
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Checked::Differs(what)) => {
+            output::talk(&format!("differs: {what}"));
+            Ok(ExitCode::from(1))
+        }
+        Err(error) => {
+            output::talk(&format!("error: {error}\n  because: {}", error.source));
+            Ok(ExitCode::from(EXIT_USAGE))
+        }
     }
-    question.push(("format", arguments.format.as_str().into()));
-    if arguments.format == ExportFormat::Ocsf {
+}
+
+async fn export(mut question: Vec<(&'static str, String)>, arguments: ExportArguments) -> anyhow::Result<ExitCode> {
+    let format = arguments.format;
+    let is_terminal = arguments.output.is_none() && std::io::stdout().is_terminal();
+    if is_terminal && matches!(format, ExportFormat::Parquet | ExportFormat::Bundle) {
+        bail!("{} is not written to a terminal; give -o PATH", format.as_str());
+    }
+    let target = arguments.output.as_deref().map(|path| Target::of(path, format)).transpose()?;
+    question.push(("format", format.as_str().into()));
+    if matches!(format, ExportFormat::Ocsf | ExportFormat::Bundle) {
         question.push(("ocsf_version", arguments.ocsf_version.clone()));
         question.push(("ocsf_text_bytes", arguments.ocsf_text_bytes.to_string()));
     }
-    let client = Client::open(&arguments.place)?;
-    let download = client.download("/api/v1/export", &question).await?;
+    let by = arguments.by.clone().or_else(|| ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()));
+    question.extend(given([("by", by), ("reason", arguments.reason.clone())]));
+    let client = Client::open_recording(&arguments.place, arguments.public_url.as_ref())?;
+    let bar = if target.is_some() { spinner() } else { ProgressBar::hidden() };
+    let download = client.download("/api/v1/export", &question).await;
+    let download = download.inspect_err(|_| bar.finish_and_clear())?;
     let records: u64 = download.header("threadline-records").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let access = download.header("threadline-access").unwrap_or("not recorded: the server does not say").to_string();
+    let sha256 = download.header("threadline-sha256").map(str::to_string);
     let statement =
         download.header("threadline-completeness").map(|text| base64::prelude::BASE64_STANDARD.decode(text));
     let statement: Option<Value> = statement.transpose()?.map(|bytes| serde_json::from_slice(&bytes)).transpose()?;
-    match &arguments.output {
-        Some(path) => to_file(download, path, records).await?,
-        None => copy(download, &mut std::io::stdout().lock(), &ProgressBar::hidden()).await?,
+    bar.set_message(format!("{records} records"));
+    let written = match &target {
+        Some(target) => target.write(download, &bar).await,
+        None => copy(download, &mut std::io::stdout().lock(), &bar).await,
+    };
+    bar.finish_and_clear();
+    written?;
+    output::talk(&format!("{records} records exported"));
+    if let Some(sha256) = sha256 {
+        let what = if format == ExportFormat::Bundle { "manifest" } else { "report" };
+        output::talk(&format!("  {what} SHA-256 {sha256}"));
     }
+    output::talk(&match access.strip_prefix("not recorded: ") {
+        Some(why) => format!("  NOT RECORDED as an access: {why}"),
+        None => format!("  recorded as access {access}"),
+    });
     if let Some(statement) = statement {
-        output::talk(&format!("{records} records exported"));
         output::completeness(&serde_json::json!({ "completeness": statement }));
     }
     Ok(if records == 0 && arguments.fail_empty { ExitCode::from(EXIT_EMPTY) } else { ExitCode::SUCCESS })
 }
 
-async fn to_file(download: Download, path: &Path, records: u64) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().with_context(|| format!("{} is no file name", path.display()))?.to_string_lossy();
-    let partial = folder.join(format!(".{name}.partial"));
-    let bar = ProgressBar::new_spinner().with_message(format!("{records} records"));
+/// Seen on a terminal only.
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message("what is being prepared");
     if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} of {msg}, {bytes_per_sec}, {elapsed}") {
         bar.set_style(style);
     }
-    let mut file = std::fs::File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
-    let written = copy(download, &mut file, &bar).await.and_then(|()| Ok(file.sync_all()?));
-    bar.finish_and_clear();
-    if let Err(error) = written.and_then(|()| Ok(std::fs::rename(&partial, path)?)) {
-        // What is left of a broken export must not be taken for one.
-        let _gone = std::fs::remove_file(&partial);
-        return Err(error.context(format!("the export to {} did not finish; nothing was left there", path.display())));
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+/// Where an export goes.
+enum Target {
+    File { path: PathBuf, is_bundle: bool },
+    Folder(PathBuf),
+}
+
+impl Target {
+    /// A bundle goes into a folder when the path is one or ends in `/`.
+    fn of(path: &Path, format: ExportFormat) -> anyhow::Result<Target> {
+        let is_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir();
+        if !is_folder {
+            return Ok(Target::File { path: path.to_path_buf(), is_bundle: format == ExportFormat::Bundle });
+        }
+        if format != ExportFormat::Bundle {
+            return Err(Usage(format!("{} is a folder; only a bundle is written as one", path.display())).into());
+        }
+        let is_empty = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+        if path.exists() && !is_empty(path) {
+            return Err(Usage(format!("{} is not empty: a bundle gets a folder of its own", path.display())).into());
+        }
+        Ok(Target::Folder(path.components().collect()))
     }
-    Ok(())
+
+    fn path(&self) -> &Path {
+        match self {
+            Target::File { path, .. } | Target::Folder(path) => path,
+        }
+    }
+
+    async fn write(&self, download: Download, bar: &ProgressBar) -> anyhow::Result<()> {
+        let path = self.path();
+        let partial = Partial::of(path)?;
+        let written = match self {
+            Target::File { is_bundle, .. } => partial.file(download, *is_bundle, bar).await,
+            Target::Folder(_) => unpack::to(download, &partial.path, bar).await,
+        };
+        let written = written.and_then(|()| partial.become_whole(path));
+        written.with_context(|| format!("the export to {} did not finish; nothing was left there", path.display()))
+    }
+}
+
+/// The unfinished thing beside the place where it will be; gone when this is dropped.
+struct Partial {
+    path: PathBuf,
+    folder: PathBuf,
+}
+
+impl Partial {
+    fn of(path: &Path) -> anyhow::Result<Partial> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = path.file_name().with_context(|| format!("{} is no file name", path.display()))?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}.partial", std::process::id()));
+        Ok(Partial { path: folder.join(hidden), folder: folder.to_path_buf() })
+    }
+
+    async fn file(&self, download: Download, is_bundle: bool, bar: &ProgressBar) -> anyhow::Result<()> {
+        let path = &self.path;
+        let mut file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        copy(download, &mut file, bar).await?;
+        file.sync_all()?;
+        if is_bundle { whole(path) } else { Ok(()) }
+    }
+
+    fn become_whole(&self, path: &Path) -> anyhow::Result<()> {
+        std::fs::rename(&self.path, path)?;
+        Ok(std::fs::File::open(&self.folder)?.sync_all()?)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Nothing is there any more when it has become whole.
+        let _gone = std::fs::remove_file(&self.path).or_else(|_| std::fs::remove_dir_all(&self.path));
+    }
+}
+
+/// What arrived is what was sent.
+fn whole(path: &Path) -> anyhow::Result<()> {
+    match check::check(path)? {
+        Checked::Whole { .. } => Ok(()),
+        Checked::Differs(what) => bail!("what arrived is no whole bundle: {what}"),
+    }
 }
 
 async fn copy(mut download: Download, to: &mut impl Write, bar: &ProgressBar) -> anyhow::Result<()> {

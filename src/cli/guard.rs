@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - a request whose `Host` is not one of ours is refused on loopback, so a page in a browser cannot
-//!   reach evidence by DNS rebinding; a cross-site `Origin` is refused on every state-changing request
+//!   reach evidence by DNS rebinding; other sites are refused on every state-changing request and on exports, which
+//!   leave a record
 //! - the site of a target in absolute form counts, not the Host header beside it; none or several Hosts are refused
 //! - tokens are compared in constant time and never logged
 //! - the server's token opens everything; a collector's (`token`) opens the endpoints that take records, nothing else. Beyond
@@ -53,7 +54,9 @@ impl Guard {
         if self.loopback && !headers.get_all(header::HOST).iter().all(|host| is_loopback_name(host.as_bytes())) {
             return Some((StatusCode::MISDIRECTED_REQUEST, "the Host header names another site"));
         }
-        if *method != Method::GET && *method != Method::HEAD && is_cross_site(headers) {
+        // An export leaves a record, although it only reads.
+        let changes = (*method != Method::GET && *method != Method::HEAD) || path == "/api/v1/export";
+        if changes && is_cross_site(headers) {
             return Some((StatusCode::FORBIDDEN, "the request comes from another site"));
         }
         if self.token.as_ref().is_some_and(|token| bears(headers, token)) {
@@ -194,6 +197,10 @@ fn is_loopback_name(host: &[u8]) -> bool {
 }
 
 fn is_cross_site(headers: &HeaderMap) -> bool {
+    // Browsers say so of every request, also of those without Origin.
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site") {
+        return true;
+    }
     let Some(origin) = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()) else {
         return false;
     };
@@ -225,6 +232,15 @@ mod tests {
         assert_eq!(refused(Method::GET, &[("host", "localhost:x@evil.example")]), Some(421));
         assert_eq!(refused(Method::POST, &[("host", "localhost:7700"), ("origin", "http://evil.example")]), Some(403));
         assert_eq!(refused(Method::POST, &[("host", "localhost:7700"), ("origin", "http://localhost:7700")]), None);
+        let exported = |site: &str| {
+            let list = [("host", "localhost:7700"), ("sec-fetch-site", site)];
+            guard(None).refusal(&Method::GET, "/api/v1/export", &headers(&list)).map(|(status, _)| status.as_u16())
+        };
+        assert_eq!(
+            ["cross-site", "same-site", "same-origin", "none"].map(exported),
+            [Some(403), Some(403), None, None]
+        );
+        assert_eq!(refused(Method::GET, &[("host", "localhost:7700"), ("sec-fetch-site", "cross-site")]), None);
     }
 
     #[test]

@@ -60,7 +60,8 @@ impl Server {
         let drop_list = drop_list(arguments.otlp_drop.as_deref())?;
         let store = open_store(directory).await?;
         let pipeline = super::record::pipeline(directory, store.appender())?;
-        let engine = super::engine(store.reader(), directory)?;
+        let access_log = Arc::new(super::access::StoreLog(pipeline.clone()));
+        let engine = super::engine(store.reader(), directory, Some(access_log), arguments.public_url.clone())?;
         let engine = Arc::new(engine);
         let receivers = threadline_ingest::http::Otlp::new(pipeline.clone(), drop_list);
         let pipeline_metrics = threadline_ingest::pipeline::PipelineMetrics(pipeline.clone());
