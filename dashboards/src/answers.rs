@@ -43,8 +43,12 @@ pub trait Answers: Clone + Send + Sync + 'static {
         &self,
         filter: SessionFilter,
     ) -> impl Future<Output = Result<Answer<Vec<SessionSummary>>, ReadError>> + Send;
-    /// A session, from any id that belongs to it.
-    fn session(&self, id: &str) -> impl Future<Output = Result<Answer<Session>, ReadError>> + Send;
+    /// A session, from any id that belongs to it, at a grade and as believed at a moment.
+    fn session(
+        &self,
+        id: &str,
+        options: &SessionOptions,
+    ) -> impl Future<Output = Result<Answer<Session>, ReadError>> + Send;
     /// A record, by its event id.
     fn event(&self, id: &str) -> impl Future<Output = Result<Answer<Event>, ReadError>> + Send;
     /// The exact bytes of a record, after redaction; empty when it has none.
@@ -60,8 +64,8 @@ impl Answers for Arc<Engine> {
         Ok(Engine::sessions(self, &filter).await?)
     }
 
-    async fn session(&self, id: &str) -> Result<Answer<Session>, ReadError> {
-        Ok(Engine::session(self, id, &SessionOptions::default()).await?)
+    async fn session(&self, id: &str, options: &SessionOptions) -> Result<Answer<Session>, ReadError> {
+        Ok(Engine::session(self, id, options).await?)
     }
 
     async fn event(&self, id: &str) -> Result<Answer<Event>, ReadError> {

@@ -4,8 +4,10 @@ use askama::Template;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
+use threadline_query::SessionOptions;
 use threadline_query::model::{Hit, SearchQuestion};
 
+use super::export::Export;
 use super::problem::{self, Attempt};
 use super::{Params, show};
 use crate::answers::{Answers, ReadError};
@@ -30,6 +32,7 @@ struct Page {
     next: Option<Href>,
     clauses: Vec<Clause>,
     misread: Vec<Shown>,
+    export: Export,
 }
 
 struct Row {
@@ -101,6 +104,7 @@ pub(crate) async fn page<E: Answers>(State(engine): State<E>, headers: HeaderMap
             .map(|cursor| again(Href::search(q)).with("as", "text").with("cursor", cursor)),
         clauses,
         misread,
+        export: Export::of(&[("q", Some(q)), ("from", question.from.as_deref()), ("to", question.to.as_deref())]),
     };
     show(if page.misread.is_empty() { StatusCode::OK } else { StatusCode::BAD_REQUEST }, &page)
 }
@@ -112,7 +116,7 @@ async fn named<E: Answers>(engine: &E, id: &str) -> Result<Option<Href>, ReadErr
         Err(ReadError::NotFound | ReadError::Question(_)) => {}
         Err(error) => return Err(error),
     }
-    match engine.session(id).await {
+    match engine.session(id, &SessionOptions::default()).await {
         Ok(answer) if answer.data.summary.id == id => Ok(Some(Href::session(id))),
         Ok(answer) => Ok(Some(Href::session(&answer.data.summary.id).with("via", id))),
         Err(ReadError::NotFound | ReadError::Question(_)) => Ok(None),

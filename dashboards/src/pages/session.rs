@@ -5,13 +5,17 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
-use threadline_query::model::{Answer, Session};
+use threadline_query::SessionOptions;
+use threadline_query::line::parse_time;
+use threadline_query::model::{Answer, Grade, Session};
+use threadline_query::session::Options;
 
 use super::conversation::{self, BLOCKS_MAX, Block};
+use super::export::Export;
 use super::problem::{self, Attempt};
 use super::sessions::{Cover, coverage};
 use super::{Params, show, skeleton};
-use crate::answers::Answers;
+use crate::answers::{Answers, ReadError};
 use crate::chrome::{Chrome, Place};
 use crate::minimap::{self, Minimap};
 use crate::text::{Href, Shown};
@@ -47,6 +51,55 @@ struct Page<'a> {
     body: Body<'a>,
     timeline_href: Href,
     conversation_href: Href,
+    /// Grades that may be followed down to.
+    floors: Vec<Mark>,
+    as_known_at: Shown,
+    /// Whether less is shown than what is believed now.
+    believed: bool,
+    plain_href: Href,
+    export: Export,
+}
+
+/// What is to be believed: the weakest grade of link that is followed, and the moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Believed {
+    grade: Option<(Grade, &'static str)>,
+    as_known_at: Option<String>,
+}
+
+/// Grades that a session can be shown at.
+const FLOORS: [Grade; 4] = [Grade::Proven, Grade::Matched, Grade::Claimed, Grade::Inferred];
+
+impl Believed {
+    /// From the address. What cannot be understood is an error: nothing is dropped in silence.
+    pub(crate) fn of(params: &Params) -> Result<Believed, ReadError> {
+        let grade = params.get("grade").map(|word| {
+            let found = FLOORS.into_iter().find(|grade| words::grade(*grade).word == word);
+            found.ok_or_else(|| ReadError::Question("grade: proven, matched, claimed or inferred".into()))
+        });
+        let known = params.get("as_known_at").map(|text| {
+            words::typed_time(text)
+                .ok_or_else(|| ReadError::Question("as known at: a time, such as 2026-11-20 10:00".into()))
+        });
+        let grade = grade.transpose()?.filter(|grade| *grade != Options::default().grade_floor);
+        Ok(Believed { grade: grade.map(|grade| (grade, words::grade(grade).word)), as_known_at: known.transpose()? })
+    }
+
+    /// As the reading side takes it.
+    pub(crate) fn options(&self) -> SessionOptions {
+        let options = self.grade.map_or_else(Options::default, |(grade_floor, _)| Options { grade_floor });
+        let known_at_us = self.as_known_at.as_deref().and_then(parse_time).map(|nanos| nanos.div_euclid(1000));
+        SessionOptions { options, records_max: None, known_at_us }
+    }
+
+    fn grade(&self) -> Option<&'static str> {
+        self.grade.map(|(_, word)| word)
+    }
+
+    /// An address that keeps it.
+    fn on(&self, href: Href) -> Href {
+        href.with_some("grade", self.grade()).with_some("as_known_at", self.as_known_at.as_deref())
+    }
 }
 
 enum Body<'a> {
@@ -134,24 +187,35 @@ pub(crate) async fn page<E: Answers>(
     headers: HeaderMap,
     params: Params,
 ) -> Response {
-    let answer = match engine.session(&id).await {
-        Ok(answer) => answer,
+    let asked = async {
+        let believed = Believed::of(&params)?;
+        let answer = engine.session(&id, &believed.options()).await?;
+        Ok((believed, answer))
+    };
+    let (believed, answer) = match asked.await {
+        Ok(answered) => answered,
         Err(error) => {
             return problem::page(&headers, &error, &Attempt { how: &["as any id of a session"], what: &id });
         }
     };
     let canonical = &answer.data.summary.id;
     if *canonical != id && params.get("via").is_none() {
-        return Redirect::to(Href::session(canonical).with("via", &id).as_str()).into_response();
+        return Redirect::to(believed.on(Href::session(canonical)).with("via", &id).as_str()).into_response();
     }
     let tree = tree::build(&answer.data);
-    show(StatusCode::OK, &view(&answer, &tree, &headers, &params))
+    show(StatusCode::OK, &view(&answer, &tree, &headers, &params, &believed))
 }
 
-fn view<'a>(answer: &Answer<Session>, tree: &'a Tree, headers: &HeaderMap, params: &Params) -> Page<'a> {
+fn view<'a>(
+    answer: &Answer<Session>,
+    tree: &'a Tree,
+    headers: &HeaderMap,
+    params: &Params,
+    believed: &Believed,
+) -> Page<'a> {
     let session = &answer.data;
     let summary = &session.summary;
-    let here = Href::session(&summary.id);
+    let here = believed.on(Href::session(&summary.id));
     let body = if params.get("view") == Some("conversation") {
         let skip = params.number("block");
         let (blocks, more) = conversation::blocks(session, skip);
@@ -162,7 +226,8 @@ fn view<'a>(answer: &Answer<Session>, tree: &'a Tree, headers: &HeaderMap, param
             later: more.then(|| at(skip + BLOCKS_MAX)),
         }
     } else {
-        Body::Timeline(Box::new(timeline(&summary.id, tree, params)))
+        let skeleton = believed.on(Href::to(&["sessions", &summary.id, "skeleton"]));
+        Body::Timeline(Box::new(timeline(&here, skeleton, tree, params)))
     };
     let total =
         |n: u64, one, many, class| (words::count(n), if n == 1 { one } else { many }, if n > 0 { class } else { "" });
@@ -194,12 +259,21 @@ fn view<'a>(answer: &Answer<Session>, tree: &'a Tree, headers: &HeaderMap, param
         coverage: coverage(summary),
         grades: grades.map(|(&grade, n)| (words::grade(grade), words::count(n))).collect(),
         floor: words::grade(session.grade_floor),
-        gaps: gaps(session),
+        gaps: gaps(session, &here),
         gaps_more: session.gaps.len().saturating_sub(GAPS_MAX),
         gaps_total: session.gaps.len(),
         body,
         timeline_href: here.clone(),
         conversation_href: here.with("view", "conversation"),
+        floors: FLOORS.map(words::grade).to_vec(),
+        as_known_at: Shown::line(believed.as_known_at.as_deref().unwrap_or_default()),
+        believed: believed.grade.is_some() || believed.as_known_at.is_some(),
+        plain_href: Href::session(&summary.id),
+        export: Export::of(&[
+            ("session", Some(&summary.id)),
+            ("grade", believed.grade()),
+            ("as_known_at", believed.as_known_at.as_deref()),
+        ]),
     }
 }
 
@@ -224,8 +298,7 @@ fn facts(session: &Session) -> Vec<Fact> {
     facts
 }
 
-fn gaps(session: &Session) -> Vec<GapLine> {
-    let here = Href::session(&session.summary.id);
+fn gaps(session: &Session, here: &Href) -> Vec<GapLine> {
     session
         .gaps
         .iter()
@@ -240,8 +313,7 @@ fn gaps(session: &Session) -> Vec<GapLine> {
 }
 
 /// Decides which rows are drawn and which of them are open.
-fn timeline<'a>(id: &str, tree: &'a Tree, params: &Params) -> Timeline<'a> {
-    let here = Href::session(id);
+fn timeline<'a>(here: &Href, skeleton: Href, tree: &'a Tree, params: &Params) -> Timeline<'a> {
     let rows = &tree.rows;
     let opened = params.get("open");
     let target = params
@@ -265,7 +337,7 @@ fn timeline<'a>(id: &str, tree: &'a Tree, params: &Params) -> Timeline<'a> {
     };
     let drawn = &candidates[skip.min(candidates.len())..candidates.len().min(skip + ROWS_MAX)];
     let mut lines: Vec<Line<'a>> =
-        drawn.iter().map(|&index| line(&here, tree, index, hidden(&rows[index]), is_open(index), target)).collect();
+        drawn.iter().map(|&index| line(here, tree, index, hidden(&rows[index]), is_open(index), target)).collect();
     date_lines(&mut lines);
     let page = |row: usize| here.clone().with_some("open", opened).with("row", &row.to_string());
     let window = long.then(|| Window {
@@ -279,11 +351,11 @@ fn timeline<'a>(id: &str, tree: &'a Tree, params: &Params) -> Timeline<'a> {
         map: minimap::draw(tree),
         lines,
         total: rows.len(),
-        skeleton: long.then(|| Href::to(&["sessions", id, "skeleton"])),
+        skeleton: long.then_some(skeleton),
         length: tree.axis.length(),
         at: target.map(|target| rows[target].anchor.clone()).unwrap_or_default(),
         open_all: here.clone().with("open", "all"),
-        close_all: here,
+        close_all: here.clone(),
         window,
     }
 }

@@ -8,7 +8,9 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::Params;
 use super::problem::{self, Attempt};
+use super::session::Believed;
 use crate::answers::Answers;
 use crate::text::Shown;
 use crate::tree::{self, RowKind, Tree};
@@ -52,8 +54,10 @@ pub(crate) async fn columns<E: Answers>(
     State(engine): State<E>,
     Path(id): Path<String>,
     headers: HeaderMap,
+    params: Params,
 ) -> Response {
-    match engine.session(&id).await {
+    let asked = async { engine.session(&id, &Believed::of(&params)?.options()).await };
+    match asked.await {
         Ok(answer) => {
             let tree = tree::build(&answer.data);
             match serde_json::to_vec(&skeleton(&tree)) {
