@@ -66,7 +66,7 @@ pub(super) fn records() -> Vec<Record> {
     };
     let mut records = vec![
         with(record(Kind::Session, 1, Host, "permission-mode"), &|r| {
-            r.attributes = text(r#"{"permissionMode":"plan"}"#)
+            r.attributes = text(r#"{"permissionMode":"bypassPermissions"}"#)
         }),
         with(record(Kind::Session, 2, Host, "session/end"), &|r| r.error_type = text("logout")),
         record(Kind::Session, 3, Host, "session/start"),

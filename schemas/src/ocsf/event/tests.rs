@@ -137,7 +137,7 @@ fn rows_say_what_their_class_is_there_for() {
         Version::V1_8,
         &["/class_uid", "/activity_name", "/database/name"],
     ));
-    expect![[r#"3003 "Assign Privileges" "plan""#]].assert_eq(&shown(
+    expect![[r#"3003 "Assign Privileges" "bypassPermissions""#]].assert_eq(&shown(
         "agent.session.mode",
         Version::V1_8,
         &["/class_uid", "/activity_name", "/privileges/0"],
