@@ -186,6 +186,70 @@ fn pages_show_the_incident_and_stay_inert() {
     serve.stop();
 }
 
+/// What the form of a page asks for, with one of its choices taken.
+fn asked(browser: &Browser, format: &str) -> String {
+    let script = format!(
+        "const form = document.querySelector('form[action=\"/api/v1/export\"]'); form.elements.format.value = '{format}'; \
+         return form.action + '?' + new URLSearchParams(new FormData(form))"
+    );
+    browser.script(&script).as_str().unwrap().to_string()
+}
+
+/// What a page's form exports is what the page shows; the report is inert, and the form can be reached by keyboard.
+#[test]
+fn exports_from_pages_hold_what_is_on_the_screen() {
+    let Some(browser) = Browser::start(true) else { return };
+    let (work, serve) = demo();
+    let lines = |url: &str| {
+        let got = browser.runtime.block_on(async { browser.http.get(url).send().await.unwrap().text().await.unwrap() });
+        got.lines().count() as u64
+    };
+    let api = |path: &str| -> Value {
+        let url = format!("{}/api/v1{path}", serve.url);
+        let got = browser.runtime.block_on(async { browser.http.get(url).send().await.unwrap().text().await.unwrap() });
+        serde_json::from_str(&got).unwrap()
+    };
+    for grade in ["proven", "matched", "claimed", "inferred"] {
+        browser.open(&format!("{}/sessions/{INCIDENT}?grade={grade}", serve.url));
+        let shown = api(&format!("/sessions/{INCIDENT}?grade={grade}"))["data"]["summary"]["records"].as_u64().unwrap();
+        assert!(browser.text().contains(&format!("{shown} records")), "{grade}");
+        assert_eq!(lines(&asked(&browser, "ndjson")), shown, "{grade}");
+    }
+    // Before anything was recorded, nothing was judged; ids join all the same.
+    browser.open(&format!("{}/sessions/{INCIDENT}?as_known_at=2026-11-20", serve.url));
+    assert!(browser.text().contains("as known at 2026-11-20T00:00:00Z"));
+    assert!(asked(&browser, "ndjson").contains("as_known_at=2026-11-20T00%3A00%3A00Z"));
+    browser.open(&format!("{}/sessions/{INCIDENT}?grade=maybe", serve.url));
+    assert!(browser.text().contains("cannot be understood"));
+    // The console tells of the status 400, and of nothing else so far.
+    assert_eq!(browser.complaints().len(), 1);
+
+    browser.open(&format!("{}/search?q=public%2Fstatus.html&as=text&from=2026-11-20", serve.url));
+    let hits = api("/search?q=public%2Fstatus.html&limit=1000")["data"].as_array().unwrap().len() as u64;
+    assert!(hits > 0);
+    assert_eq!(lines(&asked(&browser, "ndjson")), hits);
+
+    // By keyboard alone: the summary takes the focus, opens, and the next fields are those of the form.
+    browser.script("document.querySelector('details.export summary').focus()");
+    browser.press("\u{e007}");
+    browser.press("\u{e004}");
+    assert_eq!(browser.script("return document.activeElement.name"), "format");
+
+    // The report of a session of hostile texts, opened from disk.
+    let report = work.path().join("report.html");
+    ok(threadline()
+        .args(["export", "session", "hostile-1", "--format", "html", "--url", &serve.url, "-o"])
+        .arg(&report));
+    browser.open(&format!("file://{}", report.display()));
+    assert_eq!(browser.script("return document.title"), "threadline report: session");
+    assert_eq!(browser.script("return document.images.length + document.scripts.length"), 0);
+    assert!(browser.text().contains("<script>document.title='pwned'</script>␛[31m⟨U+202E⟩"));
+    let styled = browser.script("return getComputedStyle(document.querySelector('pre, .box')).borderLeftWidth");
+    assert_eq!(styled, "4px", "the report's own style is refused");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    serve.stop();
+}
+
 #[test]
 fn pages_are_readable_without_javascript() {
     let Some(browser) = Browser::start(false) else { return };

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout)]
 
 mod browser;
+mod bundle;
 mod captures;
 mod collectors;
 mod correlation;
@@ -17,5 +18,6 @@ mod live;
 mod otlp;
 mod profiles;
 mod proxy;
+mod siem;
 mod support;
 mod tidy;
