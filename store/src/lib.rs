@@ -39,6 +39,7 @@ mod blocks;
 mod bodies;
 mod cache;
 mod columnar;
+mod commits;
 mod config;
 mod conflict;
 mod drain;
@@ -49,6 +50,7 @@ mod files;
 mod hash;
 pub mod inbox;
 mod layout;
+pub mod lines;
 pub mod links;
 pub mod log;
 mod lookup;
@@ -71,6 +73,7 @@ mod verify;
 
 pub use self::{
     appender::{Appender, Receipt},
+    commits::{Commit, Commits},
     config::StoreConfig,
     error::{AppendError, StoreError},
     files::{Digests, SealedFile},

@@ -361,7 +361,7 @@ fn statistics(file: &SealedFile) -> String {
     .to_string()
 }
 
-fn sealed_file(path: PathBuf, add: &Add) -> Result<SealedFile, StoreError> {
+pub(crate) fn sealed_file(path: PathBuf, add: &Add) -> Result<SealedFile, StoreError> {
     let foreign = |what| StoreError::ForeignFile { path: add.path.clone(), what };
     let tags = add.tags.as_ref().ok_or_else(|| foreign("it has no tags"))?;
     let tag = |name: &str| tags.get(name).and_then(Option::as_deref);
