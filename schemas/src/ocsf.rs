@@ -17,9 +17,12 @@
 pub mod event;
 pub mod facts;
 pub mod fit;
+pub mod lake;
 pub mod mapping;
+mod shorten;
 pub mod validate;
 
-pub use event::{Occurrence, Policy, event, to_text};
+pub use event::{Occurrence, Policy, event, samples, to_text};
 pub use facts::Version;
+pub use shorten::shortened;
 pub use validate::{Violation, validate};

@@ -478,7 +478,6 @@ fn set_at(event: &mut Map<String, Value>, path: &str, value: Value) {
     }
 }
 
-#[cfg(test)]
-mod samples;
+pub mod samples;
 #[cfg(test)]
 mod tests;

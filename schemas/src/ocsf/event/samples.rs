@@ -1,11 +1,9 @@
 //! One record for each row of the table, as a source would have told it: what the sample events of the content pack
-//! (`schemas/siem/samples`) are made of.
+//! (`schemas/siem/samples`) are made of, and what a receiver is tried with.
 
-use super::*;
 use crate::Key;
 use crate::keys::KeyKind;
-use crate::ocsf::mapping::ROWS;
-use expect_test::expect_file;
+use crate::record::{Decision, Kind, Outcome, Record, SourceKind};
 
 fn text(text: &str) -> Option<String> {
     Some(text.to_string())
@@ -48,7 +46,7 @@ fn framed(kind: Kind, number: u32, name: &str) -> Record {
 }
 
 /// A record for each row, in the order of the table.
-pub(super) fn records() -> Vec<Record> {
+pub fn records() -> Vec<Record> {
     use SourceKind::{Downstream, Gateway, Host, Server, Threadline, Wire};
     let ended = |mut record: Record, outcome: Outcome| {
         record.outcome = Some(outcome);
@@ -162,28 +160,37 @@ pub(super) fn records() -> Vec<Record> {
     records
 }
 
-/// The samples of the content pack, one event per row of the table, in the newest and the oldest version.
-#[test]
-fn the_content_pack_shows_an_event_of_every_row() {
-    let records = records();
-    assert_eq!(records.len(), ROWS.len());
-    let policy = Policy { text_bytes_max: 0, base_url: Some("https://threadline.example".into()) };
-    for (version, file) in [
-        (Version::V1_8, expect_file!["../../../siem/samples/1.8.0.ndjson"]),
-        (Version::V1_1, expect_file!["../../../siem/samples/1.1.0.ndjson"]),
-    ] {
-        let mut lines = String::new();
-        for (record, row) in records.iter().zip(ROWS) {
-            let found = mapping::row(record);
-            let is_own = (found.kind, found.code, found.profiles) == (row.kind, row.code, row.profiles);
-            assert!(is_own, "{} is of {}, not of {}", record.kind, found.code, row.code);
-            let event = event(Occurrence { sequence: Some(1), ..Occurrence::of(record) }, &policy, version);
-            assert_eq!(crate::ocsf::validate(&event, version), [], "{} in {version}", row.code);
-            if version == Version::NEWEST {
-                assert_eq!(event["class_uid"], row.class_uid, "{}: what the class needs is not there", row.code);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ocsf::Version;
+    use crate::ocsf::event::{Occurrence, Policy, event, to_text};
+    use crate::ocsf::mapping::{self, ROWS};
+    use expect_test::expect_file;
+
+    /// The samples of the content pack, one event per row of the table, in the newest and the oldest version.
+    #[test]
+    fn the_content_pack_shows_an_event_of_every_row() {
+        let records = records();
+        assert_eq!(records.len(), ROWS.len());
+        let policy = Policy { text_bytes_max: 0, base_url: Some("https://threadline.example".into()) };
+        for (version, file) in [
+            (Version::V1_8, expect_file!["../../../siem/samples/1.8.0.ndjson"]),
+            (Version::V1_1, expect_file!["../../../siem/samples/1.1.0.ndjson"]),
+        ] {
+            let mut lines = String::new();
+            for (record, row) in records.iter().zip(ROWS) {
+                let found = mapping::row(record);
+                let is_own = (found.kind, found.code, found.profiles) == (row.kind, row.code, row.profiles);
+                assert!(is_own, "{} is of {}, not of {}", record.kind, found.code, row.code);
+                let event = event(Occurrence { sequence: Some(1), ..Occurrence::of(record) }, &policy, version);
+                assert_eq!(crate::ocsf::validate(&event, version), [], "{} in {version}", row.code);
+                if version == Version::NEWEST {
+                    assert_eq!(event["class_uid"], row.class_uid, "{}: what the class needs is not there", row.code);
+                }
+                lines.push_str(&(to_text(&event) + "\n"));
             }
-            lines.push_str(&(to_text(&event) + "\n"));
+            file.assert_eq(&lines);
         }
-        file.assert_eq(&lines);
     }
 }
