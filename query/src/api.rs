@@ -10,6 +10,7 @@
 //! | `GET /api/v1/links` | where every record belongs: pages, or all as NDJSON |
 //! | `GET /api/v1/export` | every record of a session, search or range, streamed: NDJSON, CSV, Parquet, OCSF |
 //! | `GET /api/v1/sources` | who sent what |
+//! | `GET /api/v1/forward` | where records are forwarded to, and how far behind |
 //! | `GET /api/v1/openapi.json`, `/healthz`, `/readyz`, `/metrics`, `/version` | about the server |
 //!
 //! Invariants
@@ -99,6 +100,7 @@ fn parts() -> (Router<Arc<Engine>>, utoipa::openapi::OpenApi) {
         .routes(routes!(links::links))
         .routes(routes!(export::export))
         .routes(routes!(operations::sources))
+        .routes(routes!(operations::forward))
         .routes(routes!(operations::healthz))
         .routes(routes!(operations::readyz))
         .routes(routes!(operations::metrics))

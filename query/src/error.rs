@@ -89,6 +89,9 @@ pub enum QueryError {
     /// Columns of a sealed file could not be read.
     #[error("a sealed file could not be read")]
     Columns(#[from] arrow::error::ArrowError),
+    /// The state of forwarding could not be read.
+    #[error("the state of forwarding could not be read")]
+    Forward(#[source] Box<crate::forward::ForwardError>),
     /// Work that was handed to another thread did not come back.
     #[error("the query was interrupted")]
     Interrupted,

@@ -10,7 +10,7 @@
 //! - one question reads one snapshot, and its answer says what it covers and what it leaves out
 //! - `closure`, `links` and `session` are plain functions of records; the same records give the same answer,
 //!   whatever their order, files, or the id that was asked for
-//! - nothing here writes
+//! - nothing here writes, but for what `forward` must remember, which goes through the store
 //!
 //! Not here: authentication, TLS, pages, and judging by content: two records meet by ids only.
 //!
@@ -45,6 +45,7 @@ mod engine;
 mod error;
 pub mod export;
 pub mod fact;
+pub mod forward;
 mod gather;
 mod index;
 pub mod judged;

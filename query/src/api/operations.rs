@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::{Problem, json};
 use crate::engine::Engine;
+use crate::forward::SinkStatus;
 use crate::model::Answer;
 use crate::sources::SourceSummary;
 
@@ -19,6 +20,14 @@ use crate::sources::SourceSummary;
 ))]
 pub(super) async fn sources(State(engine): State<Arc<Engine>>) -> Result<Response, Problem> {
     Ok(json(&engine.sources().await?))
+}
+
+/// Where records are forwarded to, how far behind, and what could not be delivered.
+#[utoipa::path(get, path = "/api/v1/forward", tag = "operations", responses(
+    (status = 200, description = "Every sink", body = Answer<Vec<SinkStatus>>),
+))]
+pub(super) async fn forward(State(engine): State<Arc<Engine>>) -> Result<Response, Problem> {
+    Ok(json(&engine.forward().await?))
 }
 
 /// The process runs.
@@ -49,7 +58,9 @@ pub(super) async fn readyz(State(engine): State<Arc<Engine>>) -> Result<&'static
 ))]
 pub(super) async fn metrics(State(engine): State<Arc<Engine>>) -> Response {
     let snapshot = engine.snapshot().await.ok();
-    let text = engine.metrics().text(snapshot.as_deref());
+    // What cannot be read is missing here and named by `/api/v1/forward`.
+    let sinks = engine.forward().await.map(|answer| answer.data).unwrap_or_default();
+    let text = engine.metrics().text(snapshot.as_deref(), &sinks);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }
 

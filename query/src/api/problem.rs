@@ -96,6 +96,7 @@ impl From<QueryError> for Problem {
             | QueryError::Unread { .. }
             | QueryError::Store(_)
             | QueryError::Columns(_)
+            | QueryError::Forward(_)
             | QueryError::Interrupted => {
                 tracing::error!(error = %chain(&error), "the store could not be read");
                 let problem = make(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The store could not be read");

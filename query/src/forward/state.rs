@@ -1,0 +1,261 @@
+//! What a sink must not forget, below `DIR/forward/<sink>/`.
+//!
+//! | file | holds | written |
+//! | --- | --- | --- |
+//! | `cursor.json` | how far everything is delivered and settled, and counts | atomically and synced, after an acknowledgement |
+//! | `dead.jsonl` | events that were refused or are not valid: id, reason, where the records are | appended and synced |
+//! | `status.json` | what the sink is doing | atomically, when that changes and once a second |
+//! | `replay.json` | what somebody asked to be sent again | atomically, removed when done |
+//! | `lock` | held by the process that forwards | |
+//!
+//! Dead letters hold no event: it is made again from its records, by the mapping of that day.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use chrono::Utc;
+use serde::{Deserialize, Serialize};
+use threadline_store::durable;
+use threadline_store::lines::{Lines, lock_dir};
+use uuid::Uuid;
+
+use super::ForwardError;
+use super::event::Event;
+use super::position::Position;
+
+/// How far a sink has come, and what it counted since its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Cursor {
+    /// Every event before it is delivered or a dead letter.
+    pub delivered: Position,
+    /// Reading begins here after a restart: calls that wait for their answers stand behind it.
+    pub settled: Position,
+    /// What was counted.
+    pub counts: Counts,
+}
+
+/// Counted since the sink's beginning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Counts {
+    /// Events acknowledged by the receiver; a repetition counts again.
+    pub sent: u64,
+    /// Events that the receiver refused.
+    pub rejected: u64,
+    /// Events that did not validate and were not sent.
+    pub quarantined: u64,
+    /// Records that the sink's filters left out.
+    pub filtered: u64,
+    /// Attempts that failed and were repeated.
+    pub retries: u64,
+    /// Bytes of acknowledged events.
+    pub bytes: u64,
+}
+
+/// What a sink is doing.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Doing {
+    /// `delivering`, `idle`, `retrying`, `stopped` or `ended`.
+    pub state: String,
+    /// Why, where something is wrong; holds no content.
+    pub reason: Option<String>,
+    /// When this was written, RFC 3339.
+    pub at: String,
+    /// When the receiver last acknowledged something.
+    pub last_delivery: Option<String>,
+    /// Type of the sink.
+    pub kind: String,
+    /// OCSF version of its events.
+    pub ocsf_version: String,
+    /// Process that forwards.
+    pub pid: u32,
+}
+
+/// An event that could not be delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct DeadLetter {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `rejected` by the receiver, or `invalid` by our own check.
+    pub why: String,
+    /// Reason, without content.
+    pub reason: String,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Where its record is.
+    pub record: Position,
+    /// Where the request is that it answers.
+    pub request: Option<Position>,
+}
+
+/// What is to be sent again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ReplayRequest {
+    /// Every dead letter; those that are delivered are dead letters no more.
+    DeadLetters,
+    /// The commits of these versions, both included.
+    Versions {
+        /// First.
+        from: i64,
+        /// Last.
+        to: i64,
+    },
+}
+
+/// The folder of one sink, held by this process.
+#[derive(Debug)]
+pub(super) struct State {
+    dir: PathBuf,
+    sink: String,
+    dead: Lines,
+    dead_bytes_max: u64,
+    pub(super) cursor: Cursor,
+    /// Letters that are buried now were buried before: the bound is for new ones.
+    pub(super) is_reburying: bool,
+    _lock: File,
+}
+
+/// The folder of a sink.
+pub(super) fn folder(data: &Path, sink: &str) -> PathBuf {
+    data.join("forward").join(sink)
+}
+
+impl State {
+    /// Takes the folder for this process; `first` is where a new sink begins.
+    pub(super) fn open(data: &Path, sink: &str, dead_bytes_max: u64, first: Position) -> Result<State, ForwardError> {
+        let dir = folder(data, sink);
+        durable::create_dirs(&dir)?;
+        let lock = lock_dir(&dir)?.ok_or_else(|| ForwardError::Busy { sink: sink.into() })?;
+        let cursor = match read_json(&dir.join("cursor.json"))? {
+            Some(cursor) => cursor,
+            None => {
+                let cursor = Cursor { delivered: first, settled: first, counts: Counts::default() };
+                write_json(&dir.join("cursor.json"), &cursor)?;
+                cursor
+            }
+        };
+        let dead = Lines::open(&dir.join("dead.jsonl"))?;
+        Ok(State { dir, sink: sink.into(), dead, dead_bytes_max, cursor, is_reburying: false, _lock: lock })
+    }
+
+    /// Makes the cursor durable.
+    pub(super) fn save(&self) -> Result<(), ForwardError> {
+        write_json(&self.dir.join("cursor.json"), &self.cursor)
+    }
+
+    pub(super) fn tell(&self, doing: &Doing) -> Result<(), ForwardError> {
+        write_json(&self.dir.join("status.json"), doing)
+    }
+
+    /// Adds a dead letter, synced.
+    pub(super) fn bury(&mut self, event: &Event, why: &str, reason: &str) -> Result<(), ForwardError> {
+        let letter = DeadLetter {
+            uid: event.uid.clone(),
+            why: why.into(),
+            reason: reason.into(),
+            at: Utc::now().to_rfc3339(),
+            record: event.at,
+            request: event.request_at,
+        };
+        let line = line(&letter);
+        if !self.is_reburying && self.dead.bytes() + line.len() as u64 > self.dead_bytes_max {
+            return Err(ForwardError::DeadLettersFull { sink: self.sink.clone(), bytes_max: self.dead_bytes_max });
+        }
+        Ok(self.dead.append(&line)?)
+    }
+
+    pub(super) fn dead_letters(&self) -> Result<Vec<DeadLetter>, ForwardError> {
+        dead_letters(&self.dir)
+    }
+
+    /// Keeps only these dead letters.
+    pub(super) fn keep_dead_letters(&mut self, letters: &[DeadLetter]) -> Result<(), ForwardError> {
+        let path = self.dir.join("dead.jsonl");
+        durable::write_atomic(&path, &letters.iter().flat_map(line).collect::<Vec<u8>>())?;
+        self.dead = Lines::open(&path)?;
+        Ok(())
+    }
+
+    pub(super) fn replay_request(&self) -> Result<Option<ReplayRequest>, ForwardError> {
+        read_json(&self.dir.join("replay.json"))
+    }
+
+    pub(super) fn replay_done(&self) -> Result<(), ForwardError> {
+        Ok(durable::remove_file(&self.dir.join("replay.json"))?)
+    }
+}
+
+/// Asks the process that forwards, or the next one, to send something again.
+///
+/// # Errors
+/// When the request cannot be written, or another one is not done yet.
+pub fn request_replay(data: &Path, sink: &str, request: &ReplayRequest) -> Result<(), ForwardError> {
+    let dir = folder(data, sink);
+    durable::create_dirs(&dir)?;
+    let path = dir.join("replay.json");
+    if path.exists() {
+        let reason = "a replay that was asked for before is not done yet".into();
+        return Err(ForwardError::Sink { sink: sink.into(), reason });
+    }
+    write_json(&path, request)
+}
+
+/// The dead letters of a sink's folder. A torn last line, which was never acknowledged, is left out.
+pub(super) fn dead_letters(dir: &Path) -> Result<Vec<DeadLetter>, ForwardError> {
+    let path = dir.join("dead.jsonl");
+    let Ok(file) = File::open(&path) else { return Ok(Vec::new()) };
+    let damaged = |what| ForwardError::Damaged { path: path.clone(), what };
+    let mut letters = Vec::new();
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        reader.read_until(b'\n', &mut line).map_err(|_| damaged("it cannot be read"))?;
+        if line.last() != Some(&b'\n') {
+            return Ok(letters);
+        }
+        letters.push(serde_json::from_slice(&line).map_err(|_| damaged("a line is no dead letter"))?);
+    }
+}
+
+fn line(letter: &DeadLetter) -> Vec<u8> {
+    // Plain texts and numbers always serialize.
+    let mut line = serde_json::to_vec(letter).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, ForwardError> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(_) => Err(ForwardError::Damaged { path: path.to_path_buf(), what: "it cannot be read" }),
+        Ok(bytes) => {
+            let damaged =
+                |_| ForwardError::Damaged { path: path.to_path_buf(), what: "it is not the JSON expected here" };
+            serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+        }
+    }
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), ForwardError> {
+    // Plain structs always serialize.
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    Ok(durable::write_atomic(path, &bytes)?)
+}
+
+/// An id that a batch keeps over repetitions: of its events' ids, in order.
+pub(super) fn batch_id<'e>(uids: impl Iterator<Item = &'e str>) -> Uuid {
+    use sha2::{Digest, Sha256};
+    let mut digest = Sha256::new();
+    for uid in uids {
+        digest.update(uid.as_bytes());
+        digest.update([0]);
+    }
+    let digest: [u8; 32] = digest.finalize().into();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    Uuid::new_v8(bytes)
+}

@@ -1,0 +1,471 @@
+//! One sink's task: read, pair, render, deliver, and only then move the cursor.
+//!
+//! ```text
+//! pages ─> pairs ─> render ─> batch ─> deliver ─┬─> delivered
+//!                                               ├─> rejected ─> dead letters
+//!                                               └─> later ─> back-off ─> deliver
+//! then: cursor saved (a crash before it repeats the batch)
+//! ```
+//!
+//! Invariants
+//! - the cursor is saved after every event before it is delivered or buried, never before
+//! - a batch that is refused as a whole is halved until the one event at fault is found
+//! - an error of our own disk or a damaged record stops the sink, with its reason in `status.json`; nothing is skipped
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use chrono::{SecondsFormat, Utc};
+use threadline_store::Commits;
+use tokio::sync::watch;
+
+use super::ForwardError;
+use super::backoff::Backoff;
+use super::config::{SinkConfig, Start};
+use super::event::Event;
+use super::pages::{Page, Pages};
+use super::pairs::{Pairs, Told};
+use super::position::{Place, Position};
+use super::render::{Rendered, Renderer};
+use super::sinks::{Outcome, Sink, SinkError};
+use super::state::{DeadLetter, Doing, ReplayRequest, State};
+
+/// How often the table is looked at for a new commit.
+const POLL: Duration = Duration::from_millis(300);
+/// How often the status is written while nothing changes.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Dead letters that are sent again before the file is written anew.
+const DEAD_LETTERS_PART: usize = 500;
+
+/// See the head of this file.
+pub struct Worker {
+    commits: Commits,
+    config: SinkConfig,
+    sink: Box<dyn Sink>,
+    renderer: Renderer,
+    state: State,
+    backoff: Backoff,
+    doing: Doing,
+    told_at: Option<Instant>,
+    shutdown: watch::Receiver<bool>,
+}
+
+/// What is read and not delivered yet.
+#[derive(Default)]
+struct Batch {
+    events: VecDeque<Event>,
+    bytes: usize,
+    invalid: Vec<(Event, String)>,
+    filtered: u64,
+    since: Option<Instant>,
+    /// After the rows that were read; none: nothing was read.
+    end: Option<Position>,
+    settled: Option<Position>,
+}
+
+/// The sink was told to stop.
+struct Stopped;
+
+impl Worker {
+    /// Takes the sink's folder and makes its receiver ready.
+    ///
+    /// # Errors
+    /// When another process forwards to it, or it cannot be made ready.
+    pub fn start(
+        commits: Commits,
+        config: SinkConfig,
+        base_url: Option<String>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<Worker, ForwardError> {
+        let data: PathBuf = commits.data_dir().to_path_buf();
+        let first = match config.common.start {
+            Start::Beginning => Position::before(0),
+            Start::Now => Position::before(super::status::newest_version(&data) + 1),
+        };
+        let state = State::open(&data, &config.name, config.common.dead_letter_bytes_max, first)?;
+        let sink = config.destination.open(&config);
+        let sink = sink.map_err(|reason| ForwardError::Sink { sink: config.name.clone(), reason })?;
+        let doing = Doing {
+            state: "idle".into(),
+            kind: config.destination.type_name().into(),
+            ocsf_version: config.common.ocsf_version.as_str().into(),
+            pid: std::process::id(),
+            ..Doing::default()
+        };
+        let backoff = Backoff::new(Duration::from_secs(config.common.retry_max_s));
+        let renderer = Renderer::new(&config.common, base_url);
+        Ok(Worker { commits, config, sink, renderer, state, backoff, doing, told_at: None, shutdown })
+    }
+
+    /// Forwards until told to stop; what stops it otherwise is in its status and our log.
+    pub async fn run(mut self) {
+        let ended = self.follow().await;
+        // What the sink still holds open is closed; its events are delivered already.
+        if let Err(error) = self.sink.idle().await {
+            tracing::warn!(sink = %self.config.name, %error, "a sink did not end well");
+        }
+        let (state, reason) = match &ended {
+            Ok(()) => ("ended", None),
+            Err(error) => {
+                tracing::error!(sink = %self.config.name, error = error as &dyn std::error::Error, "a sink stops");
+                let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+                ("stopped", Some(causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")))
+            }
+        };
+        if let Err(error) = self.tell(state, reason, true) {
+            tracing::error!(sink = %self.config.name, error = &error as &dyn std::error::Error, "no status");
+        }
+    }
+
+    /// Does one replay and returns; for a process that does nothing else.
+    ///
+    /// # Errors
+    /// What stops a sink, and that the receiver is away for longer than the back-off allows is none: it is waited for.
+    pub async fn run_replay(mut self, request: &ReplayRequest) -> Result<u64, ForwardError> {
+        let before = self.state.cursor.counts.sent;
+        let done = self.replay(request).await?;
+        self.tell("ended", done.err().map(|Stopped| "stopped during a replay".into()), true)?;
+        Ok(self.state.cursor.counts.sent - before)
+    }
+
+    async fn follow(&mut self) -> Result<(), ForwardError> {
+        self.tell("idle", None, true)?;
+        let delivered = Pages::place(&self.commits, self.state.cursor.delivered).await?;
+        let mut pages = self.pages(self.state.cursor.settled);
+        let mut pairs = self.pairs();
+        let mut batch = Batch::default();
+        let mut next_page: Option<Page> = None;
+        while !*self.shutdown.borrow() {
+            if let Some(request) = self.state.replay_request()? {
+                if self.replay(&request).await?.is_err() {
+                    return Ok(());
+                }
+                self.state.replay_done()?;
+            }
+            if next_page.is_none() {
+                next_page = pages.next().await?;
+            }
+            let caught_up = next_page.is_none();
+            if let Some(page) = next_page.take() {
+                self.read(page, delivered, &mut pairs, &mut batch);
+            } else {
+                let now = Utc::now().timestamp_millis();
+                let mut told = Vec::new();
+                pairs.expire(now, &mut told);
+                if !told.is_empty() {
+                    self.render_all(told, &mut batch);
+                    let read = batch.end.unwrap_or(self.state.cursor.delivered);
+                    batch.end = Some(read);
+                    batch.settled = Some(pairs.settled(read));
+                }
+            }
+            if self.is_due(&batch, caught_up) && self.hand_over(&mut batch).await?.is_err() {
+                return Ok(());
+            }
+            if caught_up {
+                let is_idle = batch.events.is_empty();
+                if is_idle && let Err(error) = self.sink.idle().await {
+                    self.tell("retrying", Some(error.to_string()), false)?;
+                } else if is_idle {
+                    self.tell("idle", None, false)?;
+                }
+                if self.pause(self.until_due(&batch)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pages(&self, from: Position) -> Pages {
+        Pages::new(self.commits.clone(), from, self.config.common.batch_bytes.max(1 << 20) * 4)
+    }
+
+    fn pairs(&self) -> Pairs {
+        Pairs::new(self.config.common.result_wait_s as i64 * 1000)
+    }
+
+    /// Rows before `delivered` were told already; they only show which calls wait.
+    fn read(&mut self, page: Page, delivered: Place, pairs: &mut Pairs, batch: &mut Batch) {
+        let mut told = Vec::new();
+        pairs.expire(page.committed_ms, &mut told);
+        let mut known = Vec::new();
+        for row in page.rows {
+            let to = if row.place < delivered { &mut known } else { &mut told };
+            pairs.take(row, page.committed_ms, to);
+        }
+        self.render_all(told, batch);
+        if page.end_place >= delivered {
+            batch.end = Some(page.end);
+            batch.settled = Some(pairs.settled(page.end));
+        }
+    }
+
+    fn render_all(&mut self, told: Vec<Told>, batch: &mut Batch) {
+        for one in told {
+            match self.renderer.render(&one) {
+                Rendered::Filtered => batch.filtered += 1,
+                Rendered::Invalid { event, reason } => batch.invalid.push((*event, reason)),
+                Rendered::Event(event) => {
+                    batch.bytes += event.text.len();
+                    batch.events.push_back(*event);
+                }
+            }
+        }
+        if batch.since.is_none() && !batch.events.is_empty() {
+            batch.since = Some(Instant::now());
+        }
+    }
+
+    fn is_full(&self, batch: &Batch) -> bool {
+        batch.events.len() >= self.config.common.batch_events || batch.bytes >= self.config.common.batch_bytes
+    }
+
+    fn is_due(&self, batch: &Batch, caught_up: bool) -> bool {
+        if batch.end.is_none() {
+            return false;
+        }
+        // Without an event only the cursor moves.
+        let lingers = Duration::from_millis(self.config.common.linger_ms);
+        let is_old = batch.since.is_none_or(|since| since.elapsed() >= lingers);
+        self.is_full(batch)
+            || !batch.invalid.is_empty()
+            || (is_old && (caught_up || batch.since.is_some()))
+            || batch.filtered > 10_000
+    }
+
+    fn until_due(&self, batch: &Batch) -> Duration {
+        let lingers = Duration::from_millis(self.config.common.linger_ms);
+        batch.since.map_or(POLL, |since| lingers.saturating_sub(since.elapsed()).clamp(Duration::from_millis(10), POLL))
+    }
+
+    /// Delivers the batch in parts that the sink takes, then moves the cursor.
+    async fn hand_over(&mut self, batch: &mut Batch) -> Result<Result<(), Stopped>, ForwardError> {
+        let mut batch = std::mem::take(batch);
+        for (event, reason) in std::mem::take(&mut batch.invalid) {
+            self.state.bury(&event, "invalid", &reason)?;
+            self.state.cursor.counts.quarantined += 1;
+        }
+        while !batch.events.is_empty() {
+            let part = self.part(&mut batch.events);
+            if self.deliver(part).await?.is_err() {
+                return Ok(Err(Stopped));
+            }
+        }
+        self.state.cursor.counts.filtered += batch.filtered;
+        if let Some(end) = batch.end {
+            self.state.cursor.delivered = end;
+            self.state.cursor.settled = batch.settled.unwrap_or(end);
+        }
+        // A crash before this repeats the batch, with the same ids.
+        self.state.save()?;
+        self.tell("delivering", None, false)?;
+        Ok(Ok(()))
+    }
+
+    fn part(&self, events: &mut VecDeque<Event>) -> Vec<Event> {
+        let mut bytes = 0;
+        let mut part = Vec::new();
+        while let Some(event) = events.front() {
+            bytes += event.text.len();
+            let is_over = part.len() >= self.config.common.batch_events || bytes > self.config.common.batch_bytes;
+            if is_over && !part.is_empty() {
+                break;
+            }
+            part.extend(events.pop_front());
+        }
+        part
+    }
+
+    /// Until each event is delivered or buried.
+    async fn deliver(&mut self, events: Vec<Event>) -> Result<Result<(), Stopped>, ForwardError> {
+        // Parts still to be delivered, the next one last; halves of a refused part keep their order.
+        let mut parts = vec![events];
+        while let Some(mut part) = parts.pop() {
+            while !part.is_empty() {
+                let mut shutdown = self.shutdown.clone();
+                let outcome = tokio::select! {
+                    outcome = self.sink.deliver(&part) => outcome,
+                    // Nothing of it counts as delivered; it is sent again after the restart.
+                    _ = shutdown.wait_for(|stop| *stop) => return Ok(Err(Stopped)),
+                };
+                let (reason, after) = match outcome {
+                    Ok(outcomes) => match self.settle(&mut part, outcomes)? {
+                        None => {
+                            self.backoff.reset();
+                            continue;
+                        }
+                        Some(later) => later,
+                    },
+                    Err(SinkError::Refused { .. }) if part.len() > 1 => {
+                        parts.push(part.split_off(part.len() / 2));
+                        continue;
+                    }
+                    Err(SinkError::Refused { reason }) => {
+                        for event in part.drain(..) {
+                            self.bury_rejected(&event, &reason)?;
+                        }
+                        continue;
+                    }
+                    Err(SinkError::Unavailable { reason, after }) => (reason, after),
+                };
+                self.state.cursor.counts.retries += 1;
+                let pause = self.backoff.pause(after);
+                if self.backoff.attempts().is_power_of_two() {
+                    let attempts = self.backoff.attempts();
+                    tracing::warn!(sink = %self.config.name, reason, attempts, "a sink cannot be delivered to, trying again");
+                    // Only the counts have changed.
+                    self.state.save()?;
+                }
+                self.tell("retrying", Some(reason), false)?;
+                if self.pause(pause).await.is_err() {
+                    return Ok(Err(Stopped));
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Takes what is done with out of the part; gives why the rest is not.
+    #[allow(clippy::type_complexity)]
+    fn settle(
+        &mut self,
+        part: &mut Vec<Event>,
+        outcomes: Vec<Outcome>,
+    ) -> Result<Option<(String, Option<Duration>)>, ForwardError> {
+        let mut later = None;
+        let mut kept = Vec::new();
+        let mut outcomes = outcomes.into_iter();
+        for event in part.drain(..) {
+            // A sink that says less than it was given has not delivered the rest.
+            match outcomes.next().unwrap_or(Outcome::Later { reason: "no answer for an event".into(), after: None }) {
+                Outcome::Delivered => {
+                    self.state.cursor.counts.sent += 1;
+                    self.state.cursor.counts.bytes += event.text.len() as u64;
+                    self.doing.last_delivery = Some(now());
+                }
+                Outcome::Rejected { reason } => self.bury_rejected(&event, &reason)?,
+                Outcome::Later { reason, after } => {
+                    later.get_or_insert((reason, after));
+                    kept.push(event);
+                }
+            }
+        }
+        *part = kept;
+        Ok(later)
+    }
+
+    fn bury_rejected(&mut self, event: &Event, reason: &str) -> Result<(), ForwardError> {
+        tracing::warn!(sink = %self.config.name, event = %event.uid, reason, "an event was refused and is a dead letter now");
+        self.state.cursor.counts.rejected += 1;
+        self.state.bury(event, "rejected", reason)
+    }
+
+    /// Sends dead letters or a range again. The cursor of the sink does not move.
+    async fn replay(&mut self, request: &ReplayRequest) -> Result<Result<(), Stopped>, ForwardError> {
+        match request {
+            ReplayRequest::DeadLetters => {
+                self.state.is_reburying = true;
+                let done = self.replay_dead_letters().await;
+                self.state.is_reburying = false;
+                done
+            }
+            ReplayRequest::Versions { from, to } => {
+                let (mut pages, mut pairs) = (self.pages(Position::before(*from)), self.pairs());
+                let mut batch = Batch::default();
+                while let Some(page) = pages.next().await?.filter(|page| page.end.version <= *to) {
+                    self.read(page, Place { version: *from, file: 0, row: 0 }, &mut pairs, &mut batch);
+                    (batch.end, batch.settled) = (Some(self.state.cursor.delivered), Some(self.state.cursor.settled));
+                    if self.is_full(&batch) && self.hand_over(&mut batch).await?.is_err() {
+                        return Ok(Err(Stopped));
+                    }
+                }
+                let mut told = Vec::new();
+                pairs.expire(i64::MAX / 2, &mut told);
+                self.render_all(told, &mut batch);
+                (batch.end, batch.settled) = (Some(self.state.cursor.delivered), Some(self.state.cursor.settled));
+                self.hand_over(&mut batch).await
+            }
+        }
+    }
+
+    /// Makes each dead letter's event again and delivers it. What is refused again is buried again, behind the others,
+    /// before its old letter goes; a crash in between repeats a part.
+    async fn replay_dead_letters(&mut self) -> Result<Result<(), Stopped>, ForwardError> {
+        let mut left = self.state.dead_letters()?.len();
+        while left > 0 {
+            let letters = self.state.dead_letters()?;
+            let part = &letters[..left.min(DEAD_LETTERS_PART).min(letters.len())];
+            let (mut events, mut kept) = (VecDeque::new(), Vec::new());
+            for letter in part {
+                let Some(told) = self.told_again(letter).await? else {
+                    kept.push(DeadLetter { reason: "its record is not where it was".into(), ..letter.clone() });
+                    continue;
+                };
+                let (Rendered::Event(event) | Rendered::Invalid { event, .. }) = self.renderer.render(&told) else {
+                    continue;
+                };
+                match self.renderer.fault(&event) {
+                    Some(reason) => {
+                        kept.push(DeadLetter { why: "invalid".into(), reason, at: now(), ..letter.clone() })
+                    }
+                    None => events.push_back(*event),
+                }
+            }
+            while !events.is_empty() {
+                let part = self.part(&mut events);
+                if self.deliver(part).await?.is_err() {
+                    return Ok(Err(Stopped));
+                }
+            }
+            let mut remaining = self.state.dead_letters()?.split_off(part.len());
+            remaining.extend(kept);
+            self.state.keep_dead_letters(&remaining)?;
+            self.state.save()?;
+            left -= part.len();
+        }
+        Ok(Ok(()))
+    }
+
+    async fn told_again(&self, letter: &DeadLetter) -> Result<Option<Told>, ForwardError> {
+        let Some(record) = self.record_at(letter.record).await? else { return Ok(None) };
+        let request = match letter.request {
+            Some(at) => self.record_at(at).await?,
+            None => None,
+        };
+        Ok(Some(Told { record, request, at: letter.record, request_at: letter.request }))
+    }
+
+    async fn record_at(&self, at: Position) -> Result<Option<threadline_schemas::Record>, ForwardError> {
+        let Some(commit) = self.commits.read(at.version).await? else { return Ok(None) };
+        let Some(file) = commit.files.iter().find(|file| Some(file.id) == at.file) else { return Ok(None) };
+        Ok(self.commits.rows(file, at.row..at.row + 1).await?.pop())
+    }
+
+    async fn pause(&mut self, pause: Duration) -> Result<(), Stopped> {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            _ = self.shutdown.wait_for(|stop| *stop) => Err(Stopped),
+        }
+    }
+
+    /// Writes the status when it changed or is old.
+    fn tell(&mut self, state: &str, reason: Option<String>, at_once: bool) -> Result<(), ForwardError> {
+        // Trouble, and its end, are told at once.
+        let is_news = self.doing.reason != reason;
+        let is_old = self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if !(at_once || is_old || is_news) {
+            return Ok(());
+        }
+        self.doing.state = state.into();
+        self.doing.reason = reason;
+        self.doing.at = now();
+        self.told_at = Some(Instant::now());
+        self.state.tell(&self.doing)
+    }
+}
+
+fn now() -> String {
+    Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true)
+}
