@@ -13,6 +13,7 @@ mod client;
 mod demo;
 mod doctor;
 mod export;
+mod forward;
 mod guard;
 mod import;
 mod output;
@@ -100,6 +101,9 @@ enum Command {
     /// Write every record of a session, search or time range: NDJSON, CSV, Parquet, OCSF, report, evidence bundle
     #[command(subcommand)]
     Export(ExportCommand),
+    /// Send what is recorded to a SIEM as OCSF events
+    #[command(subcommand)]
+    Forward(ForwardCommand),
     /// Check data directory, disk, clock, ports and table; say the next step
     Doctor(DoctorArguments),
     /// Answer one SQL query for a server (started by it)
@@ -237,6 +241,9 @@ pub(crate) struct ServeArguments {
     /// Where people reach the pages, for the link back to the session in OCSF events
     #[arg(long, env = "THREADLINE_PUBLIC_URL", value_name = "URL", value_parser = public_url)]
     pub(crate) public_url: Option<String>,
+    /// Forward to a SIEM, too, as `threadline forward run --config FILE` does
+    #[arg(long, value_name = "FILE")]
+    pub(crate) forward: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -621,6 +628,77 @@ impl ExportFormat {
     }
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum ForwardCommand {
+    /// Forward until stopped, beside a running server or without one
+    Run(ForwardRunArguments),
+    /// Say for each sink how far it is, what it counted, and what is wrong
+    Status(ForwardStatusArguments),
+    /// Send dead letters, or a range of commits, again
+    Replay(ForwardReplayArguments),
+    /// Check a configuration: sample events of every kind as each sink would get them, validated
+    Test(ForwardTestArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForwardRunArguments {
+    /// Configuration (TOML): which events go where
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Data directory to forward from
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForwardStatusArguments {
+    /// Data directory that is forwarded from
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// List the newest dead letters instead, 100 of each sink at most
+    #[arg(long)]
+    pub(crate) dead_letters: bool,
+    /// Configuration; not needed, because the state tells its sinks
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForwardReplayArguments {
+    /// Configuration (TOML): which events go where
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Data directory to forward from
+    #[arg(long, env = "THREADLINE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Sink to send to
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sink: String,
+    /// Send the dead letters
+    #[arg(long, required_unless_present = "from_version", conflicts_with = "from_version")]
+    pub(crate) dead_letters: bool,
+    /// Send the commits of `records` from this version on (`forward status` names versions, so does every answer)
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) from_version: Option<i64>,
+    /// ... up to this one
+    #[arg(long, value_name = "VERSION", requires = "from_version")]
+    pub(crate) to_version: Option<i64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForwardTestArguments {
+    /// Configuration (TOML): which events go where
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Deliver one sample to each sink, too
+    #[arg(long)]
+    pub(crate) send: bool,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct SourcesArguments {
     #[command(flatten)]
@@ -687,6 +765,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sources(arguments) => sources::run(arguments).await,
         Command::Token(command) => token::run(command),
         Command::Export(command) => export::run(command).await,
+        Command::Forward(command) => forward::run(command).await,
         Command::Doctor(arguments) => doctor::run(arguments).await,
         Command::SqlWorker { data } => {
             Ok(tokio::task::spawn_blocking(move || threadline_query::sql::worker::serve(&data)).await?)

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use threadline_query::forward::SinkStatus;
 use threadline_query::model::{Answer, Event, Hit, SearchQuestion, Session, SessionFilter, SessionSummary};
 use threadline_query::sources::SourceSummary;
 use threadline_query::{Engine, QueryError, SessionOptions};
@@ -57,6 +58,8 @@ pub trait Answers: Clone + Send + Sync + 'static {
     fn search(&self, question: SearchQuestion) -> impl Future<Output = Result<Answer<Vec<Hit>>, ReadError>> + Send;
     /// Who sends, the one heard last first.
     fn sources(&self) -> impl Future<Output = Result<Answer<Vec<SourceSummary>>, ReadError>> + Send;
+    /// Where records are forwarded to.
+    fn forward(&self) -> impl Future<Output = Result<Answer<Vec<SinkStatus>>, ReadError>> + Send;
 }
 
 impl Answers for Arc<Engine> {
@@ -82,6 +85,10 @@ impl Answers for Arc<Engine> {
 
     async fn sources(&self) -> Result<Answer<Vec<SourceSummary>>, ReadError> {
         Ok(Engine::sources(self).await?)
+    }
+
+    async fn forward(&self) -> Result<Answer<Vec<SinkStatus>>, ReadError> {
+        Ok(Engine::forward(self).await?)
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) enum Place {
     Search,
     /// Sources.
     Sources,
+    /// Forwarding.
+    Forward,
     /// Help.
     Help,
     /// None of them.

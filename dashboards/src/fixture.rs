@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use threadline_query::forward::SinkStatus;
+use threadline_query::forward::status::DeadLetterLine;
 use threadline_query::model::*;
 use threadline_query::sources::{SourceState, SourceSummary};
 
@@ -617,6 +619,44 @@ impl Answers for Fixture {
             collector_version: Some(name.into()),
         };
         let listed = vec![source(SourceState::Active, "wire", 2), source(SourceState::Silent, name, 7_200)];
+        Ok(self.give(if self.0 == Flavour::Empty { vec![] } else { listed }))
+    }
+
+    async fn forward(&self) -> Result<Answer<Vec<SinkStatus>>, ReadError> {
+        let text = if self.0 == Flavour::Hostile { HOSTILE } else { "search" };
+        let sink = |state: &str, reason: Option<&str>, dead_letters| SinkStatus {
+            name: text.into(),
+            kind: "elasticsearch".into(),
+            ocsf_version: "1.8.0".into(),
+            state: state.into(),
+            reason: reason.map(String::from),
+            last_delivery: Some("2026-11-20T11:00:00Z".into()),
+            lag_rows: 1_204,
+            lag_is_more: false,
+            lag_s: 92,
+            version: 41,
+            sent: 90_311,
+            rejected: dead_letters,
+            quarantined: 0,
+            filtered: 7,
+            retries: 3,
+            bytes: 88_000_000,
+            dead_letters,
+            newest_dead_letters: (0..dead_letters)
+                .map(|n| DeadLetterLine {
+                    uid: id(n),
+                    why: "rejected".into(),
+                    reason: if self.0 == Flavour::Hostile {
+                        text.into()
+                    } else {
+                        "400: mapper_parsing_exception".into()
+                    },
+                    at: "2026-11-20T10:59:00Z".into(),
+                })
+                .collect(),
+        };
+        let away = if self.0 == Flavour::Hostile { text } else { "the receiver answered 503 Service Unavailable" };
+        let listed = vec![sink("idle", None, 0), sink("retrying", Some(away), 2), sink("stopped", Some(away), 0)];
         Ok(self.give(if self.0 == Flavour::Empty { vec![] } else { listed }))
     }
 }

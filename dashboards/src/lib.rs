@@ -37,7 +37,7 @@ pub use answers::{Answers, ReadError};
 
 /// The pages over `engine`.
 pub fn router<E: Answers>(engine: E) -> Router {
-    use pages::{event, help, problem, search, session, sessions, skeleton, sources};
+    use pages::{event, forward, help, problem, search, session, sessions, skeleton, sources};
     Router::new()
         .route("/", get(sessions::page::<E>))
         .route("/sessions", get(sessions::page::<E>))
@@ -49,6 +49,7 @@ pub fn router<E: Answers>(engine: E) -> Router {
         .route("/e/{id}", get(event::page::<E>))
         .route("/search", get(search::page::<E>))
         .route("/sources", get(sources::page::<E>))
+        .route("/forward", get(forward::page::<E>))
         .route("/help", get(help::page))
         .route("/favicon.ico", get(|| async { Redirect::permanent(assets::ASSETS.icon.href.as_str()) }))
         .route("/assets/{file}", get(assets::serve))

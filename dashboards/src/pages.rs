@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 pub(crate) mod conversation;
 pub(crate) mod event;
 pub(crate) mod export;
+pub(crate) mod forward;
 pub(crate) mod help;
 pub(crate) mod problem;
 pub(crate) mod search;

@@ -31,6 +31,7 @@ fn pages() -> Vec<String> {
         "/sessions?tool=refund&outcome=error",
         "/sessions?from=yesterday",
         "/sources",
+        "/forward",
         "/help",
         "/search",
         "/search?q=.env+file",

@@ -55,6 +55,7 @@ pub(crate) async fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
         tls_key: None,
         token_file: None,
         public_url: None,
+        forward: None,
     };
     let stopped = stop_signal();
     let server = Server::start(&directory, &serve)

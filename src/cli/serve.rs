@@ -42,6 +42,7 @@ pub(crate) struct Server {
     listeners: JoinSet<anyhow::Result<()>>,
     shutdown: watch::Sender<bool>,
     correlating: tokio::task::JoinHandle<()>,
+    forwarding: Option<tokio::task::JoinHandle<()>>,
     /// Where API and pages listen.
     pub(crate) listen: SocketAddr,
     otlp: SocketAddr,
@@ -58,6 +59,7 @@ impl Server {
         let otlp_guard = Guard::new(arguments.otlp_http, tls.is_some(), token, &collectors)?;
         let grpc_guard = Guard::new(arguments.otlp_grpc, tls.is_some(), token, &collectors)?;
         let drop_list = drop_list(arguments.otlp_drop.as_deref())?;
+        let forward = arguments.forward.as_deref().map(super::forward::config).transpose()?;
         let store = open_store(directory).await?;
         let pipeline = super::record::pipeline(directory, store.appender())?;
         let access_log = Arc::new(super::access::StoreLog(pipeline.clone()));
@@ -80,6 +82,7 @@ impl Server {
         let beside = threadline_ingest::correlate::run::Beside::new(directory);
         let correlating =
             tokio::spawn(threadline_ingest::correlate::run::run_beside(beside, store.reader(), stopped.clone()));
+        let forwarding = forward.map(|config| tokio::spawn(forward_beside(config, directory.into(), stopped.clone())));
         let mut listeners = JoinSet::new();
         let listen =
             listen(&mut listeners, arguments.listen, guarded(api, api_guard), tls.clone(), stopped.clone()).await?;
@@ -88,7 +91,7 @@ impl Server {
             listen_otlp(&mut listeners, "--otlp-grpc", arguments.otlp_grpc, grpc, tls.clone(), stopped.clone()).await?;
         let http = guarded(otlp, otlp_guard);
         let otlp = listen_otlp(&mut listeners, "--otlp-http", arguments.otlp_http, http, tls, stopped).await?;
-        Ok(Server { store, listeners, shutdown, correlating, listen, otlp, otlp_grpc })
+        Ok(Server { store, listeners, shutdown, correlating, forwarding, listen, otlp, otlp_grpc })
     }
 
     fn address(&self, arguments: &ServeArguments) -> String {
@@ -113,7 +116,23 @@ impl Server {
         if self.correlating.await.is_err() {
             tracing::warn!("the correlation ended early");
         }
+        if let Some(forwarding) = self.forwarding
+            && forwarding.await.is_err()
+        {
+            tracing::warn!("forwarding ended early");
+        }
         self.store.close().await.context("cannot close the store")
+    }
+}
+
+/// Forwards until the server stops. That it cannot is no reason not to record.
+async fn forward_beside(
+    config: threadline_query::forward::Config,
+    directory: std::path::PathBuf,
+    stopped: watch::Receiver<bool>,
+) {
+    if let Err(error) = threadline_query::forward::run(config, &directory, stopped).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "nothing is forwarded");
     }
 }
 
