@@ -12,6 +12,7 @@ mod collectors;
 mod correlation;
 mod durability;
 mod export;
+mod forward;
 mod hostile;
 mod joins;
 mod live;

@@ -1,0 +1,182 @@
+//! Forwarding with the whole program: real processes that are killed, a real rsyslogd over TLS, Parquet read by others.
+//!
+//! `tests/forward/chaos.py` kills the forwarder and its receivers at random while events are recorded; receivers that cannot be
+//! had as packages are stand-ins that keep the protocol, its limits and its way of losing things (`receiver.py` says which).
+//! `THREADLINE_FORWARD_SECONDS` and `_SEED` set other runs; `tests/soak/forward` runs five minutes per receiver.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{import, json, ndjson, ok, repository, run, skip, threadline};
+
+/// Seconds of killing in the ordinary run.
+const SECONDS: &str = "30";
+
+/// The Python that reads Parquet, as `tests/estate/setup target/estate siem` made it.
+fn python() -> Option<PathBuf> {
+    let estate = std::env::var_os("THREADLINE_ESTATE").map_or_else(|| repository("target/estate"), PathBuf::from);
+    estate.join("installed-siem").exists().then(|| estate.join("siem/venv/bin/python"))
+}
+
+fn configured(folder: &Path, text: &str) -> PathBuf {
+    let path = folder.join("forward.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// A certificate authority and a certificate of `localhost`, in files.
+fn certificates(folder: &Path) -> [PathBuf; 3] {
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let signed = authority.self_signed(&authority_key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let own = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let parts = [("ca.pem", signed.pem()), ("cert.pem", own.pem()), ("key.pem", key.serialize_pem())];
+    parts.map(|(name, text)| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    })
+}
+
+#[test]
+fn killed_at_random_every_committed_event_is_delivered_and_none_is_invented() {
+    let folder = tempfile::tempdir().unwrap();
+    let [ca, cert, key] = certificates(folder.path());
+    let seconds = std::env::var("THREADLINE_FORWARD_SECONDS").unwrap_or_else(|_| SECONDS.into());
+    let seed = std::env::var("THREADLINE_FORWARD_SEED").unwrap_or_else(|_| "1".into());
+    let mut chaos = Command::new("python3");
+    chaos.arg("-B").arg(repository("tests/forward/chaos.py")).args(["--program", env!("CARGO_BIN_EXE_threadline")]);
+    chaos.args(["--seconds", &seconds, "--seed", &seed]);
+    let mut kinds = vec!["file", "hec", "elastic", "webhook", "otlp"];
+    match python() {
+        Some(python) => {
+            chaos.arg("--python").arg(python);
+            kinds.push("lake");
+        }
+        None => skip("no pyarrow: `tests/estate/setup target/estate siem`; the lake is not among the receivers"),
+    }
+    if Path::new("/usr/sbin/rsyslogd").exists() {
+        chaos.arg("--tls").args([ca, cert, key]);
+        kinds.push("syslog");
+    } else {
+        skip("no rsyslogd: apt-get install rsyslog rsyslog-openssl; syslog is not among the receivers");
+    }
+    let output = run(chaos.args(kinds));
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    println!("{said}");
+}
+
+#[test]
+fn the_lake_is_read_by_duckdb_and_pyarrow_with_its_partitions_and_schema() {
+    let Some(python) = python() else {
+        return skip("no DuckDB and pyarrow: `tests/estate/setup target/estate siem`");
+    };
+    let work = tempfile::tempdir().unwrap();
+    let data = work.path().join("data");
+    import(&data, &repository("tests/captures/claude-code"));
+    let text = "[[sink]]\nname = \"lake\"\ntype = \"security_lake\"\nregion = \"eu-test-1\"\naccount = \"123456789012\"\n\
+                path = \"lake\"\nresult_wait_s = 0\n";
+    let config = configured(work.path(), text);
+    let replay = ["forward", "replay", "--sink", "lake", "--from-version", "0", "--config"];
+    ok(threadline().args(replay).arg(&config).arg("--data").arg(&data));
+    let mut reader = Command::new(python);
+    let said = json(reader.arg("-B").arg(repository("tests/forward/read_lake.py")).arg(work.path().join("lake")));
+    let stored = ndjson(&ok(threadline().args(["export", "range", "--data"]).arg(&data)));
+    let stored: std::collections::BTreeSet<&str> =
+        stored.iter().map(|record| record["event_id"].as_str().unwrap()).collect();
+    let told: std::collections::BTreeSet<&str> =
+        said["told"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(told, stored);
+    assert_eq!(said["wrong"], serde_json::json!([]));
+    assert!(said["files"].as_u64().unwrap() > 1, "{}", said["files"]);
+}
+
+#[test]
+fn a_trial_shows_every_kind_and_sends_one_sample() {
+    let work = tempfile::tempdir().unwrap();
+    let sinks = ["1.8.0", "1.5.0", "1.3.0", "1.1.0"].map(|v| {
+        format!(
+            "[[sink]]\nname = \"f{}\"\ntype = \"file\"\npath = \"out\"\nocsf_version = \"{v}\"\n",
+            v.replace('.', "")
+        )
+    });
+    let config = configured(work.path(), &sinks.concat());
+    let tried = json(threadline().args(["forward", "test", "--send", "--format", "json", "--config"]).arg(&config));
+    let rows = tried["data"].as_array().unwrap();
+    let count = |verdict: &str| rows.iter().filter(|row| row["verdict"] == verdict).count();
+    assert_eq!(count("delivered"), 4);
+    assert_eq!(count("ok"), rows.len() - 4);
+    assert!(count("ok") >= 4 * threadline_schemas::Kind::ALL.len());
+    assert_eq!(std::fs::read_dir(work.path().join("out")).unwrap().count(), 4);
+
+    let broken =
+        configured(work.path(), "[[sink]]\nname = \"a\"\ntype = \"file\"\nkinds = [\"x\"]\nbatch_events = 0\n");
+    let output = run(threadline().args(["forward", "run", "--config"]).arg(&broken).arg("--data").arg(work.path()));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("path"), "{said}");
+}
+
+/// A receiver that is away is waited for; recording goes on meanwhile, and other sinks do, too.
+#[test]
+fn a_dead_receiver_holds_up_neither_ingest_nor_other_sinks_and_is_caught_up_with() {
+    let work = tempfile::tempdir().unwrap();
+    let data = work.path().join("data");
+    import(&data, &repository("tests/captures/pysdk-memory-stdio"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    std::fs::write(work.path().join("token"), "hec-token-of-the-test\n").unwrap();
+    let text = format!(
+        "[[sink]]\nname = \"lines\"\ntype = \"file\"\npath = \"out\"\nresult_wait_s = 0\n\
+         [[sink]]\nname = \"away\"\ntype = \"splunk_hec\"\nurl = \"http://127.0.0.1:{port}\"\ntoken = {{ file = \"token\" }}\n\
+         allow_private = true\nretry_max_s = 1\nresult_wait_s = 0\n"
+    );
+    let config = configured(work.path(), &text);
+    let mut forwarder = Stopped(
+        threadline().args(["forward", "run", "--config"]).arg(&config).arg("--data").arg(&data).spawn().unwrap(),
+    );
+    let status = |name: &str| {
+        let all = json(threadline().args(["forward", "status", "--format", "json", "--data"]).arg(&data));
+        all["data"].as_array().unwrap().iter().find(|sink| sink["name"] == name).cloned().unwrap_or_default()
+    };
+    let until = |name: &str, reached: &dyn Fn(&Value) -> bool| {
+        // Bounded by the number of looks, each a process; the outcome alone is judged.
+        (0..600).map(|_| status(name)).find(|sink| reached(sink)).unwrap_or_else(|| panic!("{name}: {}", status(name)))
+    };
+    until("lines", &|sink| sink["lag_rows"] == 0 && sink["sent"].as_u64() > Some(0));
+    until("away", &|sink| sink["state"] == "retrying" && sink["lag_rows"].as_u64() > Some(0));
+    import(&data, &repository("tests/captures/claude-code"));
+    let lines = until("lines", &|sink| sink["lag_rows"] == 0);
+    let out = work.path().join("hec.out");
+    let mut receiver = Command::new("python3");
+    receiver.arg("-B").arg(repository("tests/forward/receiver.py")).args(["hec", &port.to_string()]).arg(&out);
+    let _receiver = Stopped(receiver.spawn().unwrap());
+    let away = until("away", &|sink| sink["lag_rows"] == 0);
+    assert_eq!(away["sent"], lines["sent"]);
+    let again = ["forward", "replay", "--sink", "away", "--from-version", "0", "--config"];
+    // The running forwarder does it.
+    ok(threadline().args(again).arg(&config).arg("--data").arg(&data));
+    until("away", &|sink| sink["sent"].as_u64() >= lines["sent"].as_u64().map(|sent| sent * 2));
+    let pid = rustix::process::Pid::from_child(&forwarder.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(forwarder.0.wait().unwrap().success());
+    let metrics = crate::support::Serve::start(&data);
+    let text = ok(Command::new("curl").args(["-s", &format!("{}/metrics", metrics.url)]));
+    for line in ["threadline_forward_lag_rows{sink=\"away\"} 0", "threadline_forward_up{sink=\"lines\"} 0"] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+}
+
+/// Killed when dropped.
+struct Stopped(std::process::Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
