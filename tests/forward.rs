@@ -72,6 +72,67 @@ fn killed_at_random_every_committed_event_is_delivered_and_none_is_invented() {
     println!("{said}");
 }
 
+/// A real node takes a quarter of a minute to start, so it has a test of its own.
+#[test]
+fn a_search_node_that_is_killed_has_every_committed_event_once() {
+    let jars = std::env::var_os("THREADLINE_ESTATE").map_or_else(|| repository("target/estate"), PathBuf::from);
+    let jars = jars.join("siem/opensearch");
+    if !jars.is_dir() {
+        return skip("no OpenSearch: java, mvn and `tests/estate/setup target/estate siem` are needed");
+    }
+    let mut chaos = Command::new("python3");
+    chaos.arg("-B").arg(repository("tests/forward/chaos.py")).args(["--program", env!("CARGO_BIN_EXE_threadline")]);
+    let output = run(chaos.args(["--seconds", "20", "--opensearch"]).arg(jars).arg("opensearch"));
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains(" 0 of them again"), "an id is in the index once: {said}");
+    println!("{said}");
+}
+
+/// moto keeps what S3 clients need of S3 in one process; it is no real store.
+#[test]
+fn the_lake_in_a_bucket_is_the_lake_in_a_folder() {
+    let Some(python) = python() else {
+        return skip("no moto: `tests/estate/setup target/estate siem`");
+    };
+    let work = tempfile::tempdir().unwrap();
+    let data = work.path().join("data");
+    import(&data, &repository("tests/captures/pysdk-memory-stdio"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut moto = Command::new(python.with_file_name("moto_server"));
+    let _moto = Stopped(
+        moto.args(["-H", "127.0.0.1", "-p", &port.to_string()]).stderr(std::process::Stdio::null()).spawn().unwrap(),
+    );
+    std::fs::write(work.path().join("key"), "testing\n").unwrap();
+    let common = "region = \"eu-test-1\"\naccount = \"123456789012\"\nresult_wait_s = 0\nallow_private = true\n";
+    let text = format!(
+        "[[sink]]\nname = \"folder\"\ntype = \"security_lake\"\npath = \"lake\"\n{common}\
+         [[sink]]\nname = \"bucket\"\ntype = \"security_lake\"\nbucket = \"lake\"\nendpoint = \"http://127.0.0.1:{port}\"\n\
+         access_key_id = {{ file = \"key\" }}\nsecret_access_key = {{ file = \"key\" }}\n{common}"
+    );
+    let config = configured(work.path(), &text);
+    let s3 = |what: &str| {
+        let mut command = Command::new(&python);
+        ok(command
+            .arg("-B")
+            .arg(repository("tests/forward/s3.py"))
+            .args([what, &port.to_string()])
+            .arg(work.path().join("got")))
+    };
+    s3("make");
+    for sink in ["folder", "bucket"] {
+        let replay = ["forward", "replay", "--sink", sink, "--from-version", "0", "--config"];
+        ok(threadline().args(replay).arg(&config).arg("--data").arg(&data));
+    }
+    s3("get");
+    let files = |root: &str| {
+        let mut listed = Command::new("sh");
+        ok(listed.args(["-c", "find ext -type f | sort | xargs sha256sum"]).current_dir(work.path().join(root)))
+    };
+    assert!(!files("lake").is_empty());
+    assert_eq!(files("got"), files("lake"));
+}
+
 #[test]
 fn the_lake_is_read_by_duckdb_and_pyarrow_with_its_partitions_and_schema() {
     let Some(python) = python() else {
