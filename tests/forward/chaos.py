@@ -217,7 +217,7 @@ def received(kind):
         script = ("import sys, json, pyarrow.parquet as pq, glob\n"
                   "for path in glob.glob(sys.argv[1] + '/ext/**/*.parquet', recursive=True):\n"
                   "    for row in pq.read_table(path, columns=['metadata', 'unmapped'], partitioning=None).to_pylist():\n"
-                  "        print(json.dumps([row['metadata']['uid'], json.loads(row['unmapped'] or '{}')]))\n")
+                  "        print(json.dumps([row['metadata'], json.loads(row['unmapped'] or '{}')]))\n")
         text = subprocess.check_output([options.python, "-c", script, str(work / "lake")])
         pairs = [json.loads(line) for line in text.splitlines()]
     elif kind == "opensearch":
@@ -225,11 +225,11 @@ def received(kind):
             request = urllib.request.Request(address[kind] + path, json.dumps(body).encode(), {"content-type": "application/json"})
             return json.loads(urllib.request.urlopen(request, timeout=60).read())
         urllib.request.urlopen(urllib.request.Request(address[kind] + "/threadline/_refresh", b"", method="POST"), timeout=60).read()
-        answer, pairs = ask("/threadline/_search?scroll=1m", {"size": 5000, "_source": ["metadata.uid", "unmapped"]}), []
+        answer, pairs = ask("/threadline/_search?scroll=1m", {"size": 5000, "_source": ["metadata", "unmapped"]}), []
         while answer["hits"]["hits"]:
             for hit in answer["hits"]["hits"]:
                 assert hit["_id"] == hit["_source"]["metadata"]["uid"]
-                pairs.append((hit["_id"], hit["_source"].get("unmapped", {})))
+                pairs.append((hit["_source"]["metadata"], hit["_source"].get("unmapped", {})))
             answer = ask("/_search/scroll", {"scroll": "1m", "scroll_id": answer["_scroll_id"]})
     else:
         paths = glob.glob(f"{work}/lines/*.jsonl") if kind == "file" else [work / f"{kind}.out"]
@@ -241,9 +241,12 @@ def received(kind):
             except ValueError:
                 # A line torn by a kill: what it belongs to was not acknowledged, and is there again.
                 continue
-        pairs = [(event["metadata"]["uid"], event.get("unmapped", {})) for event in events]
-    for uid, unmapped in pairs:
-        uids.append(uid)
+        pairs = [(event["metadata"], event.get("unmapped", {})) for event in events]
+    for metadata, unmapped in pairs:
+        # That we look at what was committed is itself recorded, and forwarded.
+        if metadata["event_code"].startswith("threadline.access"):
+            continue
+        uids.append(metadata["uid"])
         if "threadline.request_event_id" in unmapped:
             requests[kind].append(unmapped["threadline.request_event_id"])
     return uids
