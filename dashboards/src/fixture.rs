@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use threadline_query::SessionOptions;
 use threadline_query::forward::SinkStatus;
 use threadline_query::forward::status::DeadLetterLine;
 use threadline_query::model::*;

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use threadline_schemas::ocsf::Occurrence;
 use threadline_schemas::{Kind, Record};
 
+use crate::forward::pairs::pair;
+
 use super::payload_bytes;
 
 /// Calls that wait for their results.
@@ -91,15 +93,6 @@ impl Occurrences {
         let sequence = *last;
         Told { record, request, sequence }
     }
-}
-
-/// What a request and its answer have in common at one observer.
-fn pair(record: &Record) -> Option<String> {
-    let id = match (&record.connection_id, &record.rpc_id) {
-        (Some(connection), Some(id)) => format!("{connection}\u{0}{id}"),
-        _ => record.tool_call_id.clone()?,
-    };
-    Some(format!("{}\u{0}{}\u{0}{id}", record.source_kind, record.source_name))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use threadline_store::Commits;
 use utoipa::ToSchema;
 
@@ -22,7 +22,7 @@ const LAG_COMMITS_MAX: i64 = 10_000;
 pub const DEAD_LETTERS_SHOWN: usize = 100;
 
 /// One sink, as it stands.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SinkStatus {
     /// Its name.
     pub name: String,
@@ -63,7 +63,7 @@ pub struct SinkStatus {
 }
 
 /// A dead letter, for reading.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetterLine {
     /// `metadata.uid`, which is the id of the record.
     pub uid: String,

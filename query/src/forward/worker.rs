@@ -328,7 +328,6 @@ impl Worker {
     }
 
     /// Takes what is done with out of the part; gives why the rest is not.
-    #[allow(clippy::type_complexity)]
     fn settle(
         &mut self,
         part: &mut Vec<Event>,
