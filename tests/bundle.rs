@@ -116,6 +116,14 @@ fn the_incident_is_the_same_in_every_form_and_by_every_way() {
     let manifest = ok(Command::new("tar").arg("xOf").arg(&local[5]).arg("threadline-bundle/manifest.json"));
     let digest = ok(Command::new("sh").args(["-c", "printf %s \"$0\" | sha256sum", &manifest]));
     assert!(digest.starts_with(bundle.0["export"]["sha256"].as_str().unwrap()), "{digest}");
+
+    // Each event leads back to its session, where the pages are known. Who reads is no source that could fall silent.
+    let linked = ["export", "session", INCIDENT, "--format", "ocsf", "--public-url", "https://t.example/x/", "--data"];
+    let linked = ndjson(&ok(threadline().args(linked).arg(&data)));
+    let back = |event: &Value| event["unmapped"]["threadline.session_url"].as_str().map(str::to_string);
+    assert!(linked.iter().all(|event| back(event).is_some_and(|url| url.starts_with("https://t.example/x/sessions/"))));
+    let sources = ok(threadline().args(["sources", "--format", "ndjson", "--data"]).arg(&data));
+    assert!(ndjson(&sources).iter().all(|source| source["source_name"] != "threadline"), "{sources}");
 }
 
 /// What README.txt of a bundle says, done.

@@ -175,16 +175,16 @@ impl Engine {
     }
 
     fn bounds(&self) -> Bounds {
-        Bounds { rows_max: self.config.gather_rows_max, bytes_max: self.config.gather_bytes_max }
+        Bounds { rows_max: self.config.gather_rows_max, bytes_max: self.config.gather_bytes_max, payloads: true }
     }
 
     pub(crate) async fn gathered(&self, snapshot: &Snapshot, id: &str) -> Result<Gathered, QueryError> {
         let judged = self.index.judged(snapshot).await?;
-        self.gathered_by(snapshot, id, judged).await
+        self.gathered_by(snapshot, id, judged, self.bounds()).await
     }
 
-    /// The session of an id as it is believed now, or was at a moment (microseconds).
-    pub(crate) async fn gathered_at(
+    /// The session of an id as it is believed now, or was at a moment (microseconds), without payloads.
+    pub(crate) async fn gathered_light(
         &self,
         snapshot: &Snapshot,
         id: &str,
@@ -192,12 +192,18 @@ impl Engine {
     ) -> Result<Gathered, QueryError> {
         let options = SessionOptions { known_at_us, ..SessionOptions::default() };
         let judged = self.judged(snapshot, &options).await?;
-        self.gathered_by(snapshot, id, judged).await
+        self.gathered_by(snapshot, id, judged, Bounds { payloads: false, ..self.bounds() }).await
     }
 
-    async fn gathered_by(&self, snapshot: &Snapshot, id: &str, judged: Arc<Judged>) -> Result<Gathered, QueryError> {
+    async fn gathered_by(
+        &self,
+        snapshot: &Snapshot,
+        id: &str,
+        judged: Arc<Judged>,
+        bounds: Bounds,
+    ) -> Result<Gathered, QueryError> {
         let _permit = self.gather_permits.acquire().await.map_err(|_| QueryError::Interrupted)?;
-        session_of(snapshot, id, self.bounds(), judged).await
+        session_of(snapshot, id, bounds, judged).await
     }
 
     /// What the linker believes, as far as the question wants to hear it.
@@ -212,7 +218,7 @@ impl Engine {
     pub async fn session(&self, id: &str, options: &SessionOptions) -> Result<Answer<Session>, QueryError> {
         let snapshot = self.snapshot().await?;
         let judged = self.judged(&snapshot, options).await?;
-        let mut gathered = self.gathered_by(&snapshot, id, judged).await?;
+        let mut gathered = self.gathered_by(&snapshot, id, judged, self.bounds()).await?;
         let max = options.records_max.unwrap_or(usize::MAX).min(self.config.session_records_max);
         let left_out = gathered.records.len().saturating_sub(max);
         gathered.records.truncate(max);
@@ -373,7 +379,7 @@ pub(crate) async fn read_light(snapshot: &Snapshot, rows: &[RowId]) -> Result<Ve
 }
 
 /// Drops what neither links nor totals look at.
-fn strip(record: &mut Record) {
+pub(crate) fn strip(record: &mut Record) {
     // Whether there is a result tells an answer from a question; a long one has only its digest here.
     record.result = (record.result.is_some() || record.result_digest.is_some()).then(String::new);
     record.text = record.text.take().filter(|_| record.kind == Kind::Prompt);

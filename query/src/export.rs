@@ -174,7 +174,7 @@ pub struct Export {
 
 enum Body {
     /// Records that are still to be read, and what makes bytes of them.
-    Parts(Records, Option<Encoder>),
+    Parts(Records, Option<Box<Encoder>>),
     /// Files that are ready.
     Archive(archive::Archive),
     /// A page that is ready.
@@ -192,7 +192,7 @@ impl Export {
                 let Some(encoder_now) = encoder else { return Ok(None) };
                 let part = records.next().await?;
                 let bytes = if part.is_empty() {
-                    encoder.take().map(Encoder::end).transpose()?.unwrap_or_default()
+                    encoder.take().map(|encoder| encoder.end()).transpose()?.unwrap_or_default()
                 } else {
                     encoder_now.part(&part)?
                 };
@@ -277,7 +277,7 @@ impl Engine {
                 (Body::Report(prepared.into_report()?), recorded)
             }
             other => {
-                let encoder = Encoder::new(other)?;
+                let encoder = Box::new(Encoder::new(other)?);
                 let Chosen { snapshot, rows, .. } = chosen;
                 let recorded = access.record(self.access_log()).await;
                 (Body::Parts(Records::new(snapshot, rows), Some(encoder)), recorded)

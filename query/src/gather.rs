@@ -16,6 +16,7 @@ use threadline_store::{KeyQuery, RowId, Snapshot};
 use uuid::Uuid;
 
 use crate::closure::{Closure, Verdict, close};
+use crate::engine::strip;
 use crate::error::QueryError;
 use crate::fact::{FactKey, FactView, Facts, KEYS_MAX};
 use crate::judged::Judged;
@@ -31,6 +32,8 @@ pub(crate) struct Bounds {
     pub(crate) rows_max: usize,
     /// Payload bytes.
     pub(crate) bytes_max: usize,
+    /// Whether payloads are held at all: which records belong together does not depend on them.
+    pub(crate) payloads: bool,
 }
 
 /// What belongs to the session of an id.
@@ -139,7 +142,7 @@ struct Heap {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { rows_max: 100_000, bytes_max: 96 << 20 }
+        Bounds { rows_max: 100_000, bytes_max: 96 << 20, payloads: true }
     }
 }
 
@@ -157,6 +160,10 @@ impl Heap {
             let part = &part[..part.len().min(room)];
             for (mut record, row) in snapshot.records(part).await?.into_iter().zip(part) {
                 record.raw = None;
+                if !self.bounds.payloads {
+                    (record.arguments, record.attributes) = (None, None);
+                    strip(&mut record);
+                }
                 self.bytes += payload_bytes(&record);
                 self.places.insert(record.event_id, *row);
                 self.records.push(record);
@@ -338,8 +345,9 @@ mod tests {
                 index.snapshot.records(&index.rows(&closed.rows)).await.unwrap().iter().map(|r| r.event_id).collect();
             expected.sort_unstable();
             let event = expected[expected.len() / 2].to_string();
-            for id in [&event, &closed.id] {
-                let gathered = session_of(&index.snapshot, id, Bounds::default(), Arc::default()).await.unwrap();
+            for (id, payloads) in [(&event, true), (&closed.id, true), (&event, false)] {
+                let bounds = Bounds { payloads, ..Bounds::default() };
+                let gathered = session_of(&index.snapshot, id, bounds, Arc::default()).await.unwrap();
                 let mut found: Vec<Uuid> = gathered.records.iter().map(|record| record.event_id).collect();
                 found.sort_unstable();
                 assert_eq!((&gathered.id, found == expected, gathered.cut), (&closed.id, true, false), "from {id}");

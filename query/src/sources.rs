@@ -250,6 +250,10 @@ impl Tallies {
 
     fn see(&mut self, record: &Record, at: RowId) {
         let observed = record.observed_time_unix_us;
+        if record.kind == Kind::Access {
+            // Who reads sends nothing.
+            return;
+        }
         let Some(tally) = self.of((record.source_name.clone(), record.source_kind)) else { return };
         tally.records += 1;
         tally.rejected += u64::from(record.kind == Kind::Rejected);

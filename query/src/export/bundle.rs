@@ -35,7 +35,7 @@ use super::manifest::{
 };
 use super::report::{Report, Rows};
 use super::spool::{Spool, Spooled};
-use super::{ExportFormat, PART};
+use super::{ExportFormat, PART, payload_bytes};
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::line::content;
@@ -305,8 +305,8 @@ impl Engine {
         let (linking, tree) = match chosen.session.take() {
             Some(session) => {
                 sessions.add(|| session.id.clone());
-                let max = self.config().session_records_max;
-                blocking(move || of_session(session, linking, max)).await?
+                let (session, linking) = blocking(move || links_of_session(session, linking)).await?;
+                (linking, self.tree(session, &chosen.snapshot).await?)
             }
             None => {
                 places.sort_unstable();
@@ -322,6 +322,30 @@ impl Engine {
         }
         let version = bundle.map(|(version, policy)| (version, policy.text_bytes_max));
         blocking(move || finish(&data_dir, chosen, writing, linking, tree, sessions, version)).await
+    }
+
+    /// The session as its page shows it, with payloads up to the bounds of a page.
+    async fn tree(&self, session: ChosenSession, snapshot: &Snapshot) -> Result<Option<Session>, QueryError> {
+        let ChosenSession { id, mut records, places, contest, floor, .. } = session;
+        if records.is_empty() {
+            return Ok(None);
+        }
+        records.truncate(self.config().session_records_max);
+        let mut bytes = 0;
+        for part in records.chunks_mut(*PART.start() * 8) {
+            if bytes > self.config().gather_bytes_max {
+                break;
+            }
+            let rows: Vec<RowId> = part.iter().filter_map(|record| places.get(&record.event_id).copied()).collect();
+            if rows.len() == part.len() {
+                for (light, mut record) in part.iter_mut().zip(snapshot.records(&rows).await?) {
+                    record.raw = None;
+                    bytes += payload_bytes(&record);
+                    *light = record;
+                }
+            }
+        }
+        blocking(move || Ok(Some(at_grade(&id, records, &contest, &Options { grade_floor: floor }).session))).await
     }
 
     /// Links of records that are not one session (`exported`, sorted): a session of the index at a time.
@@ -351,23 +375,15 @@ impl Engine {
     }
 }
 
-fn of_session(
-    session: ChosenSession,
-    mut linking: Linking,
-    records_max: usize,
-) -> Result<(Linking, Option<Session>), QueryError> {
-    let ChosenSession { id, mut records, contest, floor, kept } = session;
-    if records.is_empty() {
-        return Ok((linking, None));
-    }
-    let is_kept = |id: &str| match &kept {
+/// The links of a session's records that are exported.
+fn links_of_session(session: ChosenSession, mut linking: Linking) -> Result<(ChosenSession, Linking), QueryError> {
+    let is_kept = |id: &str| match &session.kept {
         Some(kept) => Uuid::parse_str(id).is_ok_and(|id| kept.contains(&id)),
         None => true,
     };
-    linking.add(&records, &contest, floor, |link| is_kept(&link.from)).map_err(QueryError::unwritten)?;
-    records.truncate(records_max);
-    let tree = at_grade(&id, records, &contest, &Options { grade_floor: floor });
-    Ok((linking, Some(tree.session)))
+    let wanted = |link: &Link| is_kept(&link.from);
+    linking.add(&session.records, &session.contest, session.floor, wanted).map_err(QueryError::unwritten)?;
+    Ok((session, linking))
 }
 
 fn finish(

@@ -179,7 +179,16 @@ fn archive(file: File, found: &mut Found) -> Result<(), Stop> {
             return Err(Stop::Differs(format!("it breaks off within {}", shown(&own))));
         }
     }
-    Ok(())
+    let mut rest = [0; 4096];
+    let mut file = archive.into_inner();
+    loop {
+        let read = file.read(&mut rest).map_err(broken)?;
+        match rest[..read].iter().any(|byte| *byte != 0) {
+            true => return Err(Stop::Differs("there is something behind the end of the archive".into())),
+            false if read == 0 => return Ok(()),
+            false => {}
+        }
+    }
 }
 
 /// The parts of `manifest.json` that can be checked.

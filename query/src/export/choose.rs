@@ -49,8 +49,10 @@ pub(super) struct Chosen {
 #[derive(Debug)]
 pub(super) struct ChosenSession {
     pub(super) id: String,
-    /// Without raw bytes; without payloads when the session is too large to gather.
+    /// Without payloads.
     pub(super) records: Vec<Record>,
+    /// Where each of them is.
+    pub(super) places: HashMap<Uuid, RowId>,
     pub(super) contest: Contest,
     pub(super) floor: Grade,
     /// Those that links of the grade hold; `None`: all.
@@ -78,7 +80,7 @@ impl Engine {
             .map_err(|_| QueryError::parameter("as_known_at", "expected RFC 3339, such as 2026-11-20T10:31:00Z"))?;
         let known_at_us = known_at_us.map(|nanos| nanos.div_euclid(1000));
         let mut snapshot = self.snapshot().await?;
-        let mut gathered = self.gathered_at(&snapshot, id, known_at_us).await?;
+        let mut gathered = self.gathered_light(&snapshot, id, known_at_us).await?;
         let mut completeness = completeness(&snapshot);
         let mut rows: Vec<RowId> = Vec::new();
         if gathered.cut {
@@ -109,8 +111,8 @@ impl Engine {
             let ids = ids.filter(|id| kept.as_ref().is_none_or(|kept| kept.contains(*id)));
             rows = ids.filter_map(|id| gathered.places.get(id).copied()).collect();
         }
-        let Gathered { id, records, contest, .. } = gathered;
-        let session = ChosenSession { id, records, contest, floor, kept };
+        let Gathered { id, records, places, contest, .. } = gathered;
+        let session = ChosenSession { id, records, places, contest, floor, kept };
         Ok(Chosen { snapshot, rows, completeness, asked, session: Some(session), index: None })
     }
 

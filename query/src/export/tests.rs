@@ -308,6 +308,7 @@ async fn a_check_names_the_first_difference() {
         differs(file.path())
     };
     assert_eq!(of(&tar), "whole");
+    assert_eq!(of(&[&tar[..], b"more"].concat()), "there is something behind the end of the archive");
     // Wherever it breaks off before its last file ends, it is noticed.
     let end = tar.len() - 1024 - 512;
     for at in (0..end).step_by(end / 23) {

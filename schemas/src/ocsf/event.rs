@@ -354,6 +354,16 @@ impl Context<'_> {
         put("user.credential_fingerprint", text(&record.credential_fingerprint));
         put("user.authority", text(&record.authority));
         put("user.basis", fields::user_name(record).map(|(_, basis)| basis.into()));
+        if record.kind == Kind::Access
+            && let Some(export) = self.attribute(&["export"])
+        {
+            // What was taken: numbers, digests and the reason, not the words that were asked for.
+            let word = |name: &str| export.get(name).and_then(Json::as_str).map(|word| Value::from(self.name(word)));
+            put("access.records", export.get("records").and_then(Json::as_i64).map(Value::from));
+            put("access.format", word("format"));
+            put("access.sha256", word("sha256"));
+            put("access.reason", word("reason"));
+        }
         if let Some(base) = &self.policy.base_url {
             let link = format!("{}/sessions/{}", base.trim_end_matches('/'), fields::percent(self.session_id()));
             put("threadline.session_url", Some(link.into()));

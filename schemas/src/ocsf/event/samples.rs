@@ -146,7 +146,13 @@ pub fn records() -> Vec<Record> {
             r.attributes = Some(format!(r#"{{"threadline.definition_before":"{}"}}"#, "cd".repeat(32)));
         }),
         with(record(Kind::Finding, 40, Threadline, "unapproved mutation"), &|r| r.tool_name = text("refund_order")),
-        with(record(Kind::Access, 41, Threadline, "export"), &|r| r.user_claimed = text("c.auditor")),
+        with(record(Kind::Access, 41, Threadline, "export"), &|r| {
+            r.user_claimed = text("c.auditor");
+            r.attributes = Some(format!(
+                r#"{{"export":{{"question":{{"what":"session"}},"format":"bundle","records":307,"reason":"case 7","sha256":"{}"}}}}"#,
+                "ab".repeat(32)
+            ));
+        }),
         with(record(Kind::Access, 42, Threadline, "retention"), &|r| r.user_claimed = text("c.auditor")),
         with(record(Kind::Access, 43, Threadline, "search"), &|r| r.user_claimed = text("c.auditor")),
         with(framed(Kind::Gap, 44, "gap"), &|r| r.text = text("3 lines (812 bytes) passed and were not recorded")),
