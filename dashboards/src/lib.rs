@@ -22,6 +22,7 @@ use axum::routing::get;
 pub mod answers;
 mod assets;
 mod axis;
+mod believed;
 mod chrome;
 mod exact_json;
 #[cfg(test)]

@@ -25,7 +25,8 @@ pub(crate) mod sources;
 pub(crate) struct Params(HashMap<String, String>);
 
 impl Params {
-    fn get(&self, name: &str) -> Option<&str> {
+    /// A parameter that says something.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 

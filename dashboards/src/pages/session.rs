@@ -5,17 +5,15 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
-use threadline_query::SessionOptions;
-use threadline_query::line::parse_time;
-use threadline_query::model::{Answer, Grade, Session};
-use threadline_query::session::Options;
+use threadline_query::model::{Answer, Session};
 
 use super::conversation::{self, BLOCKS_MAX, Block};
 use super::export::Export;
 use super::problem::{self, Attempt};
 use super::sessions::{Cover, coverage};
 use super::{Params, show, skeleton};
-use crate::answers::{Answers, ReadError};
+use crate::answers::Answers;
+use crate::believed::{Believed, FLOORS};
 use crate::chrome::{Chrome, Place};
 use crate::minimap::{self, Minimap};
 use crate::text::{Href, Shown};
@@ -58,48 +56,6 @@ struct Page<'a> {
     believed: bool,
     plain_href: Href,
     export: Export,
-}
-
-/// What is to be believed: the weakest grade of link that is followed, and the moment.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Believed {
-    grade: Option<(Grade, &'static str)>,
-    as_known_at: Option<String>,
-}
-
-/// Grades that a session can be shown at.
-const FLOORS: [Grade; 4] = [Grade::Proven, Grade::Matched, Grade::Claimed, Grade::Inferred];
-
-impl Believed {
-    /// From the address. What cannot be understood is an error: nothing is dropped in silence.
-    pub(crate) fn of(params: &Params) -> Result<Believed, ReadError> {
-        let grade = params.get("grade").map(|word| {
-            let found = FLOORS.into_iter().find(|grade| words::grade(*grade).word == word);
-            found.ok_or_else(|| ReadError::Question("grade: proven, matched, claimed or inferred".into()))
-        });
-        let known = params.get("as_known_at").map(|text| {
-            words::typed_time(text)
-                .ok_or_else(|| ReadError::Question("as known at: a time, such as 2026-11-20 10:00".into()))
-        });
-        let grade = grade.transpose()?.filter(|grade| *grade != Options::default().grade_floor);
-        Ok(Believed { grade: grade.map(|grade| (grade, words::grade(grade).word)), as_known_at: known.transpose()? })
-    }
-
-    /// As the reading side takes it.
-    pub(crate) fn options(&self) -> SessionOptions {
-        let options = self.grade.map_or_else(Options::default, |(grade_floor, _)| Options { grade_floor });
-        let known_at_us = self.as_known_at.as_deref().and_then(parse_time).map(|nanos| nanos.div_euclid(1000));
-        SessionOptions { options, records_max: None, known_at_us }
-    }
-
-    fn grade(&self) -> Option<&'static str> {
-        self.grade.map(|(_, word)| word)
-    }
-
-    /// An address that keeps it.
-    fn on(&self, href: Href) -> Href {
-        href.with_some("grade", self.grade()).with_some("as_known_at", self.as_known_at.as_deref())
-    }
 }
 
 enum Body<'a> {
@@ -266,13 +222,13 @@ fn view<'a>(
         timeline_href: here.clone(),
         conversation_href: here.with("view", "conversation"),
         floors: FLOORS.map(words::grade).to_vec(),
-        as_known_at: Shown::line(believed.as_known_at.as_deref().unwrap_or_default()),
-        believed: believed.grade.is_some() || believed.as_known_at.is_some(),
+        as_known_at: Shown::line(believed.as_known_at().unwrap_or_default()),
+        believed: believed.grade().is_some() || believed.as_known_at().is_some(),
         plain_href: Href::session(&summary.id),
         export: Export::of(&[
             ("session", Some(&summary.id)),
             ("grade", believed.grade()),
-            ("as_known_at", believed.as_known_at.as_deref()),
+            ("as_known_at", believed.as_known_at()),
         ]),
     }
 }

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::Params;
 use super::problem::{self, Attempt};
-use super::session::Believed;
 use crate::answers::Answers;
+use crate::believed::Believed;
 use crate::text::Shown;
 use crate::tree::{self, RowKind, Tree};
 use crate::words;
