@@ -98,6 +98,15 @@ pub fn parse_within(bytes: &[u8], limits: Limits) -> Result<Parsed, JsonError> {
     Ok(Parsed { value, duplicate_keys: reader.duplicate_keys })
 }
 
+/// Parses the first document of some bytes, and tells where it ends; what follows may be anything.
+pub fn parse_first(bytes: &[u8]) -> Result<(Parsed, usize), JsonError> {
+    let mut reader =
+        Reader { jiter: Jiter::new(bytes), limits: Limits::default(), nodes: 0, duplicate_keys: Vec::new() };
+    let peek = reader.jiter.peek().map_err(syntax)?;
+    let value = reader.value(peek, 0)?;
+    Ok((Parsed { value, duplicate_keys: reader.duplicate_keys }, reader.jiter.current_index()))
+}
+
 struct Reader<'j> {
     jiter: Jiter<'j>,
     limits: Limits,
@@ -381,6 +390,13 @@ mod tests {
         check(&"[".repeat(1000), expect!["JSON is nested deeper than 128 levels"]);
         let wide = format!("[{}0]", "0,".repeat(500_000));
         check(&wide, expect!["JSON holds more than 400000 values"]);
+    }
+
+    #[test]
+    fn the_first_document_ends_where_it_ends() {
+        let (parsed, end) = parse_first(br#"{"a":"}"} {"b":1}"#).unwrap();
+        assert_eq!((parsed.value.str_at("a"), end), (Some("}"), 9));
+        assert!(parse_first(b"{\"a\":").is_err());
     }
 
     #[test]

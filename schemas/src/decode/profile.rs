@@ -180,20 +180,15 @@ impl Profile {
     /// The records of one entry.
     fn entry(&self, context: &Context<'_>, line: &Line<'_>, lines: usize) -> Vec<Ruled> {
         let rejected = |reason: &str, rule| vec![Ruled { record: self.rejected(context, line, lines, reason), rule }];
-        let text = match std::str::from_utf8(line.bytes) {
-            Ok(text) => text,
-            Err(error) => return rejected(&format!("not UTF-8 at byte {}", error.valid_up_to()), None),
-        };
+        let (text, damage) = entry::readable(line.bytes);
         if text.trim().is_empty() {
             return rejected("an empty line", None);
         }
-        if let Some(at) = memchr::memchr(0, line.bytes) {
-            return rejected(&format!("a NUL at byte {at}"), None);
-        }
-        let entry = match self.read(text) {
+        let mut entry = match self.read(&text) {
             Ok(entry) => entry,
             Err(reason) => return rejected(&reason, None),
         };
+        entry.damage.extend(damage);
         let mut made = Vec::new();
         let mut used = Vec::new();
         for expand in &self.expand {
@@ -202,7 +197,7 @@ impl Profile {
             made.append(&mut new);
         }
         let scope = Scope {
-            line: text,
+            line: &text,
             root: &entry.root,
             made: &made,
             captures: &[],
@@ -298,6 +293,8 @@ impl Profile {
             mapping.note("threadline.unread", unread);
         }
         mapping.notes("threadline.duplicate_keys", &entry.duplicate_keys);
+        let damage: Vec<String> = entry.damage.iter().map(|damage| damage.as_str().to_string()).collect();
+        mapping.notes("threadline.passed_over", &damage);
     }
 
     fn read(&self, text: &str) -> Result<Entry, String> {

@@ -1,10 +1,50 @@
 //! One entry of a log as an object: how each format is read. Everything is strict: what does not read as a whole is refused
 //! with a reason that never quotes it.
+//!
+//! Damage that cannot change what the rest says is passed over and named in the record ([`Damage`]): bytes that are no text
+//! (NUL, not UTF-8), and what follows a complete JSON value. A line that ends too early is refused.
+
+use std::borrow::Cow;
 
 use crate::json::{self, Json, Member};
 
 /// Fields of one entry.
 const FIELDS_MAX: usize = 4096;
+
+/// What was passed over in a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Damage {
+    Nul,
+    NotUtf8,
+    Trailing,
+}
+
+impl Damage {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Damage::Nul => "nul",
+            Damage::NotUtf8 => "not_utf8",
+            Damage::Trailing => "trailing",
+        }
+    }
+}
+
+/// The text of a line without the bytes that are none.
+pub(super) fn readable(bytes: &[u8]) -> (Cow<'_, str>, Vec<Damage>) {
+    let mut damage = Vec::new();
+    let mut text = match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => {
+            damage.push(Damage::NotUtf8);
+            Cow::Owned(bytes.utf8_chunks().map(|chunk| chunk.valid()).collect())
+        }
+    };
+    if text.contains('\0') {
+        damage.push(Damage::Nul);
+        text = Cow::Owned(text.replace('\0', ""));
+    }
+    (text, damage)
+}
 
 /// What was read.
 #[derive(Debug)]
@@ -14,11 +54,13 @@ pub(super) struct Entry {
     pub(super) unread: Option<String>,
     /// Keys that occur twice below the top.
     pub(super) duplicate_keys: Vec<String>,
+    /// What was passed over.
+    pub(super) damage: Vec<Damage>,
 }
 
 impl Entry {
     pub(super) fn of(members: Vec<Member>) -> Entry {
-        Entry { root: Json::Object(members), unread: None, duplicate_keys: Vec::new() }
+        Entry { root: Json::Object(members), unread: None, duplicate_keys: Vec::new(), damage: Vec::new() }
     }
 }
 
@@ -28,14 +70,20 @@ pub(super) fn text_member(key: &str, value: impl Into<String>) -> Member {
 
 /// A JSON object. A key that occurs twice at the top makes the line ambiguous: readers differ in which one they take.
 pub(super) fn json_object(line: &str) -> Result<Entry, String> {
-    let parsed = json::parse(line.as_bytes()).map_err(|error| error.to_string())?;
+    let (parsed, damage) = match json::parse(line.as_bytes()) {
+        Ok(parsed) => (parsed, Vec::new()),
+        Err(error) => match json::parse_first(line.as_bytes()) {
+            Ok((parsed, _)) => (parsed, vec![Damage::Trailing]),
+            Err(_) => return Err(error.to_string()),
+        },
+    };
     let Json::Object(members) = &parsed.value else {
         return Err("JSON, but no object".into());
     };
     if !parsed.duplicate_keys.is_empty() && has_twins(members) {
         return Err("a key occurs twice".into());
     }
-    Ok(Entry { duplicate_keys: parsed.duplicate_keys, root: parsed.value, unread: None })
+    Ok(Entry { duplicate_keys: parsed.duplicate_keys, root: parsed.value, unread: None, damage })
 }
 
 fn has_twins(members: &[Member]) -> bool {
@@ -214,6 +262,23 @@ mod tests {
             {} 
         "#]]
         .assert_eq(&shown);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_passed_over() {
+        let (text, damage) = readable(b"a\xff\0b");
+        assert_eq!((text.as_ref(), damage.as_slice()), ("ab", [Damage::NotUtf8, Damage::Nul].as_slice()));
+        assert!(matches!(readable("ä".as_bytes()), (Cow::Borrowed("ä"), damage) if damage.is_empty()));
+    }
+
+    #[test]
+    fn what_follows_a_document_is_passed_over_and_what_lacks_its_end_is_refused() {
+        let entry = json_object(r#"{"a":1}{"a":2}"#).unwrap();
+        assert_eq!(
+            (entry.root.to_string().as_str(), entry.damage.as_slice()),
+            (r#"{"a":1}"#, [Damage::Trailing].as_slice())
+        );
+        assert!(json_object(r#"{"a":1"#).is_err() && json_object(r#"1 {"a":1}"#).is_err());
     }
 
     #[test]
