@@ -27,7 +27,7 @@ use chrono::Utc;
 use deltalake_core::{
     DeltaTable, DeltaTableBuilder, DeltaTableError,
     kernel::{
-        Action, Add, StructType,
+        Action, Add, StructType, Transaction,
         engine::arrow_conversion::TryIntoKernel,
         transaction::{CommitBuilder, CommitProperties},
     },
@@ -45,6 +45,9 @@ use uuid::Uuid;
 pub use self::row::LinkRow;
 use crate::{StoreError, durable, store::blocking};
 
+/// Tags of a file: the event time that its rows are about.
+const TAG_FROM: &str = "threadline.from_unix_nano";
+const TAG_TO: &str = "threadline.to_unix_nano";
 /// Rows per file.
 const FILE_ROWS_MAX: usize = 200_000;
 /// A checkpoint is written after this many commits.
@@ -115,18 +118,30 @@ impl LinksTable {
         if rows.is_empty() {
             return Ok(());
         }
+        self.commit(rows, &[]).await
+    }
+
+    /// Adds rows and moves positions, named numbers that say how far the work has come, in one commit: after a crash
+    /// both are there or neither.
+    pub async fn commit(&mut self, rows: Vec<LinkRow>, positions: &[(&str, i64)]) -> Result<(), StoreError> {
         self.refresh().await?;
         let mut adds = Vec::new();
         for part in rows.chunks(FILE_ROWS_MAX) {
             let path = self.root.join(format!("{}.parquet", Uuid::new_v4()));
             let (to, part) = (path.clone(), part.to_vec());
+            let interval = interval(&part);
             let (bytes, count) = blocking(move || write(&to, &part)).await?;
-            adds.push(Action::Add(add(&path, bytes, count)));
+            adds.push(Action::Add(add(&path, bytes, count, interval)));
         }
         // A crash here leaves files that no commit names; the next process that appends removes them.
         let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
-        let properties =
+        let mut properties =
             CommitProperties::default().with_create_checkpoint(false).with_cleanup_expired_logs(Some(false));
+        let now = Utc::now().timestamp_millis();
+        for (name, position) in positions {
+            properties =
+                properties.with_application_transaction(Transaction::new_with_last_update(*name, *position, Some(now)));
+        }
         let state = self.delta.snapshot().map_err(StoreError::table("read"))?;
         let commit = CommitBuilder::from(properties)
             .with_actions(adds)
@@ -158,6 +173,32 @@ impl LinksTable {
             self.read.insert(path, rows);
         }
         Ok(self.read.values().cloned().collect())
+    }
+
+    /// A position, as the last commit that moved it left it.
+    pub async fn position(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        let state = self.delta.snapshot().map_err(StoreError::table("read"))?;
+        let position = state.transaction_version(self.delta.log_store().as_ref(), name).await;
+        position.map_err(StoreError::table("read the position of"))
+    }
+
+    /// Rows of the files that may hold opinions about records of this event time, `from` to before `to`. Nothing is kept.
+    pub async fn rows_between(&self, from: i64, to: i64) -> Result<Vec<Arc<Vec<LinkRow>>>, StoreError> {
+        let state = self.delta.snapshot().map_err(StoreError::table("read"))?;
+        let mut found = Vec::new();
+        for view in state.log_data().iter() {
+            // Deprecated in favour of the Arrow arrays, which do not show the tags.
+            #[allow(deprecated)]
+            let tags = view.add_action().tags.unwrap_or_default();
+            let bound = |name: &str| tags.get(name).and_then(Clone::clone).and_then(|text| text.parse::<i64>().ok());
+            // A file without tags is of before they were written.
+            if bound(TAG_FROM).is_some_and(|low| low >= to) || bound(TAG_TO).is_some_and(|high| high <= from) {
+                continue;
+            }
+            let path = self.root.join(view.path().as_ref());
+            found.push(Arc::new(blocking(move || read(&path)).await?));
+        }
+        Ok(found)
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, StoreError> {
@@ -239,13 +280,20 @@ fn read(path: &Path) -> Result<Vec<LinkRow>, StoreError> {
     Ok(rows)
 }
 
-fn add(path: &Path, bytes: u64, rows: usize) -> Add {
+/// Event time from which and up to which the runs of these rows read records.
+fn interval(rows: &[LinkRow]) -> (i64, i64) {
+    let from = rows.iter().map(|row| row.interval_from).min().unwrap_or(i64::MIN);
+    (from, rows.iter().map(|row| row.interval_to).max().unwrap_or(i64::MAX))
+}
+
+fn add(path: &Path, bytes: u64, rows: usize, (from, to): (i64, i64)) -> Add {
     Add {
         path: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         size: bytes as i64,
         modification_time: Utc::now().timestamp_millis(),
         data_change: true,
         stats: Some(serde_json::json!({ "numRecords": rows }).to_string()),
+        tags: Some([(TAG_FROM.into(), Some(from.to_string())), (TAG_TO.into(), Some(to.to_string()))].into()),
         ..Add::default()
     }
 }
@@ -294,6 +342,22 @@ mod tests {
             *files[0].iter().chain(files[1].iter()).find(|row| row.known_at_us == 200).unwrap(),
             link(1, Some(4), 200)
         );
+    }
+
+    #[tokio::test]
+    async fn positions_move_with_the_rows_and_files_are_found_by_event_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut table = LinksTable::open_or_create(dir.path()).await.unwrap();
+        assert_eq!(table.position("read").await.unwrap(), None);
+        let later = LinkRow { interval_from: 100, interval_to: 200, ..link(5, None, 1) };
+        table.commit(vec![link(1, Some(2), 1)], &[("read", 7), ("open", -3)]).await.unwrap();
+        table.commit(vec![later], &[("read", 9)]).await.unwrap();
+        let reader = LinksTable::open(dir.path()).await.unwrap().unwrap();
+        assert_eq!(reader.position("read").await.unwrap(), Some(9));
+        assert_eq!(reader.position("open").await.unwrap(), Some(-3));
+        assert_eq!(reader.rows_between(0, 50).await.unwrap().len(), 1);
+        assert_eq!(reader.rows_between(150, 160).await.unwrap()[0][0].from, Uuid::from_u128(5));
+        assert_eq!(reader.rows_between(0, 150).await.unwrap().len(), 2);
     }
 
     #[tokio::test]
