@@ -9,9 +9,10 @@
 //! - all evidence is a log-likelihood ratio; nothing depends on the names of particular sources
 //! - memory is proportional to the observations given; the caller bounds the window
 //!
-//! Not here: reading records and storing links (`run`), or which records are in a window (`windows`).
+//! Not here: reading records and storing links (`run`, `beside`), or which records are in a window (`windows`).
 
 mod assignment;
+pub mod beside;
 mod calls;
 mod clock;
 mod conversations;
@@ -79,6 +80,8 @@ pub struct Placement {
     pub evidence: Vec<(&'static str, f64)>,
     /// Rival parents with their scores, best first.
     pub rivals: Vec<(Uuid, f64)>,
+    /// Whether the first of the rivals would be the parent, were it not less likely than not.
+    pub open: bool,
 }
 
 /// What was learned about one clock.
@@ -138,6 +141,14 @@ pub fn correlate(observations: &mut [Observation], settings: &Settings) -> Corre
     let place = |at: usize, o: &Observation| {
         let place = placed.get(&at);
         let why = explainer.of(at, place);
+        let open = place.and_then(|place| place.open).map(|open| observations[open].id);
+        let mut rivals: Vec<(Uuid, f64)> =
+            why.rivals.into_iter().map(|(rival, score)| (observations[rival].id, score)).collect();
+        if let (Some(open), Some(place)) = (open, place) {
+            rivals.retain(|(rival, _)| *rival != open);
+            let odds = place.confidence.clamp(1e-6, 1.0 - 1e-6);
+            rivals.insert(0, (open, (odds / (1.0 - odds)).ln()));
+        }
         Placement {
             id: o.id,
             session: place.and_then(|place| place.session),
@@ -151,7 +162,8 @@ pub fn correlate(observations: &mut [Observation], settings: &Settings) -> Corre
                 .and_then(|place| place.session)
                 .is_some_and(|s| talk.by_id.get(&s) == Some(&true)),
             evidence: why.evidence,
-            rivals: why.rivals.into_iter().map(|(rival, score)| (observations[rival].id, score)).collect(),
+            rivals,
+            open: open.is_some(),
         }
     };
     let placements = observations.iter().enumerate().map(|(at, o)| place(at, o)).collect();

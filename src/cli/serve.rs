@@ -79,9 +79,9 @@ impl Server {
             .merge(threadline_dashboards::router(engine));
 
         let (shutdown, stopped) = watch::channel(false);
-        let beside = threadline_ingest::correlate::run::Beside::new(directory);
+        let beside = threadline_ingest::correlate::beside::Beside::new(directory);
         let correlating =
-            tokio::spawn(threadline_ingest::correlate::run::run_beside(beside, store.reader(), stopped.clone()));
+            tokio::spawn(threadline_ingest::correlate::beside::run_beside(beside, store.reader(), stopped.clone()));
         let forwarding = forward.map(|config| tokio::spawn(forward_beside(config, directory.into(), stopped.clone())));
         let mut listeners = JoinSet::new();
         let listen =

@@ -2,7 +2,7 @@
 //!
 //! Per connected component of the candidate graph the maximum-score matching, with "no partner" worth
 //! `none`, by successive shortest paths (Jonker and Volgenant 1987). Confidence of a chosen pair is its
-//! Sinkhorn marginal: rows sum to 1 over partners and none, columns to at most 1.
+//! marginal over all partial matchings.
 //!
 //! Invariants
 //! - a function of the set of candidates, not of their order
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 const EXACT_MAX: usize = 320;
 /// Candidates this far below `none` are not worth keeping.
 const BELOW: f64 = 3.0;
-const SINKHORN_ROUNDS: usize = 60;
+const MESSAGE_ROUNDS: usize = 200;
 /// Steps up to which [`best_total`] is solved exactly.
 const TOTAL_STEPS_MAX: usize = 400_000_000;
 
@@ -107,7 +107,7 @@ fn solve(component: &[Candidate], none: f64, matches: &mut Matches) {
     } else {
         greedy(&local, rows.len(), columns.len(), none)
     };
-    let marginals = sinkhorn(&local, rows.len(), columns.len(), none);
+    let marginals = marginals(&local, rows.len(), columns.len(), none);
     for ((row, column, score), confidence) in local.iter().zip(marginals) {
         if chosen[*row] == Some(*column) {
             matches.insert(rows[*row], Match { column: columns[*column], confidence, score: *score });
@@ -191,19 +191,51 @@ fn exact(edges: &[(usize, usize, f64)], rows: usize, columns: usize, none: f64) 
     chosen
 }
 
-/// Marginal of each edge.
-fn sinkhorn(edges: &[(usize, usize, f64)], rows: usize, columns: usize, none: f64) -> Vec<f64> {
+/// Marginal of each edge over all partial matchings, each weighing the product of its edges: belief propagation for
+/// matchings, exact where the component has no cycle and convergent everywhere (Bayati et al. 2007, Zdeborova 2006).
+/// `x(a -> b) = 1 / (1 + sum over other neighbours c of a of w(a, c) x(c -> a))`.
+fn marginals(edges: &[(usize, usize, f64)], rows: usize, columns: usize, none: f64) -> Vec<f64> {
     let weight: Vec<f64> = edges.iter().map(|edge| (edge.2 - none).clamp(-60.0, 40.0).exp()).collect();
-    let (mut u, mut v) = (vec![1.0; rows], vec![1.0; columns]);
-    for _ in 0..SINKHORN_ROUNDS {
-        let mut sum = vec![1.0; rows];
-        edges.iter().zip(&weight).for_each(|((row, column, _), weight)| sum[*row] += weight * v[*column]);
-        u = sum.into_iter().map(|sum| 1.0 / sum).collect();
-        let mut sum = vec![1.0; columns];
-        edges.iter().zip(&weight).for_each(|((row, column, _), weight)| sum[*column] += weight * u[*row]);
-        v = sum.into_iter().map(|sum| 1.0 / sum).collect();
+    let mut of_row = vec![Vec::new(); rows];
+    let mut of_column = vec![Vec::new(); columns];
+    for (at, (row, column, _)) in edges.iter().enumerate() {
+        of_row[*row].push(at);
+        of_column[*column].push(at);
     }
-    edges.iter().zip(&weight).map(|((row, column, _), weight)| (u[*row] * weight * v[*column]).min(1.0)).collect()
+    let (mut from_row, mut from_column) = (vec![1.0; edges.len()], vec![1.0; edges.len()]);
+    for _ in 0..MESSAGE_ROUNDS {
+        let moved = pass(&of_row, &weight, &from_column, &mut from_row)
+            + pass(&of_column, &weight, &from_row, &mut from_column);
+        if moved < 1e-9 {
+            break;
+        }
+    }
+    let both = from_row.iter().zip(&from_column).zip(&weight).map(|((row, column), weight)| weight * row * column);
+    both.map(|own| own / (1.0 + own)).collect()
+}
+
+/// New messages out of each node; the largest change. Sums before and after an edge are kept apart, so nothing is lost by
+/// subtracting large numbers.
+fn pass(nodes: &[Vec<usize>], weight: &[f64], incoming: &[f64], outgoing: &mut [f64]) -> f64 {
+    let mut moved = 0.0f64;
+    let mut after = Vec::new();
+    for node in nodes {
+        after.clear();
+        after.resize(node.len() + 1, 0.0);
+        for (place, edge) in node.iter().enumerate().rev() {
+            after[place] = after[place + 1] + weight[*edge] * incoming[*edge];
+        }
+        let mut before = 0.0;
+        for (place, edge) in node.iter().enumerate() {
+            let new = 1.0 / (1.0 + before + after[place + 1]);
+            // Half of the way: plain messages may swing between two values.
+            let new = f64::midpoint(new, outgoing[*edge]);
+            moved = moved.max((new - outgoing[*edge]).abs());
+            outgoing[*edge] = new;
+            before += weight[*edge] * incoming[*edge];
+        }
+    }
+    moved
 }
 
 /// Rivals kept for each line.

@@ -81,7 +81,9 @@ impl Linker<'_> {
                 |at: usize, prompt: Option<usize>| split.under.get(&(at, prompt)).copied().unwrap_or(0.0).min(1.0);
             for conversation in &split.conversations {
                 for part in self.cut(items, conversation, &split) {
-                    found.add(self, items, &part, sure, false, disorder);
+                    let (kept, unsure) = self.abstain(items, part, sure, disorder);
+                    found.add(self, items, &kept, sure, false, disorder);
+                    unsure.into_iter().for_each(|at| found.add(self, items, &[at], sure, false, disorder));
                 }
             }
         }
@@ -109,6 +111,25 @@ impl Linker<'_> {
         }
         parts.retain(|part| !part.is_empty());
         parts
+    }
+
+    /// Calls and answers that may as well be another conversation's stand alone.
+    fn abstain(
+        &self,
+        items: &[Item],
+        part: Vec<usize>,
+        sure: impl Fn(usize, Option<usize>) -> f64,
+        disorder: f64,
+    ) -> (Vec<usize>, Vec<usize>) {
+        let least = self.settings.conversation_confident(self.noise);
+        let found = steps(part.iter().map(|at| &items[*at]), disorder);
+        let is_sure = |at: usize, prompt: Option<usize>| {
+            items[at].kind == ItemKind::Prompt || prompt.is_none() || sure(at, prompt) >= least
+        };
+        let (kept, unsure): (Vec<_>, Vec<_>) =
+            part.into_iter().zip(found).partition(|(at, step)| is_sure(*at, step.prompt));
+        let bare = |members: Vec<(usize, items::Step)>| members.into_iter().map(|(at, _)| at).collect();
+        (bare(kept), bare(unsure))
     }
 
     fn follow_sessions(&self, found: &mut Conversations) {
@@ -169,6 +190,9 @@ impl Conversations {
         by_id: bool,
         disorder: f64,
     ) {
+        if members.is_empty() {
+            return;
+        }
         let session = self.another();
         self.by_id.insert(session, by_id);
         for (at, step) in members.iter().zip(steps(members.iter().map(|at| &items[*at]), disorder)) {

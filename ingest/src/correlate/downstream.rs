@@ -3,7 +3,7 @@
 //! Score = content (`downstream::content`) + template (learned: which shapes of line a tool causes) + time + learned
 //! shares (`downstream::shares`) + JSON-RPC id (+3.5 / -30) + trace (+40 / +4 / -40).
 //! Time: the line's possible interval must meet the execution interval of length `l`:
-//! `ln(2W / (l + 2 tol)) - miss`, where `miss` grows with the distance over the tolerance (square, or Student's t where
+//! `ln((2W + l) / (l + 2 tol)) - miss`, where `miss` grows with the distance over the tolerance (square, or Student's t where
 //! stamps have noise). A line that took longer than the execution: -8. A statement lies inside the HTTP request of its
 //! call if there is one.
 //!
@@ -28,8 +28,15 @@ use lines::{Fnv, Line, LineClass, lines};
 use shares::Shares;
 
 const ROUNDS: usize = 4;
+/// What a further line of a call costs: one like a line that it has (retries, pages), a second answer (that is how polling
+/// looks), any other.
+const REPEATED: f64 = 1.0;
+const SECOND_ANSWER: f64 = 6.0;
+const UNLIKE: f64 = 4.0;
 /// A call that holds the answer to the same request, and one that holds another answer.
 const SAME_REQUEST: f64 = 2.0;
+/// However many lines belong to calls, "to none" is worth this at least (natural log).
+const NOBODY_LEAST: f64 = -2.0;
 /// Executions longer than this say little about a clock, seconds.
 const TELLING_EXECUTION: f64 = 4.0;
 /// A step of a downstream clock is expected this often, per second.
@@ -102,6 +109,8 @@ struct Stage<'s, 'a> {
     /// Tolerance of HTTP lines and of statements.
     tolerance: [f64; 2],
     placed: BTreeMap<usize, Placed>,
+    /// What "belongs to no call" is worth: the log odds of it, learned.
+    nobody: f64,
     /// HTTP lines of each call, the main answer first.
     http_of: BTreeMap<usize, Vec<usize>>,
 }
@@ -121,6 +130,7 @@ impl<'a> Linker<'a> {
             tracks: BTreeMap::new(),
             tolerance: self.settings.start_tolerance(self.noise),
             placed: BTreeMap::new(),
+            nobody: 0.0,
             http_of: BTreeMap::new(),
         };
         stage.find_pairs();
@@ -361,7 +371,7 @@ impl<'a> Stage<'_, 'a> {
         let tolerance = self.tolerance[usize::from(!line.is_http())];
         let length = call.end - call.start + line.resolution;
         let miss = self.miss(line, call, offset) / tolerance;
-        let room = (2.0 * self.window() / (length + 2.0 * tolerance)).ln();
+        let room = ((2.0 * self.window() + length) / (length + 2.0 * tolerance)).ln();
         if self.heavy() {
             room + (-2.0 * (miss * miss / 3.0).ln_1p()).max(-9.0)
         } else if miss < 6.0 {
@@ -425,7 +435,7 @@ impl<'a> Stage<'_, 'a> {
         self.placed.clear();
         self.http_of.clear();
         for candidates in slots.values() {
-            for (line, found) in assign(candidates, 0.0) {
+            for (line, found) in assign(candidates, self.nobody) {
                 let line = line as usize;
                 let copies = self.lines[line].copies as f64;
                 // Identical lines share one marginal: add it up.
@@ -441,6 +451,7 @@ impl<'a> Stage<'_, 'a> {
         self.order_http();
         if self.heavy() {
             self.place_repeats(scores);
+            self.share_among_alike(scores);
             self.learn_tolerance();
         }
     }
@@ -463,14 +474,13 @@ impl<'a> Stage<'_, 'a> {
             .filter(|(pair, score)| score.is_finite() && !self.placed.contains_key(&pair.line))
         {
             let line = &self.lines[pair.line];
-            let answered = |http: &Vec<usize>| {
-                http.iter().any(|other| {
-                    let other = &self.lines[*other];
-                    other.class == LineClass::Main && other.http.is_some_and(|http| http.status < 400)
-                })
-            };
+            let answered = |http: &Vec<usize>| http.iter().any(|other| self.lines[*other].is_answer());
             let second = line.class == LineClass::Main && self.http_of.get(&pair.call).is_some_and(answered);
-            let cost = if held.contains(&(pair.call, line.like)) && !second { 1.0 } else { 4.0 };
+            let cost = match () {
+                () if second => SECOND_ANSWER,
+                () if held.contains(&(pair.call, line.like)) => REPEATED,
+                () => UNLIKE,
+            };
             left.entry(pair.line).or_default().push((score - cost, pair.call));
         }
         for (line, options) in left {
@@ -485,6 +495,31 @@ impl<'a> Stage<'_, 'a> {
                 if self.lines[line].is_http() {
                     self.http_of.entry(call).or_default().push(line);
                 }
+            }
+        }
+    }
+
+    /// Lines that say the same and stand at one call share its slot: which of them has it does not matter, so each is as
+    /// sure as its call is among its own rivals.
+    fn share_among_alike(&mut self, scores: &[f64]) {
+        let mut alike: BTreeMap<(usize, u64), u32> = BTreeMap::new();
+        for (line, placed) in &self.placed {
+            *alike.entry((placed.call, self.lines[*line].like)).or_default() += 1;
+        }
+        let mut weights: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+        for (pair, score) in self.pairs.iter().zip(scores).filter(|(_, score)| score.is_finite()) {
+            let line = &self.lines[pair.line];
+            let Some(placed) = self.placed.get(&pair.line).filter(|_| !line.is_answer()) else { continue };
+            if alike[&(placed.call, self.lines[pair.line].like)] > 1 {
+                let weight = (score - self.nobody).clamp(-60.0, 40.0).exp();
+                let known = weights.entry(pair.line).or_insert((0.0, 1.0));
+                known.0 += if placed.call == pair.call { weight } else { 0.0 };
+                known.1 += weight;
+            }
+        }
+        for (line, (own, all)) in weights {
+            if let Some(placed) = self.placed.get_mut(&line) {
+                placed.confidence = placed.confidence.max(own / all);
             }
         }
     }
@@ -512,7 +547,13 @@ impl<'a> Stage<'_, 'a> {
     /// Templates and shares from confident placements.
     fn learn(&mut self) {
         self.templates = Templates::default();
-        self.shares = Shares::default();
+        let mut outcomes = [0.0; 2];
+        let known = self.executions.iter().flatten().filter_map(|e| self.linker.execution(e.line?).o.failed);
+        known.for_each(|failed| outcomes[usize::from(!failed)] += 1.0);
+        self.shares = Shares::new(outcomes);
+        let sure = self.placed.values().filter(|placed| placed.confidence > 0.5).count() as f64;
+        let share = (sure + 1.0) / (self.lines.len() as f64 + 2.0);
+        self.nobody = ((1.0 - share) / share).ln().clamp(NOBODY_LEAST, 0.0);
         for (line, placed) in &self.placed {
             let Some(call) = &self.executions[placed.call] else { continue };
             let own = &self.lines[*line];

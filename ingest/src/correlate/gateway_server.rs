@@ -25,6 +25,11 @@ const SHRINK: f64 = 6.0;
 const NO_PARTNER: f64 = 2.0;
 /// Reference clock of a step shared by servers: they notice it within this many seconds of one another.
 const STEP_NOTICED: f64 = 8.0;
+/// However often a server logs its calls, that adds no more than this.
+const PRESENCE_MOST: f64 = 4.0;
+/// The least confidence of a link to an execution: those below were right less often than they said, on every estate tried,
+/// because the offset of a clock that has just stepped is shared by rivals.
+pub(super) const EXECUTION_CONFIDENT: f64 = 0.6;
 const ROUNDS: usize = 3;
 /// Links at least this sure teach.
 pub(super) const SURE: f64 = 0.8;
@@ -65,6 +70,7 @@ impl Linker<'_> {
             .collect();
         let points = self.weigh_by_durations(&believable);
         self.fit_server_clocks(&points);
+        let mut presence: BTreeMap<Name, f64> = BTreeMap::new();
         for _ in 0..ROUNDS {
             let candidates: Vec<Candidate> = pairs
                 .iter()
@@ -73,14 +79,29 @@ impl Linker<'_> {
                 .map(|((g, s), score)| Candidate {
                     row: *g,
                     column: *s,
-                    score: score + self.gateway_server_timed(*g, *s, &mut Evidence::Sum(0.0)),
+                    score: score
+                        + self.gateway_server_timed(*g, *s, &mut Evidence::Sum(0.0))
+                        + presence.get(&self.execution(*s).server).copied().unwrap_or(0.0),
                 })
                 .collect();
             self.gateway_server = assign(&candidates, NO_PARTNER);
             self.gateway_rivals = ranked(&candidates, true, NO_PARTNER);
             self.learn_from_gateway_server();
+            presence = self.presence(&pairs);
         }
         self.server_gateway = self.gateway_server.iter().map(|(g, m)| (m.column, *g)).collect();
+    }
+
+    /// What it is worth that a server logs nearly every call: that a call has no partner is then as unlikely. Log odds by
+    /// server, less what chance candidates make up for.
+    fn presence(&self, pairs: &[(u32, u32)]) -> BTreeMap<Name, f64> {
+        let mut calls: BTreeMap<Name, (f64, f64)> = BTreeMap::new();
+        for (g, call) in self.units.gateways.iter().enumerate().filter(|(_, call)| !call.denied) {
+            let known = calls.entry(self.gateway_base(call).server).or_default();
+            known.0 += 1.0;
+            known.1 += f64::from(self.gateway_server.get(&(g as u32)).is_some_and(|m| m.confidence >= SURE));
+        }
+        worth_of_presence(&calls, pairs, NO_PARTNER, PRESENCE_MOST)
     }
 
     fn gateway_server_pairs(&self) -> Vec<(u32, u32)> {
@@ -295,6 +316,23 @@ impl Linker<'_> {
         let (mean, sd) = robust(overheads, floor);
         self.gateway_overhead = Spread { mean, sd: sd * 1.1 };
     }
+}
+
+/// Per group, from (calls, calls with a sure partner): log odds that a call has a partner, less what chance candidates make
+/// up for. It is added to every score of the group, so `none` has to be beaten by what is seldom absent, less than by others.
+pub(super) fn worth_of_presence(
+    calls: &BTreeMap<Name, (f64, f64)>,
+    pairs: &[(u32, u32)],
+    none: f64,
+    most: f64,
+) -> BTreeMap<Name, f64> {
+    let rows = pairs.iter().map(|(row, _)| *row).collect::<BTreeSet<_>>().len().max(1);
+    let by_chance = (pairs.len() as f64 / rows as f64).max(1.0);
+    let worth = |(calls, sure): (f64, f64)| {
+        let share = (sure + 1.0) / (calls + 2.0);
+        ((share / (1.0 - share)).ln() - by_chance.ln() + none).clamp(0.0, most)
+    };
+    calls.iter().map(|(group, counts)| (*group, worth(*counts))).collect()
 }
 
 /// Median absolute residual with pseudo-links of the estate's spread.

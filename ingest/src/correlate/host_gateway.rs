@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::assignment::{Candidate, assign, ranked};
 use super::clock::{Fit, Point, Track};
 use super::evidence::Evidence;
-use super::gateway_server::{SURE, refine, shrunk, weigh};
+use super::gateway_server::{SURE, refine, shrunk, weigh, worth_of_presence};
 use super::likelihood::{median, robust};
 use super::linker::{Linker, Round, Spread};
 use super::names::{NONE, Name};
@@ -21,6 +21,8 @@ use super::units::GatewayCall;
 
 /// No link scores below this (natural log).
 const NO_PARTNER: f64 = 3.0;
+/// However often a program's calls pass a gateway, that adds no more than this.
+const PRESENCE_MOST: f64 = 6.0;
 const ROUNDS: usize = 5;
 /// An address with at least this many subjects is a shared one (NAT).
 const SHARED_ADDRESS_SUBJECTS: usize = 3;
@@ -50,6 +52,7 @@ impl Linker<'_> {
         let subjects = self.assign_subjects(&good.iter().map(|pair| (pair.0, pair.1)).collect::<Vec<_>>());
         self.fit_host_clocks(&good, &subjects);
         let mut votes = Votes::default();
+        let mut presence: BTreeMap<Name, f64> = BTreeMap::new();
         let subject_count = pairs.iter().map(|(_, g)| self.whole(*g).subject).collect::<BTreeSet<_>>().len().max(2);
         for round in 0..ROUNDS {
             let judge = Judge { linker: self, votes: &votes, subjects: &subjects, subject_count, round };
@@ -70,11 +73,14 @@ impl Linker<'_> {
                 .map(|((h, g), fixed)| Candidate {
                     row: *h,
                     column: *g,
-                    score: fixed + judge.timed(*h, *g, self.whole(*g), &mut Evidence::Sum(0.0)),
+                    score: fixed
+                        + judge.timed(*h, *g, self.whole(*g), &mut Evidence::Sum(0.0))
+                        + presence.get(&self.seen(self.host(*h).base).program).copied().unwrap_or(0.0),
                 })
                 .collect();
             self.host_gateway = assign(&candidates, NO_PARTNER);
             self.host_rivals = ranked(&candidates, true, NO_PARTNER);
+            presence = self.host_presence(&pairs);
             votes = self.learn_from_host_gateway(&pairs, &fixed, round);
             fixed = self.fixed_scores(&mut pairs);
         }
@@ -85,6 +91,17 @@ impl Linker<'_> {
             }
         }
         self.subjects_of = votes.identity;
+    }
+
+    /// What it is worth that nearly every call of a program passes a gateway (see `presence` of `gateway_server`).
+    fn host_presence(&self, pairs: &[(u32, u32)]) -> BTreeMap<Name, f64> {
+        let mut calls: BTreeMap<Name, (f64, f64)> = BTreeMap::new();
+        for (h, host) in self.units.hosts.iter().enumerate() {
+            let known = calls.entry(self.seen(host.base).program).or_default();
+            known.0 += 1.0;
+            known.1 += f64::from(self.host_gateway.get(&(h as u32)).is_some_and(|m| m.confidence >= SURE));
+        }
+        worth_of_presence(&calls, pairs, NO_PARTNER, PRESENCE_MOST)
     }
 
     fn learn_addresses(&mut self) {
@@ -102,6 +119,7 @@ impl Linker<'_> {
         let mut by_arguments: HashMap<(Name, Name, Name), Vec<u32>> = HashMap::new();
         let mut by_result: HashMap<(Name, Name), Vec<u32>> = HashMap::new();
         let mut by_size: HashMap<(Name, Name, u64), Vec<u32>> = HashMap::new();
+        let mut by_tool: HashMap<(Name, Name), Vec<u32>> = HashMap::new();
         for g in 0..self.units.gateways.len() as u32 {
             if self.hidden.contains_key(&g) {
                 continue;
@@ -110,6 +128,9 @@ impl Linker<'_> {
             let program = self.gateway_base(call).program;
             for digest in &call.arguments {
                 by_arguments.entry((program, call.tool, *digest)).or_default().push(g);
+            }
+            if (call.failed || call.denied) && call.tool != NONE {
+                by_tool.entry((program, call.tool)).or_default().push(g);
             }
             if call.result != NONE {
                 by_result.entry((program, call.result)).or_default().push(g);
@@ -143,6 +164,14 @@ impl Linker<'_> {
                     half_lost
                         && (call.tool == NONE || call.tool == s.tool)
                         && (s.server == NONE || s.server == self.gateway_base(call).server)
+                }));
+            }
+            if near.is_empty() && host.choice.is_none() {
+                // Hosts rewrite the texts of failures: of such an outcome only tool, time and user are left.
+                let same = by_tool.get(&(s.program, s.tool)).into_iter().flatten();
+                near.extend(same.filter(|g| {
+                    let call = self.whole(**g);
+                    (call.failed || call.denied) && (s.server == NONE || s.server == self.gateway_base(call).server)
                 }));
             }
             near.sort_unstable();

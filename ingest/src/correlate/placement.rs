@@ -8,11 +8,13 @@
 use std::collections::BTreeMap;
 
 use super::calls::Call;
+use super::clock::Track;
 use super::conversations::{Conversations, Home, SessionNo};
 use super::downstream::Downstream;
 use super::downstream::lines::LineClass;
+use super::gateway_server::EXECUTION_CONFIDENT;
 use super::linker::{Linker, Round};
-use super::names::NONE;
+use super::names::{NONE, Name};
 use super::observation::Act;
 
 /// What judged a placement.
@@ -76,7 +78,12 @@ pub(super) struct Place {
     pub(super) rule: Rule,
     /// Original of a second delivery.
     pub(super) twin_of: Option<usize>,
+    /// A parent that is less likely than not, and so is none.
+    pub(super) open: Option<usize>,
 }
+
+/// A parent that is less sure than this is left open.
+const PARENT_LEAST: f64 = 0.5;
 
 /// Placements under way.
 struct Board<'b, 'a> {
@@ -87,6 +94,67 @@ struct Board<'b, 'a> {
     /// Per call: trusted host part, trusted server part, session, turn.
     state: Vec<CallState>,
     session_of_gateway: BTreeMap<u32, SessionNo>,
+    absent: Absent,
+    /// Share of links that a clock which has just stepped misleads: of executions, of downstream lines.
+    misled: [f64; 2],
+}
+
+/// Links that go wrong, and look sure, before a step of a clock is noticed.
+const MISLED_PER_STEP: f64 = 0.5;
+
+fn misled(linker: &Linker<'_>, down: &Downstream<'_>) -> [f64; 2] {
+    let steps = |tracks: &BTreeMap<Name, Track>| -> f64 {
+        tracks.values().map(|track| track.segments.len().saturating_sub(1) as f64).sum()
+    };
+    let servers = steps(&linker.gateway_tracks) + steps(&linker.server_tracks);
+    let share = |steps: f64, links: usize| (MISLED_PER_STEP * steps / (links as f64 + 1.0)).min(0.1);
+    [share(servers, linker.gateway_server.len()), share(servers + steps(&down.tracks), down.placed.len())]
+}
+
+/// How sure it is that a view which a call lacks does not exist: not, as far as views of its kind are left that found no call.
+#[derive(Debug, Default)]
+struct Absent {
+    /// Executions, by server.
+    execution: BTreeMap<Name, f64>,
+    /// Gateway calls, by program.
+    gateway: BTreeMap<Name, f64>,
+    /// Responses, by gateway.
+    response: BTreeMap<Name, f64>,
+}
+
+impl Absent {
+    fn of(linker: &Linker<'_>, calls: &[Call]) -> Absent {
+        let mut execution: BTreeMap<Name, (f64, f64)> = BTreeMap::new();
+        let mut gateway: BTreeMap<Name, (f64, f64)> = BTreeMap::new();
+        let mut response: BTreeMap<Name, (f64, f64)> = BTreeMap::new();
+        for (g, call) in linker.units.gateways.iter().enumerate() {
+            let known = response.entry(linker.gateway_base(call).gateway).or_default();
+            known.0 += f64::from(call.response.is_none());
+            // Where a host's call is known, the request is lost, not the response left over.
+            known.1 += f64::from(call.request.is_none() && !linker.gateway_host.contains_key(&(g as u32)));
+        }
+        for call in calls {
+            match (call.host, call.gateway, call.server) {
+                (None, None, Some(server)) => execution.entry(linker.execution(server).server).or_default().1 += 1.0,
+                (_, Some(g), None) if !linker.gateway(g).denied => {
+                    execution.entry(linker.gateway_base(linker.gateway(g)).server).or_default().0 += 1.0;
+                }
+                _ => {}
+            }
+            match (call.host, call.gateway) {
+                (Some(h), None) => gateway.entry(linker.seen(linker.host(h).base).program).or_default().0 += 1.0,
+                (None, Some(g)) if call.lead.is_none() => {
+                    gateway.entry(linker.gateway_base(linker.gateway(g)).program).or_default().1 += 1.0;
+                }
+                _ => {}
+            }
+        }
+        let sure = |counts: BTreeMap<Name, (f64, f64)>| {
+            let share = |(lacking, left): (f64, f64)| 1.0 - (left / (lacking + 1.0)).min(0.95);
+            counts.into_iter().map(|(of, counts)| (of, share(counts))).collect()
+        };
+        Absent { execution: sure(execution), gateway: sure(gateway), response: sure(response) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -117,6 +185,8 @@ impl Linker<'_> {
             placed: BTreeMap::new(),
             state: vec![CallState::default(); calls.len()],
             session_of_gateway: BTreeMap::new(),
+            absent: Absent::of(self, calls),
+            misled: misled(self, down),
         };
         board.hosts();
         let mut order: Vec<usize> = (0..calls.len()).collect();
@@ -149,8 +219,10 @@ impl Board<'_, '_> {
         up: Up,
         rule: Rule,
     ) {
-        let parent = up.at.filter(|parent| *parent != at);
-        let place = Place { session, turn, call, parent, confidence: up.confidence, rule, twin_of: None };
+        let named = up.at.filter(|parent| *parent != at);
+        let parent = named.filter(|_| up.confidence >= PARENT_LEAST);
+        let open = named.filter(|_| parent.is_none());
+        let place = Place { session, turn, call, parent, confidence: up.confidence, rule, twin_of: None, open };
         self.placed.insert(at, place);
     }
 
@@ -181,9 +253,10 @@ impl Board<'_, '_> {
         let server_rule = if through.is_some() { Rule::GatewayServer } else { Rule::HostServer };
         let server_sure =
             if call.server.is_some() { through.or_else(direct).map_or(0.0, |m| m.confidence) } else { 0.0 };
+        let server_sure = server_sure * (1.0 - self.misled[0]);
         let mut state = CallState {
             host_sure: call.host.is_some() && (call.gateway.is_none() || host_gateway >= self.confident()),
-            server_sure: call.server.is_some() && server_sure >= self.confident(),
+            server_sure: call.server.is_some() && server_sure >= EXECUTION_CONFIDENT,
             number,
             ..CallState::default()
         };
@@ -203,7 +276,11 @@ impl Board<'_, '_> {
             let number = own_number.unwrap_or(number);
             self.put(choice, Some(home.session), Some(home.turn), Some(number), up, Rule::Conversation);
         }
-        let gateway_sure = if call.gateway.is_some() { host_gateway } else { 1.0 };
+        let absent = || {
+            let program = call.host.map(|h| linker.seen(linker.host(h).base).program);
+            program.and_then(|program| self.absent.gateway.get(&program)).copied().unwrap_or(1.0)
+        };
+        let gateway_sure = if call.gateway.is_some() { host_gateway } else { absent() };
         let mut top = Up { at: None, confidence: 0.0 };
         if choice.is_some() && state.host_sure {
             top = Up { at: choice, confidence: gateway_sure };
@@ -227,6 +304,9 @@ impl Board<'_, '_> {
         if let Some(response) = gateway.and_then(|gateway| gateway.response) {
             self.put(response, state.session, state.turn, Some(number), up, Rule::Exchange);
             up = Up { at: Some(response), confidence: 1.0 };
+        } else if let Some(gateway) = gateway {
+            let of = linker.gateway_base(gateway).gateway;
+            up.confidence *= self.absent.response.get(&of).copied().unwrap_or(1.0);
         }
         if let (Some(outcome), Some(home)) = (call.host.and_then(|h| linker.host(h).outcome), home) {
             let (number, chain) = if state.host_sure {
@@ -252,11 +332,16 @@ impl Board<'_, '_> {
         below_request: bool,
         rule: Rule,
     ) -> Up {
-        let Some(server) = call.server else { return up };
+        let Some(server) = call.server else {
+            let gateway = call.gateway.map(|g| self.linker.gateway(g)).filter(|gateway| !gateway.denied);
+            let of = gateway.map(|gateway| self.linker.gateway_base(gateway).server);
+            let sure = of.and_then(|server| self.absent.execution.get(&server)).copied().unwrap_or(1.0);
+            return Up { at: up.at, confidence: up.confidence * sure };
+        };
         let at = self.linker.units.executions[server as usize];
         if !state.server_sure {
             self.put(at, None, None, None, Up { at: None, confidence: 0.0 }, rule);
-            return up;
+            return Up { at: up.at, confidence: up.confidence * (1.0 - sure) };
         }
         let confidence = if below_request { sure } else { sure * up.confidence };
         self.put(at, state.session, state.turn, Some(number), Up { at: up.at, confidence }, rule);
@@ -284,8 +369,8 @@ impl Board<'_, '_> {
         let (Some(g), Some(lead)) = (call.gateway, call.lead) else { return };
         let linker = self.linker;
         let first = self.state[lead];
-        let server_sure = linker.gateway_server.get(&g).map_or(0.0, |m| m.confidence);
-        let state = CallState { server_sure: call.server.is_some() && server_sure >= self.confident(), ..first };
+        let server_sure = linker.gateway_server.get(&g).map_or(0.0, |m| m.confidence) * (1.0 - self.misled[0]);
+        let state = CallState { server_sure: call.server.is_some() && server_sure >= EXECUTION_CONFIDENT, ..first };
         let how = linker.hidden.get(&g).map_or(Round::Resent, |(_, how)| *how);
         let mut up = match how {
             Round::State => Up { at: first.last, confidence: first.last_sure },
@@ -343,6 +428,15 @@ impl Board<'_, '_> {
             (class, line.http.is_some_and(|http| http.status >= 400), line.at)
         };
         requests.values_mut().for_each(|lines| lines.sort_by_key(rank));
+        // Where a server's statements come from its requests, one whose request was not found hangs below that all the same.
+        let mut statements: BTreeMap<Name, (f64, f64)> = BTreeMap::new();
+        for (line, placed) in sure().filter(|(line, _)| !down.lines[**line].is_http()) {
+            let known = statements.entry(down.lines[*line].server).or_default();
+            known.0 += 1.0;
+            known.1 += f64::from(!requests.contains_key(&placed.call));
+        }
+        let bare: BTreeMap<Name, f64> =
+            statements.into_iter().map(|(server, (all, bare))| (server, (bare + 0.5) / (all + 1.0))).collect();
         for (line, placed) in sure() {
             let state = self.state[placed.call];
             let call = &self.calls[placed.call];
@@ -351,11 +445,12 @@ impl Board<'_, '_> {
             let turn = state.turn.filter(|_| session.is_some());
             let number = session.map(|_| state.number);
             let own = &down.lines[*line];
-            let parent = match requests.get(&placed.call).filter(|_| !own.is_http()) {
-                Some(requests) => Some(down.lines[requests[0]].at),
-                None => self.origin(call, &state),
+            let (parent, direct) = match requests.get(&placed.call).filter(|_| !own.is_http()) {
+                Some(requests) => (Some(down.lines[requests[0]].at), 1.0),
+                None if own.is_http() => (self.origin(call, &state), 1.0),
+                None => (self.origin(call, &state), bare.get(&own.server).copied().unwrap_or(1.0)),
             };
-            let up = Up { at: parent, confidence: placed.confidence };
+            let up = Up { at: parent, confidence: placed.confidence * (1.0 - self.misled[1]) * direct };
             self.put(own.at, session, turn, number, up, Rule::Downstream);
         }
     }
@@ -406,7 +501,7 @@ impl Board<'_, '_> {
                 self.placed.insert(*copy, Place { twin_of: Some(*first), rule: Rule::Twin, ..place });
             }
         }
-        let mut first: BTreeMap<(super::names::Name, u64), usize> = BTreeMap::new();
+        let mut first: BTreeMap<(Name, u64), usize> = BTreeMap::new();
         let key = |at: usize| Some((self.linker.seen(at).clock, self.linker.seen(at).o.twin?));
         let mut copies = Vec::new();
         for line in down.lines.iter().filter(|line| line.is_http()) {

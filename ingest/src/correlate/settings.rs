@@ -20,6 +20,8 @@ pub struct Settings {
     pub confident: f64,
     /// Confidence that a follow-up prompt needs to stay in its conversation where nothing else binds it.
     pub follow_up: f64,
+    /// Confidence that a call or an answer needs to stand in a conversation that no id names; more where stamps are late.
+    pub conversation: f64,
     /// Evidence of time shares and sizes is left out (to show what it carries).
     pub without_shares: bool,
 }
@@ -34,6 +36,7 @@ impl Default for Settings {
             clock_spread: 0.05,
             confident: 0.5,
             follow_up: 0.85,
+            conversation: 0.6,
             without_shares: false,
         }
     }
@@ -85,8 +88,13 @@ impl Settings {
         if resolution > 0.0 { 0.4 * resolution } else { (5.0 * noise.stamp).max(0.02) }
     }
 
+    /// Confidence that a call or an answer needs to stand in a conversation that no id names; late stamps disturb the order.
+    pub(super) fn conversation_confident(&self, noise: Noise) -> f64 {
+        if noise.heavy { self.conversation + 0.1 } else { self.conversation }
+    }
+
     /// Confidence that a downstream line needs.
     pub(super) fn downstream_confident(&self, noise: Noise) -> f64 {
-        if noise.heavy { 0.65 } else { self.confident }
+        if noise.heavy { 0.8 } else { self.confident }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! - *host call*: choice and outcome with the same (workstation, instance, user, conversation, tool-call id)
 //! - *gateway call*: request and response with the same (gateway, session, address, program, server, JSON-RPC id),
-//!   paired by the smallest difference between the stamps and the measured duration
+//!   paired by the smallest difference between the stamps and the measured duration; where ids repeat (MCP without
+//!   sessions), pairs of arguments and answer that a host reports go before others
 //! - *gateway session*: (gateway, `Mcp-Session-Id`, address, program, subject). Subject and address in the key keep
 //!   replayed and colliding ids apart
 //!
@@ -12,7 +13,7 @@
 //! A byte-identical line of one source is the same delivery twice, except where stamps are whole seconds:
 //! there twins are legitimate.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::likelihood::{median, quantile};
 use super::names::{NONE, Name, Names};
@@ -147,6 +148,11 @@ pub(super) struct Units<'a> {
     pub(super) opening_session: HashMap<usize, Name>,
 }
 
+/// Where ids repeat, a pair that no host reports counts as this many scales of the stamps further apart.
+const UNHEARD_SCALES: f64 = 2.0;
+/// Scale of the stamps at least, seconds.
+const PAIR_FLOOR: f64 = 0.003;
+
 impl<'a> Units<'a> {
     /// `observations` are sorted by time and id.
     pub(super) fn of(observations: &'a [Observation]) -> Units<'a> {
@@ -194,16 +200,20 @@ impl<'a> Units<'a> {
         }
         let away =
             |request: usize, response: usize| (seen[response].t - seen[response].duration - seen[request].t).abs();
+        let heard = Heard::of(seen, &self.hosts);
         let lone = by_key.values().filter(|(q, p)| q.len() == 1 && p.len() == 1);
         let mut gaps: Vec<f64> = lone.map(|(q, p)| away(q[0], p[0])).collect();
         gaps.sort_unstable_by(f64::total_cmp);
         let alone_max = quantile(&gaps, 0.995).unwrap_or(0.0).clamp(1.0, 10.0);
         let rivals_max = (1.5 * quantile(&gaps, 0.95).unwrap_or(0.0)).clamp(0.02, 3.0);
+        let unheard = UNHEARD_SCALES * quantile(&gaps, 0.95).unwrap_or(0.0).max(PAIR_FLOOR);
         let mut calls = Vec::new();
         let mut stamp_gaps = Vec::new();
         for (requests, responses) in by_key.values() {
             let limit = if requests.len() == 1 && responses.len() == 1 { alone_max } else { rivals_max };
-            let pairs = nearest_pairs(requests, responses, limit, &away);
+            let pairs = nearest_pairs(requests, responses, limit, &away, &|request, response| {
+                away(request, response) + if heard.has(&seen[request], &seen[response]) { 0.0 } else { unheard }
+            });
             let mut answered = BTreeSet::new();
             for request in requests {
                 let response = pairs.get(request).copied();
@@ -334,18 +344,54 @@ fn host_calls<'a>(seen: &[Seen<'a>], kept: &[usize], names: &mut Names<'a>) -> V
     calls
 }
 
-/// Closest pairs first, each member once.
+/// What hosts say was asked and answered: program, tool, digest of the arguments, answer.
+struct Heard(HashSet<(Name, Name, Name, Answer)>);
+
+/// An answer by its digest, else by its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Answer {
+    Digest(Name),
+    Bytes(u64),
+}
+
+impl Answer {
+    fn of(s: &Seen<'_>) -> Option<Answer> {
+        if s.result != NONE { Some(Answer::Digest(s.result)) } else { s.o.result.bytes.map(Answer::Bytes) }
+    }
+}
+
+impl Heard {
+    fn of(seen: &[Seen<'_>], hosts: &[HostCall]) -> Heard {
+        let mut heard = HashSet::new();
+        for (choice, outcome) in hosts.iter().filter_map(|host| Some((&seen[host.choice?], &seen[host.outcome?]))) {
+            let answers = Answer::of(outcome).into_iter().chain(outcome.o.result.bytes.map(Answer::Bytes));
+            for answer in answers {
+                let of = |digest: &Name| (choice.program, choice.tool, *digest, answer);
+                heard.extend(choice.arguments.iter().map(of));
+            }
+        }
+        Heard(heard)
+    }
+
+    fn has(&self, request: &Seen<'_>, response: &Seen<'_>) -> bool {
+        let Some(answer) = Answer::of(response) else { return false };
+        request.arguments.iter().any(|digest| self.0.contains(&(request.program, request.tool, *digest, answer)))
+    }
+}
+
+/// Cheapest pairs first, each member once.
 fn nearest_pairs(
     requests: &[usize],
     responses: &[usize],
     limit: f64,
     away: &impl Fn(usize, usize) -> f64,
+    cost: &impl Fn(usize, usize) -> f64,
 ) -> BTreeMap<usize, usize> {
     let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
     for request in requests {
         // A key that repeats without end (a constant id) must not cost the square of its bearers.
         let near = responses.iter().filter(|response| away(*request, **response) <= limit);
-        pairs.extend(near.map(|response| (away(*request, *response), *request, *response)));
+        pairs.extend(near.map(|response| (cost(*request, *response), *request, *response)));
     }
     pairs.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let (mut paired, mut used) = (BTreeMap::new(), BTreeSet::new());

@@ -35,6 +35,8 @@ struct Thread {
     model: Name,
     /// (server, binding) seen.
     bindings: Vec<(Name, Binding)>,
+    /// How many items it has.
+    lines: usize,
     /// Last item, and the thread before it.
     item: usize,
     before: Option<Rc<Thread>>,
@@ -150,7 +152,7 @@ impl Search<'_> {
             score += OTHER_MODEL;
         }
         if !item.asked.is_empty() {
-            score += habits.overlap(item.kind, self.overlap.share(thread));
+            score += habits.overlap(item.kind, thread.lines, self.overlap.share(thread));
         }
         score
             + match item.kind {
@@ -300,6 +302,7 @@ fn next_thread(before: Option<&Rc<Thread>>, item: &Item, at: usize, id: u32) -> 
         in_turn: item.kind != ItemKind::Answer,
         model: before.map_or(item.model, |thread| thread.model),
         bindings,
+        lines: before.map_or(0, |thread| thread.lines) + 1,
         item: at,
         before: before.map(Rc::clone),
     }

@@ -11,6 +11,10 @@ use super::tokens::{Tokens, holds};
 
 /// Bins of word overlap.
 pub(super) const BINS: usize = 5;
+/// Classes of how many lines a conversation has so far: the more it has said, the more of any line it has said already.
+const SIZES: usize = 4;
+/// Lines up to which the first three classes go.
+const SIZE_ENDS: [usize; SIZES - 1] = [2, 6, 14];
 /// How much overlap counts for prompts, calls and answers: neighbouring lines are not independent.
 const OVERLAP_WEIGHT: [f64; 3] = [0.4, 1.0, 0.5];
 /// Lines of a conversation that are looked at.
@@ -62,8 +66,15 @@ pub(super) struct Habits {
     pub(super) follow_up: [f64; 2],
     /// Share of conversations that end without an answer.
     pub(super) left_open: f64,
-    overlap: [[f64; BINS]; 3],
+    overlap: Overlaps,
     opener: Option<Openers>,
+}
+
+/// By kind of line, size of the conversation and overlap.
+type Overlaps = [[[f64; BINS]; SIZES]; 3];
+
+fn size(lines: usize) -> usize {
+    SIZE_ENDS.iter().position(|end| lines <= *end).unwrap_or(SIZES - 1)
 }
 
 #[derive(Debug)]
@@ -98,9 +109,9 @@ pub(super) fn bin(share: f64) -> usize {
 }
 
 impl Habits {
-    /// Log ratio of an overlap with the own conversation against another.
-    pub(super) fn overlap(&self, kind: ItemKind, share: f64) -> f64 {
-        self.overlap[kind as usize][bin(share)]
+    /// Log ratio of an overlap with the own conversation against another of as many lines.
+    pub(super) fn overlap(&self, kind: ItemKind, lines: usize, share: f64) -> f64 {
+        self.overlap[kind as usize][size(lines)][bin(share)]
     }
 
     /// Log ratio that a prompt goes on rather than opens.
@@ -125,16 +136,19 @@ impl Habits {
     pub(super) fn learn(conversations: &[&[Item]], rarity: &Rarity) -> Habits {
         let mut seen = Observed::default();
         conversations.iter().for_each(|items| seen.walk(items));
-        let (mut same, mut other) = ([[2.0; BINS]; 3], [[2.0; BINS]; 3]);
+        let (mut same, mut other): (Overlaps, Overlaps) = ([[[2.0; BINS]; SIZES]; 3], [[[2.0; BINS]; SIZES]; 3]);
         for place in 0..conversations.len() {
             overlaps(conversations, place, rarity, &mut same, &mut other);
         }
-        let mut overlap = [[0.0; BINS]; 3];
+        let mut overlap: Overlaps = [[[0.0; BINS]; SIZES]; 3];
         for kind in 0..3 {
-            let (own, rival) = (same[kind].iter().sum::<f64>(), other[kind].iter().sum::<f64>());
-            for bin in 0..BINS {
-                overlap[kind][bin] =
-                    OVERLAP_WEIGHT[kind] * ((same[kind][bin] / own).ln() - (other[kind][bin] / rival).ln());
+            for size in 0..SIZES {
+                let (same, other) = (&same[kind][size], &other[kind][size]);
+                let (own, rival) = (same.iter().sum::<f64>(), other.iter().sum::<f64>());
+                for bin in 0..BINS {
+                    overlap[kind][size][bin] =
+                        OVERLAP_WEIGHT[kind] * ((same[bin] / own).ln() - (other[bin] / rival).ln());
+                }
             }
         }
         seen.habits(overlap)
@@ -198,7 +212,7 @@ impl Observed {
         }
     }
 
-    fn habits(self, overlap: [[f64; BINS]; 3]) -> Habits {
+    fn habits(self, overlap: Overlaps) -> Habits {
         use ItemKind::{Answer, Call, Prompt};
         let fit = |from, to, mean, sd| {
             LogNormal::fit(self.delays.get(&(from, to)).map_or(&[][..], Vec::as_slice), LogNormal { mean, sd })
@@ -231,23 +245,20 @@ impl Observed {
     }
 }
 
-/// Overlap of each line with its own conversation, and with two others of the estate.
-fn overlaps(
-    conversations: &[&[Item]],
-    place: usize,
-    rarity: &Rarity,
-    same: &mut [[f64; BINS]; 3],
-    other: &mut [[f64; BINS]; 3],
-) {
+/// Overlap of each line with its own conversation, and with the beginnings of two others of the estate that are as long.
+fn overlaps(conversations: &[&[Item]], place: usize, rarity: &Rarity, same: &mut Overlaps, other: &mut Overlaps) {
     let count = conversations.len();
-    let said = |at: usize| -> Tokens {
-        let mut all: Tokens = conversations[at].iter().take(20).flat_map(|item| item.said.iter().copied()).collect();
+    let said = |at: usize, lines: usize| -> Tokens {
+        let mut all: Tokens = conversations[at].iter().take(lines).flat_map(|item| item.said.iter().copied()).collect();
         all.sort_unstable();
         all.dedup();
         all
     };
     // Two fixed strides over the list: which conversations are compared must not depend on chance.
-    let rivals = [said((place * 7 + 3) % count), said((place * 5 + 11) % count)];
+    let rivals = [(place * 7 + 3) % count, (place * 5 + 11) % count];
+    let lengths = [SIZE_ENDS[0], SIZE_ENDS[1], SIZE_ENDS[2], LINES_MAX];
+    let heard: Vec<Vec<Tokens>> =
+        rivals.iter().map(|rival| lengths.iter().map(|lines| said(*rival, *lines)).collect()).collect();
     let mut own = Tokens::new();
     for (step, item) in conversations[place].iter().take(LINES_MAX).enumerate() {
         let weight: f64 = item.asked.iter().map(|token| rarity.of(*token)).sum();
@@ -259,13 +270,15 @@ fn overlaps(
             };
             let kind = item.kind as usize;
             if step > 0 {
-                same[kind][share(&own)] += 1.0;
-                if item.kind != ItemKind::Prompt {
-                    other[kind][share(&rivals[0])] += 1.0;
+                same[kind][size(step)][share(&own)] += 1.0;
+            }
+            // The rival of a prompt's "continues this conversation" is "opens a new one".
+            if step == 0 || item.kind != ItemKind::Prompt {
+                for heard in &heard {
+                    for (size, tokens) in heard.iter().enumerate() {
+                        other[kind][size][share(tokens)] += 1.0;
+                    }
                 }
-            } else {
-                // The rival of "continues this conversation" is "opens a new one".
-                rivals.iter().for_each(|rival| other[kind][share(rival)] += 1.0);
             }
         }
         own.extend_from_slice(&item.said);

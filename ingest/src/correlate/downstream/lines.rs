@@ -52,6 +52,11 @@ impl Line<'_> {
     pub(in super::super) fn is_http(&self) -> bool {
         self.http.is_some()
     }
+
+    /// Whether it is an answer that succeeded.
+    pub(in super::super) fn is_answer(&self) -> bool {
+        self.class == LineClass::Main && self.http.is_some_and(|http| http.status < 400)
+    }
 }
 
 /// All downstream lines of the interval, in its order.
