@@ -3,6 +3,7 @@
     read_lake.py FOLDER        prints {"told": [ids], "files": n, "wrong": [...]} as JSON
 """
 import glob, json, re, sys
+from datetime import datetime, timezone
 import duckdb, pyarrow as pa, pyarrow.parquet as pq
 
 root, told, wrong, schemas = sys.argv[1], set(), [], {}
@@ -20,7 +21,7 @@ for path in paths:
     times = table["time"].to_pylist()
     if schema.field("time").type != pa.int64() or times != sorted(times):
         wrong.append("times of " + path)
-    days = {duckdb.sql(f"select strftime(make_timestamp({time} * 1000), '%Y%m%d')").fetchone()[0] for time in set(times)}
+    days = {datetime.fromtimestamp(time / 1000, timezone.utc).strftime("%Y%m%d") for time in times}
     if days != {place[2]} or set(table["class_uid"].to_pylist()) != {int(place[1])}:
         wrong.append("rows of another day or class in " + path)
     columns = [meta.row_group(0).column(n) for n in range(meta.num_columns)]
@@ -36,7 +37,7 @@ for path in paths:
 # DuckDB sees the partitions as columns and the same rows.
 for uid in {key.search(path)[1] for path in paths if key.search(path)}:
     rows = duckdb.sql(f"""select count(*), count(distinct metadata.uid), min(accountId)::varchar, min(region), count(actor.session.uid)
-        from read_parquet('{root}/ext/threadline-{uid}/**/*.parquet', hive_partitioning = true)""").fetchone()
+        from read_parquet('{root}/ext/threadline-{uid}/**/*.parquet', hive_partitioning = true)""").fetchall()[0]
     count = sum(pq.ParquetFile(path).metadata.num_rows for path in paths if f"/threadline-{uid}/" in path)
     if rows[0] != count or rows[1] != count or rows[2] != "123456789012" or rows[3] != "eu-test-1":
         wrong.append(f"DuckDB on class {uid}: {rows}, {count} rows")
