@@ -31,6 +31,10 @@ fn strict(version: Version) -> Option<Command> {
     }
     let mut validator = Command::new("python3");
     validator.arg(folder.join("validate_ocsf.py")).arg("--schema").arg(schema);
+    if version == Version::V1_5 {
+        // The sources of tag 1.5.0 call themselves 1.6.0-dev; our own check compares the version.
+        validator.arg("--no-version-check");
+    }
     Some(validator)
 }
 

@@ -161,7 +161,10 @@ impl<'e> Check<'e> {
         if !fits {
             return self.wrong(path, format!("must be {kind}"));
         }
-        if !has_format(kind, value) {
+        // Up to 1.3.0 a host name has no underscores.
+        let is_old_name = kind == "hostname_t" && matches!(self.schema.version, "1.1.0" | "1.3.0");
+        let has_underscore = value.as_str().is_some_and(|text| text.contains('_'));
+        if !has_format(kind, value) || (is_old_name && has_underscore) {
             self.wrong(path, format!("is no {kind}"));
         }
         let key = value.as_str().map_or_else(|| value.to_string(), str::to_string);

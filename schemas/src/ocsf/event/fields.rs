@@ -360,7 +360,9 @@ pub(crate) fn http_response(context: &Context<'_>) -> Option<Value> {
 
 pub(crate) fn downstream_endpoint(context: &Context<'_>) -> Option<Value> {
     let host = text_attribute(context, &["server.address", "net.peer.name", "http.host"])?;
-    let mut endpoint = if is_hostname(&host) { json!({"hostname": host}) } else { json!({"svc_name": host}) };
+    // Older versions know no host names with underscores.
+    let is_name = is_hostname(&host) && !host.contains('_');
+    let mut endpoint = if is_name { json!({"hostname": host}) } else { json!({"svc_name": host}) };
     let port = number_attribute(context, &["server.port", "net.peer.port"]);
     if let Some(port) = port.filter(|port| port.as_i64().is_some_and(|port| port <= 65535)) {
         endpoint["port"] = port;

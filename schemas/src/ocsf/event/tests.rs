@@ -168,6 +168,22 @@ fn rows_say_what_their_class_is_there_for() {
     ));
 }
 
+/// What 1.8.0 takes for a host name is none in 1.1.0.
+#[test]
+fn a_host_name_is_one_in_every_version() {
+    let mut record = full(Kind::Downstream);
+    record.name = Some("GET /orders".into());
+    record.attributes = Some(r#"{"server.address":"price_api.corp.example","server.port":443}"#.into());
+    for &version in Version::ALL {
+        let event = event(Occurrence::of(&record), &Policy::default(), version);
+        assert_eq!(validate(&event, version), [], "{version}");
+        assert_eq!(event["dst_endpoint"]["svc_name"], "price_api.corp.example", "{version}");
+        let mut named = event.clone();
+        named["dst_endpoint"]["hostname"] = "price_api.corp.example".into();
+        assert_eq!(validate(&named, version).is_empty(), version >= Version::V1_5, "{version}");
+    }
+}
+
 /// Who, in which session, on which chain, what verdict: in every version, without a join.
 #[test]
 fn every_event_of_every_version_answers_alone() {
