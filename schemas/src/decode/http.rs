@@ -46,20 +46,11 @@ use super::{Context, Line};
 use crate::columns::Record;
 use crate::json::{self, Json, JsonError, Parsed};
 use crate::keys::{Key, KeyKind};
+use crate::limits::http::{BODY_BYTES_MAX, CONNECTIONS_MAX, EXCHANGES_MAX, HELD_BYTES_MAX, SESSION_BYTES_MAX};
 use crate::record::{Direction, Kind, Outcome, SourceKind};
 
 /// Decoder name in records.
 pub const DECODER: &str = "mcp-http";
-/// Exchanges that may be open at once.
-pub const EXCHANGES_MAX: usize = 4096;
-/// Connections whose state is kept.
-pub const CONNECTIONS_MAX: usize = 4096;
-/// Bytes held of one body (16 MiB).
-pub const BODY_BYTES_MAX: usize = 16 << 20;
-/// Bytes held of all bodies (64 MiB).
-pub const HELD_BYTES_MAX: usize = 64 << 20;
-/// Longer session ids and endpoints are not remembered.
-const SESSION_BYTES_MAX: usize = 1024;
 /// The revision in which a disconnect became a cancel; revisions compare as text.
 const CANCEL_BY_DISCONNECT_SINCE: &str = "2026-07-28";
 
@@ -222,7 +213,9 @@ impl HttpDecoder {
         match (&parsed, request.cut) {
             (Some(parsed), _) if !is_foreign(parsed) => {
                 if let Ok(parsed) = parsed {
-                    transport.notes.texts("threadline.header_mismatch", headers.mismatches(&parsed.value));
+                    let tool = parsed.value.at(&["params", "name"]).and_then(Json::as_str).unwrap_or_default();
+                    let mismatches = headers.mismatches(&parsed.value, decoder.mirrored(tool));
+                    transport.notes.texts("threadline.header_mismatch", mismatches);
                 }
                 decoder.message(parts, &frame, parsed, &transport);
             }
@@ -274,17 +267,18 @@ impl HttpDecoder {
 
     fn body_chunk(&mut self, parts: &mut Parts<'_>, seen: Seen, data: &[u8], is_last: bool) {
         let is_full = self.held + data.len() > HELD_BYTES_MAX;
-        let Some((messages, is_text)) = self.change(seen.exchange, |exchange| {
+        let Some((messages, is_text, empty_id)) = self.change(seen.exchange, |exchange| {
             let body = &mut exchange.body;
             if !matches!(body, Body::Other) && (is_full || body.held() + data.len() > BODY_BYTES_MAX) {
                 *body = Body::Other;
-                return (None, false);
+                return (None, false, None);
             }
             let mut messages = body.feed(data);
             if is_last {
                 messages.extend(body.finish().map(|data| sse::Event { name: None, id: None, data }));
             }
-            (Some(messages), matches!(body, Body::Other))
+            let empty_id = if let Body::Events(reader) = body { reader.take_empty_id() } else { None };
+            (Some(messages), matches!(body, Body::Other), empty_id)
         }) else {
             return self.unknown_exchange(parts, seen, "body-chunk", None);
         };
@@ -302,7 +296,9 @@ impl HttpDecoder {
             }
         }
         if parts.is_empty() {
-            self.log(parts, seen, "body-chunk", Attributes::default());
+            let mut notes = Attributes::default();
+            empty_id.into_iter().for_each(|id| notes.text("sse.id", id));
+            self.log(parts, seen, "body-chunk", notes);
             if is_text {
                 parts.set_text(String::from_utf8_lossy(data).into_owned());
             }

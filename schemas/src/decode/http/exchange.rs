@@ -94,8 +94,10 @@ impl Body {
             Body::Events(reader) => reader.feed(data),
             Body::Json { text, length, is_complete } if !*is_complete => {
                 text.extend_from_slice(data);
-                if length.is_some_and(|length| text.len() >= length) {
+                if let Some(length) = length.filter(|length| text.len() >= *length) {
                     *is_complete = true;
+                    // What is beyond is no part of it, in whichever chunk it comes.
+                    text.truncate(length);
                     return vec![sse::Event { name: None, id: None, data: std::mem::take(text) }];
                 }
                 Vec::new()

@@ -1,8 +1,11 @@
 //! What the header fields of a request or response say.
 
+use std::borrow::Cow;
+
 use sha2::{Digest, Sha256};
 
 use crate::decode::Context;
+use crate::decode::mcp::inventory::Mirrored;
 use crate::decode::mcp::parts::Attributes;
 use crate::json::Json;
 
@@ -72,29 +75,65 @@ impl<'a> Headers<'a> {
         notes
     }
 
-    /// Headers of 2026-07-28 that say something else than the body.
-    pub(super) fn mismatches(&self, message: &Json) -> Vec<String> {
+    /// Headers of 2026-07-28 that say something else than the body, say two things, or are missing.
+    /// `mirrored`: what the tool wants in headers too.
+    pub(super) fn mismatches(&self, message: &Json, mirrored: &[Mirrored]) -> Vec<String> {
         let params = message.get("params").unwrap_or(&Json::Null);
         let version = params.at(&["_meta", "io.modelcontextprotocol/protocolVersion"]).and_then(Json::as_str);
+        let method = message.get("method").and_then(Json::as_str);
         let name = params.str_at("name").or(params.str_at("uri"));
-        let pairs = [
-            ("mcp-method", message.get("method").and_then(Json::as_str)),
-            ("mcp-name", name),
-            ("mcp-protocol-version", version),
-        ];
-        let differs = |(header, body): &(&str, Option<&str>)| {
-            let said = self.get(header).map(decode_sentinel);
-            let is_silent = *header == "mcp-protocol-version" && body.is_none();
-            said.is_some_and(|said| !is_silent && Some(said.as_str()) != *body)
+        let is_mirroring =
+            [self.get("mcp-protocol-version"), version].into_iter().flatten().any(|v| v >= MIRRORS_SINCE);
+        let is_request = is_mirroring && method.is_some() && message.get("id").is_some();
+        let is_named = matches!(method, Some("tools/call" | "resources/read" | "prompts/get")) && name.is_some();
+        let mut found = Vec::new();
+        let mut check = |header: &str, body: Option<&str>, is_needed: bool, is_fine: &dyn Fn(&str) -> bool| {
+            let mut said = self.all(header).peekable();
+            let is_missing = is_needed && said.peek().is_none();
+            if is_missing || said.any(|said| !is_fine(said) || body.is_none()) {
+                found.push(header.to_string());
+            }
         };
-        pairs.into_iter().filter(differs).map(|(header, _)| header.to_string()).collect()
+        check("mcp-method", method, is_request, &|said| Some(said) == method);
+        check("mcp-name", name, is_request && is_named, &|said| Some(decode_sentinel(said).as_ref()) == name);
+        // The body need not say it before 2026-07-28.
+        let said = version.or(self.get("mcp-protocol-version"));
+        check("mcp-protocol-version", said, is_request, &|header| Some(header) == said);
+        for Mirrored { header, path } in mirrored.iter().filter(|_| is_request) {
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            let value = params.get("arguments").and_then(|arguments| arguments.at(&path)).filter(|v| **v != Json::Null);
+            let text = value.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_string));
+            let is_fine = |said: &str| value.is_some_and(|value| is_same(value, &decode_sentinel(said)));
+            check(&format!("mcp-param-{header}"), text.as_deref(), value.is_some(), &is_fine);
+        }
+        found
+    }
+
+    /// Every value of a field.
+    fn all(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+}
+
+/// The revision in which headers mirror the body; revisions compare as text.
+const MIRRORS_SINCE: &str = "2026-07-28";
+
+/// Whether a header says the value of an argument; integers as numbers, because `42.0` is `42`.
+fn is_same(value: &Json, said: &str) -> bool {
+    match value {
+        Json::Number(text) => match (text.parse::<f64>(), said.parse::<f64>()) {
+            (Ok(value), Ok(said)) => value == said,
+            _ => false,
+        },
+        Json::String(text) => text == said,
+        value => value.to_string() == said,
     }
 }
 
 /// A header value that is not ASCII is sent as `=?base64?...?=`.
-fn decode_sentinel(value: &str) -> String {
+fn decode_sentinel(value: &str) -> Cow<'_, str> {
     use base64::Engine;
     let encoded = value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?="));
     let decoded = encoded.and_then(|text| base64::prelude::BASE64_STANDARD.decode(text).ok());
-    decoded.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_else(|| value.to_string())
+    decoded.and_then(|bytes| String::from_utf8(bytes).ok()).map_or(Cow::Borrowed(value), Cow::Owned)
 }

@@ -9,15 +9,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::json::Json;
-
-/// Parallel requests may arrive this far out of order.
-const ID_STEP_MAX: i64 = 8;
-/// Ids that are remembered per connection.
-const RECENT_MAX: usize = 32;
-/// Connections that are remembered.
-const GROUPS_MAX: usize = 256;
-/// Clients that may be known as several; with more, every exchange stands alone.
-const MIXED_MAX: usize = 1024;
+use crate::limits::http::{GROUPS_MAX, ID_STEP_MAX, MIXED_MAX, RECENT_MAX};
 
 /// Who sent a request, as far as it can be seen.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use super::proxy::{At, ProxyDecoder, ProxyGap};
 use super::*;
+use crate::decode::mcp::inventory::Mirrored;
 use crate::decode::tests::context;
 use expect_test::{Expect, expect};
 
@@ -106,7 +107,7 @@ fn a_disconnect_is_a_cancel_since_2026_07_28_only() {
     Run::new()
         .post(1, "/mcp", &[("mcp-protocol-version", "2025-11-25")], CALL)
         .see(1, Event::ClientDisconnect)
-        .post(2, "/mcp", &[("mcp-protocol-version", "2026-07-28")], CALL)
+        .post(2, "/mcp", &[("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/call"), ("mcp-name", "x")], CALL)
         .see(2, Event::ClientDisconnect)
         .check(expect![[r#"
             0 call tools/call status=- outcome=- error=- run-1 rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp","mcp.protocol.version":"2025-11-25"}
@@ -196,6 +197,98 @@ fn a_body_that_is_not_all_there_is_rejected_and_one_that_cannot_be_read_is_a_log
             2 log http body-chunk status=200 outcome=- error=- run-1  {"threadline.length":"17000000"}
             3 log http end status=200 outcome=- error=- run-1  
         "#]]);
+}
+
+#[test]
+fn where_a_stream_may_be_resumed_is_known_from_the_start() {
+    let session = ("mcp-session-id", "s");
+    let resumed = [session, ("last-event-id", "e-0")];
+    let mut run = Run::new();
+    run.post(1, "/mcp", &[session], CALL).head(1, 200, &[SSE]);
+    run.see(1, Event::BodyChunk(b"id: e-0\nretry: 100\ndata:\n\n"));
+    // The server ends the stream, and the client asks for the rest in another one.
+    run.see(1, Event::Failure { reason: "upstream_closed", status: None, is_refusal: false });
+    let headers = resumed.iter().copied().collect();
+    let path = "/mcp";
+    let request = Request { method: "GET", path, headers: &headers, body: None, cut: None, client: None, notes: &[] };
+    run.see(2, Event::Request(request)).head(2, 200, &[SSE]);
+    run.see(2, Event::BodyChunk(b"id: e-1\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"content\":[]}}\n\n"));
+    run.check(expect![[r#"
+        0 call tools/call status=- outcome=- error=- run-1 mcp-session:orders/s,rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+        1 log http response-head status=200 outcome=- error=- run-1 mcp-session:orders/s,rpc:run-1:client/1 {"http.content-type":"text/event-stream"}
+        2 log http body-chunk status=200 outcome=- error=- run-1 mcp-session:orders/s,rpc:run-1:client/1 {"sse.id":"e-0"}
+        3 log http failure status=200 outcome=error error=upstream_closed run-1 mcp-session:orders/s,rpc:run-1:client/1 {"threadline.failure":"upstream_closed","threadline.unanswered":["1"]}
+        4 connection GET status=- outcome=- error=- run-1 mcp-session:orders/s {"http.request.method":"GET","url.path":"/mcp","http.last_event_id":"e-0"}
+        5 log http response-head status=200 outcome=- error=- run-1 mcp-session:orders/s {"http.content-type":"text/event-stream"}
+        6 result tools/call status=200 outcome=ok error=- run-1 mcp-session:orders/s,rpc:run-1:client/1 {"sse.id":"e-1"}
+    "#]]);
+}
+
+#[test]
+fn headers_of_2026_07_28_say_what_the_body_says_and_all_of_it() {
+    const MODERN: (&str, &str) = ("mcp-protocol-version", "2026-07-28");
+    const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#;
+    let mismatches = |fields: &[(&str, &str)], body: &str| {
+        let headers: Headers<'_> = fields.iter().copied().collect();
+        let tools = [
+            Mirrored { header: "region".into(), path: vec!["where".into(), "region".into()] },
+            Mirrored { header: "limit".into(), path: vec!["limit".into()] },
+        ];
+        headers.mismatches(&json::parse(body.as_bytes()).unwrap().value, &tools).join(" ")
+    };
+    let call = |arguments: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"x","arguments":{arguments},{META}}}}}"#
+        )
+    };
+    let good = [MODERN, ("mcp-method", "tools/call"), ("mcp-name", "x")];
+    let with = |more: &[(&'static str, &'static str)]| [good.to_vec(), more.to_vec()].concat();
+    let check = |fields: &[(&str, &str)], body: &str, expected: &str| {
+        assert_eq!(mismatches(fields, body), expected, "{fields:?} {body}");
+    };
+    check(&good, &call("{}"), "");
+    // Required and not there.
+    check(&[], &call("{}"), "mcp-method mcp-name mcp-protocol-version");
+    check(&[MODERN], r#"{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{}}"#, "mcp-method");
+    // Said twice: who reads the first and who reads the last would see two calls.
+    check(&with(&[("mcp-name", "delete")]), &call("{}"), "mcp-name");
+    check(&[("mcp-protocol-version", "2025-11-25"), good[1], good[2]], &call("{}"), "mcp-protocol-version");
+    // Not valid in the sentinel's coding.
+    check(&[MODERN, good[1], ("mcp-name", "=?base64?*?=")], &call("{}"), "mcp-name");
+    // Arguments that travel in headers too.
+    let place = r#"{"where":{"region":"eu"},"limit":42}"#;
+    check(&good, &call(place), "mcp-param-region mcp-param-limit");
+    check(&with(&[("Mcp-Param-Region", "eu"), ("mcp-param-limit", "42.0")]), &call(place), "");
+    check(
+        &with(&[("mcp-param-region", "=?base64?ZXU=?="), ("mcp-param-limit", "43")]),
+        &call(place),
+        "mcp-param-limit",
+    );
+    check(&with(&[("mcp-param-region", "us")]), &call(r#"{"where":{"region":null}}"#), "mcp-param-region");
+    check(&with(&[("mcp-param-other", "us")]), &call("{}"), "");
+    // Before that revision nothing is required.
+    check(
+        &[("mcp-protocol-version", "2025-11-25")],
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}"#,
+        "",
+    );
+    check(&[], r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18"}}"#, "");
+}
+
+#[test]
+fn what_a_definition_mirrors_is_compared_with_the_headers_of_the_call() {
+    let list = r#"data: {"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"x","inputSchema":{"properties":{"region":{"type":"string","x-mcp-header":"Region"}}}}]}}
+
+"#;
+    let modern = ("mcp-protocol-version", "2026-07-28");
+    let mut run = Run::new();
+    run.post(1, "/mcp", &[modern, ("mcp-method", "tools/list")], r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#);
+    run.head(1, 200, &[SSE]).see(1, Event::BodyChunk(list.as_bytes())).see(1, Event::End);
+    run.shown.clear();
+    let fields = [modern, ("mcp-method", "tools/call"), ("mcp-name", "x"), ("mcp-param-region", "us")];
+    let call = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"x","arguments":{"region":"eu"}}}"#;
+    run.post(2, "/mcp", &fields, call);
+    assert!(run.shown.contains(r#""threadline.header_mismatch":["mcp-param-region"]"#), "{}", run.shown);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! changes between two lists is noticed.
 //!
 //! Invariants
-//! - at most [`TOOLS_MAX`] tools with names of at most [`NAME_BYTES_MAX`] bytes; what is beyond is not followed
+//! - at most [`TOOLS_MAX`] tools with names of at most [`TOOL_NAME_BYTES_MAX`] bytes; what is beyond is not followed
 //! - in force is what the client was told last, not what the server had: between `notifications/tools/list_changed` and
 //!   the next list they may differ, which is said
 //! - of two definitions under one name in one list, the first counts
@@ -15,11 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::definition::{self, COVERED};
 use crate::json::{Json, canonical};
-
-/// Tools of one connection that are followed.
-pub(crate) const TOOLS_MAX: usize = 4_096;
-/// Longer names are not followed.
-const NAME_BYTES_MAX: usize = 256;
+use crate::limits::mcp::{MIRRORED_DEPTH_MAX, MIRRORED_MAX, TOOL_NAME_BYTES_MAX, TOOLS_MAX};
 
 /// What a connection was told about tools.
 #[derive(Debug, Default)]
@@ -37,7 +33,16 @@ struct Version {
     digest: String,
     /// Of each covered member.
     members: [Option<[u8; 8]>; COVERED.len()],
+    mirrored: Vec<Mirrored>,
     is_listed: bool,
+}
+
+/// An argument that travels in the header `Mcp-Param-<header>` too (`x-mcp-header` in its schema, 2026-07-28).
+#[derive(Debug, PartialEq)]
+pub(crate) struct Mirrored {
+    pub(crate) header: String,
+    /// Its place in the arguments.
+    pub(crate) path: Vec<String>,
 }
 
 /// A tool whose definition is another than before.
@@ -73,12 +78,12 @@ impl Inventory {
 
     /// Takes one definition of a list.
     pub(super) fn take(&mut self, tool: &Json, digest: &str) -> Option<Change> {
-        let name = tool.str_at("name").filter(|name| name.len() <= NAME_BYTES_MAX)?;
+        let name = tool.str_at("name").filter(|name| name.len() <= TOOL_NAME_BYTES_MAX)?;
         let is_room = self.tools.len() < TOOLS_MAX || self.tools.contains_key(name);
         if !is_room || !self.seen.insert(name.to_string()) {
             return None;
         }
-        let is = Version { digest: digest.into(), members: members(tool), is_listed: true };
+        let is = Version { digest: digest.into(), members: members(tool), mirrored: mirrored(tool), is_listed: true };
         let was = self.tools.insert(name.to_string(), is)?;
         let is = self.tools.get(name).filter(|is| is.digest != was.digest)?;
         let differs = |at: &usize| is.members[*at] != was.members[*at];
@@ -106,6 +111,32 @@ impl Inventory {
             None => InForce::Unknown,
         }
     }
+}
+
+impl Inventory {
+    /// What a tool wants in headers too; nothing when its definition is not known.
+    pub(super) fn mirrored(&self, name: &str) -> &[Mirrored] {
+        self.tools.get(name).filter(|version| version.is_listed).map_or(&[], |version| &version.mirrored)
+    }
+}
+
+/// The properties marked with `x-mcp-header` that are reached by `properties` alone, as the revision asks.
+fn mirrored(tool: &Json) -> Vec<Mirrored> {
+    let mut found = Vec::new();
+    let mut waiting = vec![(tool.get("inputSchema"), Vec::new())];
+    while let Some((schema, path)) = waiting.pop() {
+        let properties = schema.and_then(|schema| schema.get("properties")).map(Json::members).unwrap_or_default();
+        for property in properties {
+            let path: Vec<String> = path.iter().chain([&property.key]).cloned().collect();
+            let header = property.value.str_at("x-mcp-header").filter(|header| header.len() <= TOOL_NAME_BYTES_MAX);
+            if let Some(header) = header.filter(|_| found.len() < MIRRORED_MAX) {
+                found.push(Mirrored { header: header.to_ascii_lowercase(), path });
+            } else if path.len() < MIRRORED_DEPTH_MAX {
+                waiting.push((Some(&property.value), path));
+            }
+        }
+    }
+    found
 }
 
 fn members(tool: &Json) -> [Option<[u8; 8]>; COVERED.len()] {
