@@ -7,9 +7,7 @@
 use std::borrow::Cow;
 
 use crate::json::{self, Json, Member};
-
-/// Fields of one entry.
-const FIELDS_MAX: usize = 4096;
+use crate::limits::profile::FIELDS_MAX;
 
 /// What was passed over in a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,8 +147,11 @@ fn quoted_value(text: &str) -> Result<(String, &str), String> {
         }
         end += 2;
     }
-    Err("a quote is not closed".into())
+    Err(OPEN_QUOTE.into())
 }
+
+/// Why a line is refused whose last value goes on, perhaps in the next line.
+pub(super) const OPEN_QUOTE: &str = "a quote is not closed";
 
 /// Undoes backslash escapes; one that is unknown stays as it is.
 fn unescaped(text: &str) -> String {

@@ -156,3 +156,23 @@ fn an_entry_that_never_ends_is_given_up_and_nothing_is_lost() {
     assert_eq!(held, [1, 5, 6, 7], "the lines that fit belong to the first, later ones stand alone");
     assert!(records.iter().all(|record| record.kind == Kind::Rejected));
 }
+
+#[test]
+fn lines_after_an_open_quote_are_marked_because_its_writer_may_have_written_them() {
+    let profile = Catalogue::shipped().get("mcp-server-logfmt").unwrap().clone();
+    let sample = include_str!("../../../../tests/profiles/mcp-server-logfmt.log");
+    let event = sample.lines().next().unwrap();
+    let open = format!("{event} err=\"no such order");
+    // Whoever writes the error text ends the forged line so that the quote of the writer closes it.
+    let forged = format!("{event} err=\"\"");
+    let after = vec![event.as_bytes(); crate::limits::profile::AFTER_OPEN_QUOTE_MAX];
+    let lines: Vec<&[u8]> = [event.as_bytes(), open.as_bytes(), forged.as_bytes()].into_iter().chain(after).collect();
+    let records = read(&mut ProfileDecoder::new(profile), &lines);
+    let is_marked = |record: &Record| {
+        let attributes = crate::json::parse(record.attributes.as_deref().unwrap_or("{}").as_bytes()).unwrap().value;
+        attributes.get("threadline.after_open_quote").is_some()
+    };
+    assert_eq!(records[1].text.as_deref(), Some("a quote is not closed"));
+    let marked: Vec<usize> = (0..records.len()).filter(|at| is_marked(&records[*at])).collect();
+    assert_eq!(marked, (2..lines.len() - 1).collect::<Vec<_>>());
+}

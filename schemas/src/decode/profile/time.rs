@@ -209,10 +209,12 @@ fn epoch(text: &str, unit: i64) -> Option<Moment> {
         return None;
     }
     let mut unix_nano = whole.parse::<i64>().ok()?.checked_mul(unit)?;
+    // The fraction goes the same way as the sign.
+    let sign = if whole.starts_with('-') { -1 } else { 1 };
     let mut place = unit;
     for digit in fraction.bytes() {
         place /= 10;
-        unix_nano = unix_nano.checked_add(i64::from(digit - b'0').checked_mul(place)?)?;
+        unix_nano = unix_nano.checked_add(i64::from(digit - b'0').checked_mul(place)?.checked_mul(sign)?)?;
     }
     let is_seconds = unit == SECOND_NS && !fraction.is_empty();
     let precision_nano = if is_seconds { of_digits(fraction.len()) } else { place.max(1) };
@@ -267,6 +269,7 @@ mod tests {
             ("rfc3339", "", "9999-99-99T99:99:99Z"),
             ("epoch_s", "", "1795176000.25"),
             ("epoch_s", "", "1795176000"),
+            ("epoch_s", "", "-1.5"),
             ("epoch_ms", "", "1795176000123"),
             ("epoch_us", "", "1795176000123456"),
             ("epoch_ns", "", "99999999999999999999"),
@@ -290,6 +293,7 @@ mod tests {
             -
             2026-11-20T12:00:00.250Z ±1000000
             2026-11-20T12:00:00Z ±1000000000
+            1969-12-31T23:59:58.500Z ±1000000
             2026-11-20T12:00:00.123Z ±1000000
             2026-11-20T12:00:00.123456Z ±1000
             -
