@@ -1,4 +1,4 @@
-//! The official OpenTelemetry SDKs (Python and JavaScript; gRPC and HTTP; gzip) send to a server that is killed with -9
+//! The official OpenTelemetry SDKs (Python and JavaScript; gRPC and HTTP, protobuf and JSON; gzip) send to a server that is killed with -9
 //! and started again under load: everything their exporters report as exported is stored, each once.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +19,8 @@ const KILLED_AT_TENTHS: [u64; 3] = [1, 4, 7];
 /// Where `tests/estate/setup DIR otlp` put the SDKs.
 fn sdks() -> Option<PathBuf> {
     let estate = std::env::var_os("THREADLINE_ESTATE").map_or_else(|| repository("target/estate"), PathBuf::from);
-    estate.join("installed-otlp").exists().then(|| estate.join("otlp"))
+    let last = estate.join("otlp/npm/node_modules/@opentelemetry/exporter-logs-otlp-http");
+    last.exists().then(|| estate.join("otlp"))
 }
 
 /// A running sender.
@@ -118,7 +119,7 @@ fn what_sdks_report_as_exported_is_stored_once_though_the_server_is_killed() {
     let data = work.path().join("data");
     let mut serve = Serve::start(&data);
     let (said, listen) = channel();
-    let names = ["py-grpc", "py-http", "js-grpc", "js-http"];
+    let names = ["py-grpc", "py-http", "js-grpc", "js-http", "js-json"];
     let senders: Vec<Sending> =
         names.iter().map(|name| Sending::start(&sdks, &serve, name, work.path(), said.clone())).collect();
     drop(said);
@@ -145,7 +146,7 @@ fn what_sdks_report_as_exported_is_stored_once_though_the_server_is_killed() {
         FROM records WHERE collector = 'otlp' GROUP BY source_name, kind ORDER BY source_name, kind";
     let answer = json(threadline().args(["sql", "--format", "json", "--url", &serve.url, question]));
     let rows: Vec<String> = answer["data"]["rows"].as_array().unwrap().iter().map(Value::to_string).collect();
-    let expected: Vec<String> = ["js-grpc", "js-http", "py-grpc", "py-http"]
+    let expected: Vec<String> = ["js-grpc", "js-http", "js-json", "py-grpc", "py-http"]
         .iter()
         .flat_map(|name| ["log", "span"].map(|kind| format!("[\"{name}\",\"{kind}\",{COUNT},{COUNT}]")))
         .collect();

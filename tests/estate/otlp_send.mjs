@@ -1,6 +1,6 @@
 // Sends spans and log records with the official OpenTelemetry SDK for JavaScript and says what became of them.
 //
-// usage: otlp_send.mjs grpc|http ENDPOINT NAME COUNT     (ESTATE_OTLP names the folder with node_modules)
+// usage: otlp_send.mjs grpc|http|json ENDPOINT NAME COUNT     (ESTATE_OTLP names the folder with node_modules)
 //
 // The same as otlp_send.py: COUNT spans NAME-span-<n>, as many log records NAME-log-<n>, `exported N` lines, and one
 // line of JSON at the end. The gRPC exporter does not try again by itself, so a batch it gives up on is handed to it
@@ -16,7 +16,8 @@ const { resourceFromAttributes } = require("@opentelemetry/resources");
 const [protocol, endpoint, name, text] = process.argv.slice(2);
 const count = Number(text);
 const options = { compression: "gzip", timeoutMillis: 20000, url: endpoint };
-const form = protocol === "grpc" ? "grpc" : "proto";
+// The package called `http` writes JSON, the one called `proto` protobuf; both go over HTTP.
+const form = { grpc: "grpc", http: "proto", json: "http" }[protocol];
 const { OTLPTraceExporter } = require(`@opentelemetry/exporter-trace-otlp-${form}`);
 const { OTLPLogExporter } = require(`@opentelemetry/exporter-logs-otlp-${form}`);
 const url = (signal) => (protocol === "grpc" ? `http://${endpoint}` : `${endpoint}/v1/${signal}`);
