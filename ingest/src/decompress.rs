@@ -1,7 +1,7 @@
 //! Compressed input, with bounds: nothing that arrives may unfold into more than was allowed.
 //!
 //! Invariants
-//! - output never exceeds `bytes_max`, nor `ratio_max` times the input beyond the first [`FREE_BYTES`]
+//! - output never exceeds `bytes_max`, nor `ratio_max` times the input beyond the first [`RATIO_FREE_BYTES`]
 //! - a zstd frame may ask for a window of at most 2^[`ZSTD_WINDOW_LOG_MAX`] bytes
 //! - several gzip members, or zstd frames, one after the other are one stream
 //! - input that ends early is an error, after what came before it was given out
@@ -11,12 +11,7 @@
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 use flate2::bufread::MultiGzDecoder;
-
-/// 8 MiB, what RFC 8878 asks decoders to support.
-const ZSTD_WINDOW_LOG_MAX: u32 = 23;
-
-/// Output to which no ratio applies, so that a small input may compress well.
-const FREE_BYTES: u64 = 64 * 1024;
+use threadline_schemas::limits::arrival::{RATIO_FREE_BYTES, ZSTD_WINDOW_LOG_MAX};
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +128,7 @@ impl<R: Read> Read for Bounded<R> {
         if self.given > self.limits.bytes_max {
             return Err(io::Error::new(ErrorKind::FileTooLarge, DecompressError::TooLarge(self.limits.bytes_max)));
         }
-        let allowed = FREE_BYTES + self.read.get().saturating_mul(self.limits.ratio_max);
+        let allowed = RATIO_FREE_BYTES + self.read.get().saturating_mul(self.limits.ratio_max);
         if !self.is_plain && self.given > allowed {
             return Err(io::Error::new(ErrorKind::FileTooLarge, DecompressError::Ratio(self.limits.ratio_max)));
         }
@@ -218,12 +213,40 @@ mod tests {
     }
 
     #[test]
+    fn the_last_byte_within_a_limit_comes_out_and_one_more_does_not() {
+        let text = noise(5000);
+        let zeros = vec![0; 1 << 20];
+        let packed = |text: &[u8], coding| match coding {
+            Coding::Identity => text.to_vec(),
+            Coding::Gzip => gzip(text),
+            Coding::Zstd => zstd::bulk::compress(text, 3).unwrap(),
+        };
+        for coding in [Coding::Identity, Coding::Gzip, Coding::Zstd] {
+            let within = |bytes_max| bytes(&packed(&text, coding), coding, Limits { bytes_max, ratio_max: 100 });
+            assert_eq!(within(5000).unwrap(), text);
+            let error = within(4999).unwrap_err();
+            assert!(matches!(refusal(&error), Some(DecompressError::TooLarge(4999))), "{coding:?} {error}");
+        }
+        for coding in [Coding::Gzip, Coding::Zstd] {
+            let packed = packed(&zeros, coding);
+            let needed = (zeros.len() as u64 - RATIO_FREE_BYTES).div_ceil(packed.len() as u64);
+            let within = |ratio_max| bytes(&packed, coding, Limits { bytes_max: 1 << 30, ratio_max });
+            assert_eq!(within(needed).unwrap(), zeros);
+            let error = within(needed - 1).unwrap_err();
+            assert!(matches!(refusal(&error), Some(DecompressError::Ratio(_))), "{coding:?} {error}");
+        }
+    }
+
+    #[test]
     fn a_large_window_is_refused() {
-        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
-        encoder.window_log(27).unwrap();
-        encoder.write_all(&noise(100)).unwrap();
-        let packed = encoder.finish().unwrap();
-        let error = bytes(&packed, Coding::Zstd, LIMITS).unwrap_err();
+        let packed = |window_log| {
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(window_log).unwrap();
+            encoder.write_all(&noise(100)).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert_eq!(bytes(&packed(ZSTD_WINDOW_LOG_MAX), Coding::Zstd, LIMITS).unwrap(), noise(100));
+        let error = bytes(&packed(ZSTD_WINDOW_LOG_MAX + 1), Coding::Zstd, LIMITS).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
     }
 

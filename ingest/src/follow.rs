@@ -357,8 +357,9 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::import::{Import, KEPT_BYTES, Options, Unseen};
+    use crate::import::{Import, Options, Unseen};
     use crate::testing::Bench;
+    use threadline_schemas::limits::arrival::LINE_BYTES_KEPT;
 
     fn event(id: usize) -> String {
         format!("{{\"id\":\"{id}\",\"kind\":\"log\"}}\n")
@@ -404,7 +405,7 @@ mod tests {
         assert_eq!(watched.len(), 6);
         let rejected: Vec<&Record> = watched.iter().filter(|record| record.kind == Kind::Rejected).collect();
         assert_eq!(rejected.len(), 2);
-        assert!(rejected.iter().all(|record| record.raw.as_ref().is_some_and(|raw| raw.len() == KEPT_BYTES)));
+        assert!(rejected.iter().all(|record| record.raw.as_ref().is_some_and(|raw| raw.len() == LINE_BYTES_KEPT)));
         let imported =
             Import::new(bench.pipeline.clone()).run(&[folder], &Options::default(), &mut Unseen).await.unwrap();
         assert_eq!(imported.total().duplicates, 6);

@@ -7,7 +7,8 @@
 //!
 //! Invariants
 //! - 2xx only after the append returned: what is acknowledged is durable and findable
-//! - a body is at most [`BODY_BYTES_MAX`], compressed and decompressed, and at most [`RATIO_MAX`] times what was sent
+//! - a body has the bounds of [`arrival`](threadline_schemas::limits::arrival): bytes, compressed and decompressed, times
+//!   that it unfolds, and time
 //! - memory: [`READING_BYTES_MAX`] for bodies as they arrive, [`UNPACKED_BYTES_MAX`] for what was compressed,
 //!   [`WORKING_BYTES_MAX`] for what is decoded, by estimate. Who finds no room in the first, or does not get a share of the
 //!   others in time, is sent away with 503 and `Retry-After`. Shares are taken in this order only, so requests do not lock
@@ -43,19 +44,12 @@ use crate::pipeline::Pipeline;
 pub use self::counts::{NAME_CHARS_MAX, NAMES_MAX, OtlpCounts};
 pub use self::otlp::Otlp;
 
-/// Largest body, compressed and decompressed.
-pub const BODY_BYTES_MAX: usize = 16 << 20;
-/// Times that a body may unfold.
-pub const RATIO_MAX: u64 = 100;
 /// Bytes of all bodies as they arrive.
 pub const READING_BYTES_MAX: usize = 32 << 20;
 /// Bytes of all bodies that came compressed, unpacked.
 pub const UNPACKED_BYTES_MAX: usize = 32 << 20;
 /// Estimated bytes of all bodies that are being decoded and stored.
 pub const WORKING_BYTES_MAX: usize = 64 << 20;
-/// How long a body may pause, and how long it may take.
-const READ_PAUSE_MAX: Duration = Duration::from_secs(30);
-const READ_TIME_MAX: Duration = Duration::from_secs(300);
 /// How long a request waits for its share of memory.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// What a client is told to wait when we are overloaded, and when the disk is full.

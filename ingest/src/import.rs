@@ -26,13 +26,14 @@ use std::time::Duration;
 
 use threadline_schemas::decode::profile::Catalogue;
 use threadline_schemas::decode::recognise::Format;
+use threadline_schemas::limits::arrival::{FILE_BODY_BYTES_MAX, FILE_RATIO_MAX, LINE_BYTES_MAX};
 use threadline_store::AppendError;
 use tokio::sync::mpsc;
 
 pub(crate) use self::file::too_long;
 use self::file::{Event, FileImport};
+pub use self::lines::LineKeys;
 pub(crate) use self::lines::{FileLine, LineReader};
-pub use self::lines::{KEPT_BYTES, LineKeys};
 use self::walk::What;
 use crate::pipeline::Pipeline;
 
@@ -63,9 +64,9 @@ impl Default for Options {
         Options {
             format: None,
             catalogue: Catalogue::shipped(),
-            line_bytes_max: 16 << 20,
-            body_bytes_max: 64 << 20,
-            ratio_max: 1000,
+            line_bytes_max: LINE_BYTES_MAX,
+            body_bytes_max: FILE_BODY_BYTES_MAX,
+            ratio_max: FILE_RATIO_MAX,
             batch_records_max: 1000,
             batch_bytes_max: 4 << 20,
         }

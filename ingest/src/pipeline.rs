@@ -173,7 +173,7 @@ impl Pipeline {
         if records.is_empty() {
             return Ok(Receipt::default());
         }
-        let bytes = records.iter().map(record_bytes).sum::<usize>();
+        let bytes = records.iter().map(Record::memory_bytes).sum::<usize>();
         let units = u32::try_from(bytes / ROOM_UNIT_BYTES + 1).unwrap_or(self.room_max).min(self.room_max);
         let _room = self.room.acquire_many(units).await.map_err(|_: AcquireError| AppendError::Closed)?;
         let heard = self.streams.hear(&records);
@@ -257,8 +257,8 @@ impl Pipeline {
             let mut bytes = 0;
             let part = std::iter::from_fn(|| {
                 records.next_if(|record| {
-                    bytes += record_bytes(record);
-                    bytes <= PART_BYTES_MAX || bytes == record_bytes(record)
+                    bytes += record.memory_bytes();
+                    bytes <= PART_BYTES_MAX || bytes == record.memory_bytes()
                 })
             });
             let part = part.collect();
@@ -304,7 +304,7 @@ fn by_source(records: &[Record]) -> BySource<u64> {
 /// The order that matters: what is too large is taken out of the redacted record, and stamps come last.
 fn prepare_record(record: &mut Record, redactor: &Redactor, record_bytes_max: usize) -> usize {
     let redactions = redactor.redact(record);
-    if record_bytes(record) > record_bytes_max {
+    if record.memory_bytes() > record_bytes_max {
         reject_too_large(record);
     }
     stamp::stamp(record);
@@ -318,7 +318,7 @@ fn stamped(mut record: Record) -> Record {
 
 /// Keeps who, when and where from; the payloads give way to their length and digest.
 fn reject_too_large(record: &mut Record) {
-    let bytes = record_bytes(record);
+    let bytes = record.memory_bytes();
     let mut digest = Sha256::new();
     let raw = record.raw.take();
     let texts = [record.arguments.take(), record.result.take(), record.text.take(), record.attributes.take()];
@@ -332,13 +332,6 @@ fn reject_too_large(record: &mut Record) {
     record.text = Some(format!("record of {bytes} bytes is above the limit; its digest is kept"));
     let attributes = serde_json::json!({ "length": bytes, "sha256": hex::encode(digest.finalize()) });
     record.attributes = Some(attributes.to_string());
-}
-
-/// About what a record takes in memory.
-pub(crate) fn record_bytes(record: &Record) -> usize {
-    let texts = [&record.text, &record.arguments, &record.result, &record.attributes, &record.target];
-    let payload = texts.into_iter().flatten().map(String::len).sum::<usize>();
-    size_of::<Record>() + payload + record.raw.as_ref().map_or(0, Vec::len) + record.keys.len() * 64
 }
 
 fn now_unix_us() -> i64 {

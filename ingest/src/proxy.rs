@@ -42,6 +42,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::CertificateDer;
+use threadline_schemas::limits::arrival::BODY_BYTES_MAX;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -126,7 +127,7 @@ impl ProxyOptions {
             connect_timeout: Duration::from_secs(10),
             response_timeout: None,
             connections_max: 512,
-            request_bytes_max: 16 << 20,
+            request_bytes_max: BODY_BYTES_MAX,
             held_bytes_max: 32 << 20,
             retry: Retry::default(),
             grace: Duration::from_secs(1),

@@ -29,6 +29,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use threadline_schemas::limits::arrival::LINE_BYTES_MAX;
 use tokio::{process::Command, sync::oneshot};
 use tracing::warn;
 use uuid::Uuid;
@@ -81,7 +82,7 @@ impl TapOptions {
         Self {
             run,
             on_record_failure: OnRecordFailure::default(),
-            line_bytes_max: 16 << 20,
+            line_bytes_max: LINE_BYTES_MAX,
             held_bytes_max: 8 << 20,
             retry: Retry::default(),
             drain_timeout: Duration::from_secs(5),

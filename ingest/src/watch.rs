@@ -26,6 +26,7 @@ use std::{
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use threadline_schemas::limits::arrival::LINE_BYTES_MAX;
 use tokio::task::JoinHandle;
 use tracing::error;
 
@@ -66,7 +67,7 @@ impl Default for WatchOptions {
             positions: Vec::new(),
             batch_bytes_max: 1 << 20,
             round_bytes_max: 16 << 20,
-            line_bytes_max: 16 << 20,
+            line_bytes_max: LINE_BYTES_MAX,
             files_max: 10_000,
         }
     }

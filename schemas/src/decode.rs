@@ -8,6 +8,7 @@
 //!
 //! Not here: redaction and stamps, which follow (`ingest`).
 
+mod budget;
 pub mod claude_code;
 pub mod codex;
 pub mod http;

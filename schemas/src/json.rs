@@ -9,6 +9,7 @@
 //! into a float, so what is hashed or shown would not be what was received.
 //! Not here: tokenizing, strings and escapes; that is the `jiter` crate.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use jiter::{Jiter, JiterError, JiterErrorType, Peek};
@@ -24,7 +25,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { depth_max: 128, nodes_max: 400_000 }
+        crate::limits::json::DOCUMENT
     }
 }
 
@@ -153,20 +154,40 @@ impl Reader<'_> {
 
     fn object(&mut self, depth: usize) -> Result<Json, JsonError> {
         let mut members: Vec<Member> = Vec::new();
-        let mut seen = std::collections::HashSet::new();
+        let mut keys = Keys::default();
         let mut next = self.jiter.known_object().map_err(syntax)?.map(str::to_string);
         while let Some(key) = next {
             let peek = self.jiter.peek().map_err(syntax)?;
             let start = self.jiter.current_index();
             let value = self.value(peek, depth + 1)?;
             let span = start..self.jiter.current_index();
-            if !seen.insert(key.clone()) && self.duplicate_keys.len() < 8 {
+            if keys.is_twin(&key, &members) && self.duplicate_keys.len() < 8 {
                 self.duplicate_keys.push(key.clone());
             }
             members.push(Member { key, value, span });
             next = self.jiter.next_key().map_err(syntax)?.map(str::to_string);
         }
         Ok(Json::Object(members))
+    }
+}
+
+/// Keys of an object that were seen: compared one by one while they are few, which most objects stay.
+#[derive(Default)]
+struct Keys(HashSet<String>);
+
+impl Keys {
+    /// Members of an object whose keys are not hashed.
+    const FEW: usize = 16;
+
+    /// Whether `key`, which comes after `members`, is one of theirs.
+    fn is_twin(&mut self, key: &str, members: &[Member]) -> bool {
+        if members.len() < Keys::FEW {
+            return members.iter().any(|member| member.key == key);
+        }
+        if members.len() == Keys::FEW {
+            self.0.extend(members.iter().map(|member| member.key.clone()));
+        }
+        !self.0.insert(key.to_string())
     }
 }
 
@@ -397,6 +418,17 @@ mod tests {
         let (parsed, end) = parse_first(br#"{"a":"}"} {"b":1}"#).unwrap();
         assert_eq!((parsed.value.str_at("a"), end), (Some("}"), 9));
         assert!(parse_first(b"{\"a\":").is_err());
+    }
+
+    #[test]
+    fn twins_are_found_in_small_and_large_objects() {
+        for count in [1, Keys::FEW - 1, Keys::FEW, Keys::FEW + 1, 3 * Keys::FEW] {
+            for twin in 0..count {
+                let members: Vec<String> = (0..count).chain([twin]).map(|n| format!("\"k{n}\":1")).collect();
+                let parsed = parse(format!("{{{}}}", members.join(",")).as_bytes()).unwrap();
+                assert_eq!(parsed.duplicate_keys, [format!("k{twin}")], "{count} members");
+            }
+        }
     }
 
     #[test]

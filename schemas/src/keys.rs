@@ -7,8 +7,7 @@
 //! Not here: which keys are believed. Guards live with the reader (`query`), because a key can
 //! only be judged against the other records that bear it.
 
-/// Longest value that becomes a key; a longer one is replaced by its SHA-256.
-pub const KEY_VALUE_BYTES_MAX: usize = 256;
+use crate::limits::keys::VALUE_BYTES_MAX;
 
 macro_rules! key_kinds {
     ($($(#[$meta:meta])* $variant:ident = $text:literal, scoped: $scoped:literal, joins: $joins:literal;)*) => {
@@ -122,7 +121,7 @@ fn unescape(scope: &str) -> String {
 }
 
 fn bounded(value: &str) -> String {
-    if value.len() <= KEY_VALUE_BYTES_MAX {
+    if value.len() <= VALUE_BYTES_MAX {
         return value.into();
     }
     format!("sha256-{}", hex::encode(<sha2::Sha256 as sha2::Digest>::digest(value)))

@@ -23,6 +23,7 @@ pub mod encoding;
 pub mod json;
 pub mod keys;
 pub mod leaf;
+pub mod limits;
 pub mod ocsf;
 pub mod record;
 pub mod residue;

@@ -283,6 +283,29 @@ impl Record {
         digest.finalize().into()
     }
 
+    /// About what it takes in memory.
+    pub fn memory_bytes(&self) -> usize {
+        let texts = [
+            &self.text,
+            &self.arguments,
+            &self.result,
+            &self.attributes,
+            &self.target,
+            &self.name,
+            &self.server_name,
+            &self.tool_name,
+            &self.client_name,
+            &self.authority,
+            &self.conversation_id,
+            &self.turn_id,
+            &self.tool_call_id,
+            &self.rpc_id,
+            &self.connection_id,
+        ];
+        let payload: usize = texts.into_iter().flatten().map(String::len).sum();
+        size_of::<Self>() + payload + self.raw.as_ref().map_or(0, Vec::len) + self.keys.len() * 64
+    }
+
     /// Whether a collector elsewhere passed it on: its run and number stand first in the attributes.
     pub fn is_passed_on(&self) -> bool {
         self.attributes.as_deref().is_some_and(|attributes| attributes.starts_with(PASSED_ON))

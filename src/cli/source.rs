@@ -15,17 +15,15 @@ use threadline_schemas::decode::profile::{Catalogue, Explained, Explaining, Prof
 use threadline_schemas::decode::{Context, Line};
 use threadline_schemas::digest::MatchKey;
 use threadline_schemas::display::{self, Lines};
+use threadline_schemas::limits::arrival::{FILE_RATIO_MAX, LINE_BYTES_MAX};
+use threadline_schemas::limits::profile::PROFILE_BYTES_MAX;
 use threadline_schemas::{Collector, Kind};
 
 use super::output::{self, Column};
 use super::{Format, SourceCommand, SourceListArguments, SourceShowArguments, SourceTestArguments, data_directory};
 
-/// Bytes of a profile file; the parser's own limit is below.
-const PROFILE_BYTES_MAX: u64 = 1 << 20;
 /// Files read from `<data>/sources`.
 const OWN_FILES_MAX: usize = 256;
-/// A longer line is cut before it is tested.
-const LINE_BYTES_MAX: usize = 16 << 20;
 
 const LIST_COLUMNS: &[Column] = &[
     ("NAME", "name"),
@@ -239,7 +237,7 @@ fn open(file: &Path) -> anyhow::Result<impl BufRead> {
     let opened = std::fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
     let mut source = BufReader::new(opened);
     let coding = Coding::of_magic(source.fill_buf().with_context(|| format!("cannot read {}", file.display()))?);
-    let limits = Limits { bytes_max: u64::MAX, ratio_max: 1000 };
+    let limits = Limits { bytes_max: u64::MAX, ratio_max: FILE_RATIO_MAX };
     Ok(BufReader::new(decompress::reader(source, coding, limits)?))
 }
 

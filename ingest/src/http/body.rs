@@ -8,7 +8,9 @@ use axum::http::{HeaderMap, header};
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
-use super::{BODY_BYTES_MAX, Collecting, RATIO_MAX, READ_PAUSE_MAX, READ_TIME_MAX, Refusal, UNIT_BYTES};
+use threadline_schemas::limits::arrival::{BODY_BYTES_MAX, PAUSE_MAX, RATIO_MAX, TIME_MAX, ZSTD_WINDOW_LOG_MAX};
+
+use super::{Collecting, Refusal, UNIT_BYTES};
 use crate::decompress::{self, Coding, Limits};
 
 /// A body, unpacked, with its share of the memory for such bodies.
@@ -32,7 +34,7 @@ pub(super) async fn read(collecting: &Collecting, headers: &HeaderMap, body: Bod
 
 /// Receives a body as it is.
 pub(super) async fn arrive(collecting: &Collecting, headers: &HeaderMap, body: Body) -> Result<Arrived, Refusal> {
-    let reading = tokio::time::timeout(READ_TIME_MAX, receive(collecting, headers, body));
+    let reading = tokio::time::timeout(TIME_MAX, receive(collecting, headers, body));
     let (bytes, share) = reading.await.map_err(|_| Refusal::TimedOut)??;
     Ok(Arrived { bytes, share })
 }
@@ -82,7 +84,7 @@ async fn receive(
     let mut bytes = Vec::new();
     let mut share: Option<OwnedSemaphorePermit> = None;
     loop {
-        let next = tokio::time::timeout(READ_PAUSE_MAX, stream.next()).await.map_err(|_| Refusal::TimedOut)?;
+        let next = tokio::time::timeout(PAUSE_MAX, stream.next()).await.map_err(|_| Refusal::TimedOut)?;
         let Some(chunk) = next else { return Ok((bytes, share)) };
         let chunk = chunk.map_err(|_| Refusal::Malformed("body ended early".into()))?;
         if bytes.len() + chunk.len() > BODY_BYTES_MAX {
@@ -111,11 +113,10 @@ fn grow(collecting: &Collecting, share: &mut Option<OwnedSemaphorePermit>, bytes
 
 /// What a body may take once unpacked.
 fn unpacked_bytes_max(length: usize, coding: Coding) -> usize {
-    const ZSTD_WINDOW_BYTES: usize = 8 << 20;
     let by_ratio = length.saturating_mul(RATIO_MAX as usize).saturating_add(UNIT_BYTES).min(BODY_BYTES_MAX);
     match coding {
         Coding::Identity => length,
         Coding::Gzip => by_ratio,
-        Coding::Zstd => by_ratio + by_ratio.min(ZSTD_WINDOW_BYTES),
+        Coding::Zstd => by_ratio + by_ratio.min(1 << ZSTD_WINDOW_LOG_MAX),
     }
 }

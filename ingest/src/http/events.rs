@@ -18,14 +18,13 @@ use sha2::{Digest, Sha256};
 use threadline_schemas::decode::{Context, Line};
 use threadline_schemas::{Collector, Record, json, wire};
 
+use threadline_schemas::limits::arrival::EVENTS_MAX;
+
 use super::problem::{REQUEST_ID, RequestId};
 use super::{Collecting, Refusal, body, weigh};
-use crate::pipeline::record_bytes;
 
 /// Events in one append.
 const BATCH_EVENTS_MAX: usize = 1000;
-/// Events in one request.
-const EVENTS_MAX: usize = 100_000;
 /// Bytes of records in one append.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Rejected events that the answer names.
@@ -130,7 +129,7 @@ impl Events {
                 let line = Line { bytes: event, file: None, number: *number as i64, delivery_key: &key };
                 context.rejected(&line, "native", &error.to_string())
             });
-            bytes += record_bytes(&record);
+            bytes += record.memory_bytes();
             batch.records.push(record);
             batch.next += 1;
             if batch.records.len() >= BATCH_EVENTS_MAX || bytes >= BATCH_BYTES_MAX {

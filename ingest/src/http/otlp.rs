@@ -16,6 +16,7 @@ use axum::routing::post;
 use prost::Message;
 use threadline_schemas::decode::otlp::drop_list::DropList;
 use threadline_schemas::decode::otlp::{self, Encoding, OtlpBody, OtlpError, Signal};
+use threadline_schemas::limits::arrival::OTLP_RECORDS_MAX;
 use threadline_schemas::{Collector, Kind};
 
 use super::body::Held;
@@ -27,8 +28,6 @@ use crate::pipeline::Pipeline;
 
 /// Estimated memory above which a body is refused even when nobody else is there.
 const WEIGHT_MAX: usize = 160 << 20;
-/// Log records or spans in one request; exporters send 512 by default, collectors 8,192.
-const RECORDS_MAX: usize = 20_000;
 
 /// The OTLP receivers of one process: HTTP and gRPC over one admission, one drop list and one set of counts.
 #[derive(Debug, Clone)]
@@ -142,8 +141,10 @@ pub(super) async fn store(
     held: Held,
 ) -> Result<usize, Refusal> {
     let weight = weigh::otlp(&held.bytes, encoding);
-    if weight.records > RECORDS_MAX {
-        return Err(Refusal::TooLarge(format!("more than {RECORDS_MAX} records in one request; send smaller batches")));
+    if weight.records > OTLP_RECORDS_MAX {
+        return Err(Refusal::TooLarge(format!(
+            "more than {OTLP_RECORDS_MAX} records in one request; send smaller batches"
+        )));
     }
     if weight.bytes > WEIGHT_MAX {
         return Err(Refusal::TooLarge(

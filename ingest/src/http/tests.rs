@@ -2,6 +2,7 @@ use std::io::Write;
 
 use axum::http::{HeaderMap, StatusCode};
 use expect_test::expect;
+use threadline_schemas::limits::arrival::BODY_BYTES_MAX;
 use threadline_schemas::{Collector, Kind};
 
 use super::*;
@@ -128,6 +129,7 @@ async fn otlp_refusals_are_in_the_encoding_of_the_request() {
         ("not gzip", vec![JSON, gz], b"{}".to_vec()),
         ("two codings", vec![JSON, gz, gz], gzip(&gzip(b"{}"))),
         ("brotli", vec![JSON, ("content-encoding", "br")], b"{}".to_vec()),
+        ("as long as may be", vec![JSON], vec![b' '; BODY_BYTES_MAX]),
         ("too long", vec![JSON], long),
         ("no type", vec![], b"{}".to_vec()),
         ("text", vec![("content-type", "text/plain")], b"{}".to_vec()),

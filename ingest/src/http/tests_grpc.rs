@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use prost::Message;
 use threadline_schemas::decode::otlp::Signal;
 use threadline_schemas::decode::otlp::drop_list::DropList;
+use threadline_schemas::limits::arrival::BODY_BYTES_MAX;
 use threadline_schemas::{Collector, Kind};
 use tonic::Code;
 use tonic::codec::CompressionEncoding;

@@ -10,12 +10,13 @@ use sha2::{Digest, Sha256};
 use threadline_schemas::decode::otlp::{self, Encoding};
 use threadline_schemas::decode::recognise::{self, Format, HEAD_BYTES};
 use threadline_schemas::decode::{Line, LineDecoder};
+use threadline_schemas::limits::arrival::LINE_BYTES_KEPT;
 use threadline_schemas::{Collector, Kind, Record};
 use tokio::sync::mpsc::Sender;
 
-use super::{FileLine, FileReport, KEPT_BYTES, LineReader, Options};
+use super::{FileLine, FileReport, LineReader, Options};
 use crate::decompress::{self, Coding, Limits};
-use crate::pipeline::{Pipeline, record_bytes};
+use crate::pipeline::Pipeline;
 
 /// What the reading thread tells.
 pub(super) enum Event {
@@ -223,7 +224,7 @@ impl<'a> Batch<'a> {
         for record in records {
             self.records += 1;
             self.rejected += u64::from(record.kind == Kind::Rejected);
-            self.waiting_bytes += record_bytes(&record);
+            self.waiting_bytes += record.memory_bytes();
             self.waiting.push(record);
             let is_full = self.waiting.len() >= self.options.batch_records_max;
             if is_full || self.waiting_bytes >= self.options.batch_bytes_max {
@@ -291,7 +292,7 @@ fn rejected_body(
 ) -> Record {
     let sha256 = hex::encode(Sha256::digest(body));
     let key = format!("body:{sha256}:0");
-    let kept = &body[..body.len().min(KEPT_BYTES)];
+    let kept = &body[..body.len().min(LINE_BYTES_KEPT)];
     let line = Line { bytes: kept, file: Some(name), number: 1, delivery_key: &key };
     let mut record = context.rejected(&line, decoder, reason);
     let attributes = serde_json::json!({ "length": body.len(), "sha256": sha256 });

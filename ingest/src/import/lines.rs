@@ -3,16 +3,14 @@
 //! Invariants
 //! - the key of a line depends on the base name of the file and on every byte up to the end of the line, without its line
 //!   feed: a file that grows, is copied or compressed keeps the keys of its lines
-//! - of a line above the limit only the first [`KEPT_BYTES`], its length and its digest are held
+//! - of a line above the limit only the first [`LINE_BYTES_KEPT`], its length and its digest are held
 //!
 //! Not here: what lines mean.
 
 use std::io::{self, BufRead};
 
 use sha2::{Digest, Sha256};
-
-/// Bytes kept of a line above the limit.
-pub const KEPT_BYTES: usize = 64 * 1024;
+use threadline_schemas::limits::arrival::LINE_BYTES_KEPT;
 
 /// Names the lines of one file: `file:<base name>:<SHA-256 of the file up to the end of the line>`.
 #[derive(Debug, Clone)]
@@ -127,10 +125,10 @@ impl<R: BufRead> LineReader<R> {
             length += part.len() as u64;
             if long.is_none() && line.len() + part.len() > self.line_bytes_max {
                 long = Some(Sha256::new().chain_update(&line));
-                line.truncate(KEPT_BYTES);
+                line.truncate(LINE_BYTES_KEPT);
                 line.shrink_to_fit();
             }
-            let kept = long.as_ref().map_or(part.len(), |_| part.len().min(KEPT_BYTES - line.len()));
+            let kept = long.as_ref().map_or(part.len(), |_| part.len().min(LINE_BYTES_KEPT - line.len()));
             line.extend_from_slice(&part[..kept]);
             if let Some(digest) = &mut long {
                 digest.update(part);

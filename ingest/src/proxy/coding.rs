@@ -10,9 +10,8 @@ use std::io::{self, Write};
 
 use brotli_decompressor::DecompressorWriter;
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
+use threadline_schemas::limits::arrival::ZSTD_WINDOW_LOG_MAX;
 
-/// 8 MiB, what RFC 8878 asks decoders to support.
-const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 const BROTLI_BUFFER_BYTES: usize = 4096;
 
 /// The codings of a body, by `Content-Encoding`.

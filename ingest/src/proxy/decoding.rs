@@ -19,8 +19,9 @@ use sha2::{Digest, Sha256};
 use threadline_schemas::Record;
 use threadline_schemas::decode::Context;
 use threadline_schemas::decode::http::proxy::{At, ProxyDecoder, ProxyGap};
-use threadline_schemas::decode::http::{self, BODY_BYTES_MAX, EXCHANGES_MAX, HELD_BYTES_MAX, Headers};
+use threadline_schemas::decode::http::{self, Headers};
 use threadline_schemas::digest::MatchKey;
+use threadline_schemas::limits::http::{BODY_BYTES_MAX, EXCHANGES_MAX, HELD_BYTES_MAX};
 
 use super::coding::Coding;
 use super::observation::{Event, Observation, Request, What};

@@ -5,7 +5,7 @@
 //! - a request is entered when its body has ended. What of the response comes before that waits, as long as the journal has
 //!   room; then, or when the exchange ends, the request is entered as incomplete, and what still comes of it is a gap
 //! - of a request body at most `request_bytes_max` are held, within the journal's budget; of a longer one the first
-//!   [`CUT_KEPT`] and a digest of all
+//!   [`LINE_BYTES_KEPT`] and a digest of all
 //!
 //! Not here: the bytes on their way (`body`).
 
@@ -20,12 +20,11 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::http::request::Parts;
 use hyper::http::{HeaderMap, Method, Version};
 use sha2::{Digest, Sha256};
+use threadline_schemas::limits::arrival::LINE_BYTES_KEPT;
 
 use super::Shared;
 use super::observation::{Event, Request, What};
 
-/// Bytes kept of a request body over the limit: enough for its envelope to be read.
-const CUT_KEPT: usize = 64 * 1024;
 /// How long the rest of a request may take that cannot be passed on.
 const REST_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -235,8 +234,8 @@ impl Coming {
         digest.update(&self.body);
         digest.update(bytes);
         self.digest = Some(digest);
-        self.body.truncate(CUT_KEPT);
-        let missing = CUT_KEPT.saturating_sub(self.body.len()).min(bytes.len());
+        self.body.truncate(LINE_BYTES_KEPT);
+        let missing = LINE_BYTES_KEPT.saturating_sub(self.body.len()).min(bytes.len());
         self.body.extend_from_slice(&bytes[..missing]);
         self.body.shrink_to_fit();
         let unused = self.reserved.saturating_sub(self.body.len());

@@ -2,13 +2,11 @@
 //!
 //! Invariants
 //! - concatenating what went in equals joining the lines that came out, unless a line was over `line_bytes_max`
-//! - holds at most `line_bytes_max` bytes between two calls; of a longer line the first `OVERSIZED_KEPT` and a digest of all
+//! - holds at most `line_bytes_max` bytes between two calls; of a longer line the first `LINE_BYTES_KEPT` and a digest of all
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-
-/// Bytes kept of a line over the limit: enough for its envelope to be read.
-pub(super) const OVERSIZED_KEPT: usize = 64 * 1024;
+use threadline_schemas::limits::arrival::LINE_BYTES_KEPT;
 
 /// A line and where it ended.
 #[derive(Debug, PartialEq)]
@@ -70,7 +68,7 @@ impl Splitter {
             digest.update(&self.partial);
             digest.update(segment);
             self.oversized = Some(digest);
-            let kept = OVERSIZED_KEPT.min(self.line_bytes_max);
+            let kept = LINE_BYTES_KEPT.min(self.line_bytes_max);
             let missing = kept.saturating_sub(self.partial.len()).min(segment.len());
             self.partial.extend_from_slice(&segment[..missing]);
             self.partial.truncate(kept);
@@ -154,9 +152,9 @@ mod tests {
             assert!(splitter.push(&[b'x'; 64 * 1024]).is_empty());
             assert!(splitter.partial.len() <= 1 << 20);
         }
-        assert!(splitter.partial.capacity() <= OVERSIZED_KEPT);
+        assert!(splitter.partial.capacity() <= LINE_BYTES_KEPT);
         let line = splitter.finish().unwrap();
-        assert_eq!((line.bytes.len(), line.length), (OVERSIZED_KEPT, 40 * 64 * 1024));
+        assert_eq!((line.bytes.len(), line.length), (LINE_BYTES_KEPT, 40 * 64 * 1024));
     }
 
     proptest! {

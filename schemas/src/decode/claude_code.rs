@@ -15,20 +15,19 @@
 
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::transcript::{
-    REMEMBERED_MAX, Remembered, exact, joined_text, member, set_attributes, short, split_tool, time_unix_nano, without,
+    Remembered, exact, joined_text, member, set_attributes, short, split_tool, time_unix_nano, without,
 };
 use super::{Context, Line, LineDecoder};
 use crate::columns::Record;
 use crate::json::{self, Json, Member, Parsed};
 use crate::keys::{Key, KeyKind};
+use crate::limits::transcript::{BLOCKS_MAX, REMEMBERED_MAX};
 use crate::record::{Kind, Outcome, SourceKind};
 
 /// Decoder name in the records.
 const DECODER: &str = "claude-code";
-
-/// Content blocks of one line that get a record of their own; the raw line holds them all.
-pub const BLOCKS_MAX: usize = 256;
 
 /// How a result's text tells that the host did not run the tool: marker, outcome, error type.
 const REFUSALS: &[(&str, Outcome, &str)] = &[
@@ -163,19 +162,26 @@ impl ClaudeCodeDecoder {
         let content = read.parsed.value.at(&["message", "content"]);
         let blocks = content.map_or(&[][..], Json::items);
         let mut records = Vec::new();
+        let mut budget = Budget::default();
         let mut said = false;
         for block in blocks.iter().take(BLOCKS_MAX) {
+            if budget.is_spent() {
+                budget.leave_out(1);
+                continue;
+            }
             let part = records.len();
-            match block.str_at("type").unwrap_or("block") {
-                "tool_use" | "server_tool_use" | "mcp_tool_use" => records.push(self.selection(read, part, block)),
-                kind if kind.ends_with("tool_result") => records.push(self.result(read, part, block)),
+            let record = match block.str_at("type").unwrap_or("block") {
+                "tool_use" | "server_tool_use" | "mcp_tool_use" => self.selection(read, part, block),
+                kind if kind.ends_with("tool_result") => self.result(read, part, block),
+                _ if read.line_type == "user" && said => continue,
                 _ if read.line_type == "user" => {
-                    if !said {
-                        records.push(read.user_text(part, joined_text(blocks)));
-                    }
                     said = true;
+                    read.user_text(part, joined_text(blocks))
                 }
-                kind => records.push(read.completion(part, kind, block)),
+                kind => read.completion(part, kind, block),
+            };
+            if budget.takes(&record) {
+                records.push(record);
             }
         }
         if records.is_empty() {
@@ -189,6 +195,8 @@ impl ClaudeCodeDecoder {
                 }
             });
         }
+        let gap = records.first().and_then(|first| budget.gap(read.context, read.line, records.len(), DECODER, first));
+        records.extend(gap);
         records
     }
 

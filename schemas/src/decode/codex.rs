@@ -17,13 +17,13 @@
 use std::sync::Arc;
 
 use super::transcript::{
-    REMEMBERED_MAX, Remembered, exact, joined_text, member, millis_to_nanos, set_attributes, short, split_tool,
-    time_unix_nano, without,
+    Remembered, exact, joined_text, member, millis_to_nanos, set_attributes, short, split_tool, time_unix_nano, without,
 };
 use super::{Context, Line, LineDecoder};
 use crate::columns::Record;
 use crate::json::{self, Json, Parsed};
 use crate::keys::{Key, KeyKind};
+use crate::limits::transcript::REMEMBERED_MAX;
 use crate::record::{Kind, Outcome, SourceKind};
 
 /// Decoder name in the records.

@@ -30,7 +30,7 @@
 pub(crate) mod content;
 pub mod definition;
 mod enclosed;
-mod inventory;
+pub(crate) mod inventory;
 pub(crate) mod message;
 pub mod meta;
 pub(crate) mod method;
@@ -43,7 +43,7 @@ mod task;
 
 use sha2::{Digest, Sha256};
 
-use self::inventory::{InForce, Inventory};
+use self::inventory::{InForce, Inventory, Mirrored};
 use self::message::{Message, Shape, exact_text};
 use self::parts::{Attributes, Parts};
 use self::pending::{Asked, Pending};
@@ -52,6 +52,7 @@ use crate::columns::Record;
 use crate::decode::{Context, Line};
 use crate::json::{self, Json, JsonError, Parsed};
 use crate::keys::{Key, KeyKind};
+use crate::limits::mcp::NAME_BYTES_MAX;
 use crate::record::{Direction, Kind, Outcome, SourceKind};
 
 /// One message as it passed.
@@ -160,6 +161,11 @@ impl McpDecoder {
         parts.push(record);
     }
 
+    /// Arguments of a tool that travel in HTTP headers too, by the definition in force.
+    pub(crate) fn mirrored(&self, tool: &str) -> &[Mirrored] {
+        self.inventory.mirrored(tool)
+    }
+
     /// The records of a parsed message or batch.
     pub(crate) fn message(
         &mut self,
@@ -178,7 +184,13 @@ impl McpDecoder {
         let transport = Transport { notes, ..transport.clone() };
         match &parsed.value {
             Json::Array(items) if items.is_empty() => self.rejected(parts, frame, &transport, "empty JSON-RPC batch"),
-            Json::Array(items) => items.iter().for_each(|item| self.one(parts, frame, item, &transport)),
+            Json::Array(items) => {
+                for item in items {
+                    if !parts.leaves_out() {
+                        self.one(parts, frame, item, &transport);
+                    }
+                }
+            }
             value => self.one(parts, frame, value, &transport),
         }
     }
@@ -497,9 +509,6 @@ impl McpDecoder {
         format!("{}:{side}", self.connection_id)
     }
 }
-
-/// A longer name of a client or server is not kept for the connection.
-const NAME_BYTES_MAX: usize = 1024;
 
 /// A server that calls tools, a client that elicits: no peer of the protocol does that.
 fn note_sender(attributes: &mut Attributes, method: &str, direction: Direction) {

@@ -29,7 +29,8 @@ use sha2::{Digest, Sha256};
 use self::drop_list::{DropList, Dropped};
 use super::{Context, Line};
 use crate::columns::Record;
-use crate::json::{JsonError, Limits};
+use crate::json::JsonError;
+use crate::limits::otlp::{METRIC_NAME_CHARS_MAX, METRIC_NAMES_MAX, PARTS_MAX, PARTS_MIN, SHARED_BYTES_MAX};
 
 mod claude_code;
 mod codex;
@@ -43,25 +44,6 @@ mod mapping;
 mod protobuf;
 mod side;
 mod spans;
-
-/// Log records or spans in one body, its resources and scopes included.
-pub const RECORDS_PER_BODY_MAX: usize = 100_000;
-/// Attributes of one log record, span, resource or scope; a record with more is rejected.
-pub const ATTRIBUTES_MAX: usize = 1_024;
-/// Span events, and span links, of one span; a span with more is rejected.
-pub const EVENTS_MAX: usize = 1_024;
-/// Nesting of attribute values; a record with deeper ones is rejected.
-pub const VALUE_DEPTH_MAX: usize = 32;
-/// Bytes that resource and scope may add to all records of one body together.
-pub const SHARED_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Tool choices of one body that become records of their own; what is beyond stays in the attributes.
-pub const PARTS_MAX: usize = 1_024;
-/// Of a small body.
-const PARTS_MIN: usize = 8;
-/// Metrics of one body that are counted by name; what is beyond is counted without.
-pub const METRIC_NAMES_MAX: usize = 1_024;
-/// Bounds of a JSON body.
-pub const JSON_LIMITS: Limits = Limits { depth_max: 128, nodes_max: 2_000_000 };
 
 /// Which kind of body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -267,10 +249,8 @@ struct Points {
 
 impl Points {
     fn add(&mut self, source: &str, metric: &str, points: u64) {
-        /// Longer names are cut: they are labels of counters.
-        const NAME_CHARS_MAX: usize = 128;
         self.total += points;
-        let short = |text: &str| text.chars().take(NAME_CHARS_MAX).collect::<String>();
+        let short = |text: &str| text.chars().take(METRIC_NAME_CHARS_MAX).collect::<String>();
         let key = (short(source), short(metric));
         if points > 0 && (self.by_name.len() < METRIC_NAMES_MAX || self.by_name.contains_key(&key)) {
             *self.by_name.entry(key).or_default() += points;

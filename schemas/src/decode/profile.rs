@@ -44,15 +44,12 @@ use self::extract::{Made, Scope};
 use self::map::Mapping;
 use self::rule::{Expand, Rule, RuleKind};
 use self::template::Template;
+use super::budget::Budget;
 use super::{Context, Line, LineDecoder};
 use crate::columns::Record;
 use crate::json::Json;
+use crate::limits::profile::{AFTER_OPEN_QUOTE_MAX, EACH_MAX, ENTRY_BYTES_MAX, ENTRY_LINES_MAX};
 use crate::record::{Kind, SourceKind};
-
-/// Lines of one entry.
-pub const ENTRY_LINES_MAX: usize = 10_000;
-/// Bytes of an entry that has several lines.
-pub const ENTRY_BYTES_MAX: usize = 4 << 20;
 
 /// A log format, ready to read lines.
 #[derive(Debug)]
@@ -95,6 +92,7 @@ struct Making<'m> {
     line: &'m Line<'m>,
     lines: usize,
     made: Vec<Ruled>,
+    budget: Budget,
 }
 
 /// A record and the rule that made it or refused the line.
@@ -208,7 +206,7 @@ impl Profile {
         if entry.unread.is_some() {
             return vec![Ruled { record: self.interrupted(context, line, lines, &entry, &scope), rule: None }];
         }
-        let mut making = Making { context, line, lines, made: Vec::new() };
+        let mut making = Making { context, line, lines, made: Vec::new(), budget: Budget::default() };
         for (index, rule) in self.rules.iter().enumerate() {
             let Some(captures) = rule.fits(&scope) else { continue };
             if let Err(reason) = self.records(&mut making, &entry, (index, rule), &scope, captures) {
@@ -218,7 +216,11 @@ impl Profile {
                 break;
             }
         }
-        if making.made.is_empty() { rejected("no rule of the profile fits", None) } else { making.made }
+        let Making { mut made, budget, .. } = making;
+        let Some(first) = made.first() else { return rejected("no rule of the profile fits", None) };
+        let gap = budget.gap(context, line, made.len(), &self.decoder, &first.record);
+        made.extend(gap.map(|record| Ruled { record, rule: None }));
+        made
     }
 
     /// Adds the records that a rule makes of an entry.
@@ -231,7 +233,13 @@ impl Profile {
         mut captures: Vec<Made>,
     ) -> Result<(), String> {
         let captured = captures.len();
-        for item in rule.items(scope) {
+        let items = rule.items(scope);
+        making.budget.leave_out(items.len().saturating_sub(EACH_MAX));
+        for item in items.into_iter().take(EACH_MAX) {
+            if making.budget.is_spent() {
+                making.budget.leave_out(1);
+                continue;
+            }
             captures.truncate(captured);
             let mut used: Vec<&Json> = scope.used.borrow().clone();
             if item.is_some() {
@@ -261,7 +269,10 @@ impl Profile {
             let mut mapping = Mapping::new(making.context, &scope, record, !matches!(self.format, Format::Json));
             mapping.apply(rule)?;
             self.about(&mut mapping, entry, making.lines);
-            making.made.push(Ruled { record: mapping.finish(), rule: Some(index) });
+            let record = mapping.finish();
+            if making.budget.takes(&record) {
+                making.made.push(Ruled { record, rule: Some(index) });
+            }
         }
         Ok(())
     }
@@ -323,6 +334,8 @@ pub struct ProfileDecoder {
     profile: Arc<Profile>,
     held: Option<Held>,
     is_specific: bool,
+    /// Lines to come that may be part of a value.
+    doubted: usize,
 }
 
 /// Lines of an entry that may go on.
@@ -364,7 +377,7 @@ impl Held {
 impl ProfileDecoder {
     /// For one file.
     pub fn new(profile: Arc<Profile>) -> Self {
-        ProfileDecoder { profile, held: None, is_specific: false }
+        ProfileDecoder { profile, held: None, is_specific: false, doubted: 0 }
     }
 
     /// Whether a record was made by a rule that asks for more than that the line can be read, or of a line whose form alone
@@ -382,12 +395,32 @@ impl ProfileDecoder {
     }
 
     fn entry(&mut self, context: &Context<'_>, line: &Line<'_>, lines: usize) -> Vec<Ruled> {
-        let ruled = self.profile.entry(context, line, lines);
+        let mut ruled = self.profile.entry(context, line, lines);
+        if matches!(self.profile.format, Format::Logfmt { .. }) {
+            self.doubt(&mut ruled);
+        }
         let is_form = !matches!(self.profile.format, Format::Json | Format::Logfmt { .. });
         let asks = |index: usize| is_form || self.profile.rules[index].is_specific();
         self.is_specific |=
             ruled.iter().any(|ruled| ruled.record.kind != Kind::Rejected && ruled.rule.is_some_and(asks));
         ruled
+    }
+
+    /// A raw line break inside a quoted value leaves an open quote, and whoever wrote the value may have written the next
+    /// lines: they are marked.
+    fn doubt(&mut self, ruled: &mut [Ruled]) {
+        let is_open = |ruled: &Ruled| ruled.record.text.as_deref() == Some(entry::OPEN_QUOTE);
+        if ruled.iter().any(|ruled| ruled.record.kind == Kind::Rejected && is_open(ruled)) {
+            self.doubted = AFTER_OPEN_QUOTE_MAX;
+        } else if self.doubted > 0 {
+            self.doubted -= 1;
+            for Ruled { record, .. } in ruled {
+                let said = record.attributes.take().unwrap_or_else(|| "{}".into());
+                let members = said.trim_start_matches('{').trim_end_matches(char::is_whitespace);
+                let comma = if members == "}" { "" } else { "," };
+                record.attributes = Some(format!("{{\"threadline.after_open_quote\":true{comma}{members}"));
+            }
+        }
     }
 
     fn flush(&mut self, context: &Context<'_>) -> Vec<Ruled> {

@@ -18,13 +18,11 @@ use super::mcp::{Frame, McpDecoder, Transport};
 use super::{Context, Line, LineDecoder};
 use crate::columns::Record;
 use crate::json::{self, Json};
+use crate::limits::mcp::INTERLEAVED_MAX;
 use crate::record::{Direction, SourceKind};
 
 /// Decoder name in records.
 pub const DECODER: &str = "mcp-stdio";
-
-/// Connections that may be interleaved in one file.
-const OPEN_MAX: usize = 4;
 
 /// Decodes one capture file.
 #[derive(Debug)]
@@ -77,7 +75,7 @@ impl StdioCapture {
         let id = format!("{}-{}", self.file_id, self.connections);
         let mut opening = Opening::default();
         message.map(|message| opening.begins_next(message, direction));
-        if self.open.len() == OPEN_MAX {
+        if self.open.len() == INTERLEAVED_MAX {
             self.open.remove(0);
         }
         self.open.push(Connection {

@@ -2,17 +2,14 @@
 //!
 //! Invariants
 //! - [`Remembered`] holds at most its bound of entries, keys and values of at most
-//!   [`KEY_VALUE_BYTES_MAX`] bytes each; the oldest entry goes first
+//!   [`VALUE_BYTES_MAX`] bytes each; the oldest entry goes first
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::columns::Record;
 use crate::json::{Json, Member};
-use crate::keys::KEY_VALUE_BYTES_MAX;
-
-/// Entries that a transcript decoder remembers of earlier lines (messages, tool uses).
-pub(crate) const REMEMBERED_MAX: usize = 65_536;
+use crate::limits::keys::VALUE_BYTES_MAX;
 
 /// A map that forgets its oldest entry when it is full.
 #[derive(Debug)]
@@ -29,7 +26,7 @@ impl<V> Remembered<V> {
 
     /// Remembers `value`, unless the key is too long to be an id.
     pub(crate) fn insert(&mut self, key: &str, value: V) {
-        if key.is_empty() || key.len() > KEY_VALUE_BYTES_MAX {
+        if key.is_empty() || key.len() > VALUE_BYTES_MAX {
             return;
         }
         if let Some(known) = self.entries.get_mut(key) {
@@ -53,7 +50,7 @@ impl<V> Remembered<V> {
 
 /// An id or name that is short enough to be remembered.
 pub(crate) fn short(text: Option<&str>) -> Option<Arc<str>> {
-    text.filter(|text| text.len() <= KEY_VALUE_BYTES_MAX).map(Arc::from)
+    text.filter(|text| text.len() <= VALUE_BYTES_MAX).map(Arc::from)
 }
 
 /// RFC 3339 text in nanoseconds; `Some(-1)` when there is something that cannot be read.

@@ -23,6 +23,9 @@ impl McpDecoder {
     ) {
         let answers = params.get("inputResponses").map(Json::members).unwrap_or_default();
         for answer in answers {
+            if parts.leaves_out() {
+                continue;
+            }
             let method = match method::kind_by_shape(&answer.value) {
                 (Kind::Approval, _) => "elicitation/create",
                 _ if answer.value.get("roots").is_some() => "roots/list",
@@ -50,15 +53,17 @@ impl McpDecoder {
         }
         let mut changes = Vec::new();
         for tool in result.get("tools").map(Json::items).unwrap_or_default() {
+            let digest = definition::digest(tool);
+            let change = self.inventory.take(tool, &digest);
+            changes.extend(change.map(|change| (change, tool.str_at("name").map(str::to_string), digest.clone())));
+            if parts.leaves_out() {
+                continue;
+            }
             let mut record = parts.begin(Kind::ToolDefinition);
             self.part_of(&mut record, parts, frame, list);
             record.name.clone_from(&list.name);
             record.tool_name = tool.str_at("name").map(str::to_string);
             record.text = tool.str_at("description").map(str::to_string);
-            let digest = definition::digest(tool);
-            if let Some(change) = self.inventory.take(tool, &digest) {
-                changes.push((change, record.tool_name.clone(), digest.clone()));
-            }
             record.add_key(Key::new(KeyKind::Definition, &digest));
             record.definition_digest = Some(digest);
             record.attributes = Some(tool.to_string());
@@ -66,6 +71,9 @@ impl McpDecoder {
         }
         self.inventory.page(result.get("nextCursor").is_none_or(|cursor| *cursor == Json::Null));
         for (change, tool, digest) in changes {
+            if parts.leaves_out() {
+                continue;
+            }
             let mut record = parts.begin(Kind::Finding);
             self.part_of(&mut record, parts, frame, list);
             changed(&mut record, change, tool, digest);
@@ -81,6 +89,9 @@ impl McpDecoder {
             return;
         }
         for question in result.get("inputRequests").map(Json::members).unwrap_or_default() {
+            if parts.leaves_out() {
+                continue;
+            }
             let method = question.value.str_at("method").unwrap_or_default();
             let params = question.value.get("params").unwrap_or(&Json::Null);
             let mut record = parts.begin(method::request_kind(method));
@@ -103,6 +114,9 @@ impl McpDecoder {
             return;
         }
         for question in error.at(&["data", "elicitations"]).map(Json::items).unwrap_or_default() {
+            if parts.leaves_out() {
+                continue;
+            }
             let mut record = parts.begin(Kind::Elicitation);
             self.part_of(&mut record, parts, frame, asking);
             record.tool_name.clone_from(&asking.tool_name);

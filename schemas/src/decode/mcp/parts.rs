@@ -1,6 +1,7 @@
 //! The records of one line, and the notes that go into their `attributes`.
 
 use crate::columns::Record;
+use crate::decode::budget::Budget;
 use crate::decode::{Context, Line};
 use crate::json::{Json, Member};
 use crate::record::{Kind, Outcome};
@@ -13,11 +14,12 @@ pub(crate) struct Parts<'a> {
     decoder: &'static str,
     records: Vec<Record>,
     begun: usize,
+    budget: Budget,
 }
 
 impl<'a> Parts<'a> {
     pub(crate) fn new(context: &'a Context<'a>, line: Line<'a>, decoder: &'static str) -> Self {
-        Parts { context, line, decoder, records: Vec::new(), begun: 0 }
+        Parts { context, line, decoder, records: Vec::new(), begun: 0, budget: Budget::default() }
     }
 
     /// The next record of the line. Give it back with [`Parts::push`].
@@ -36,7 +38,16 @@ impl<'a> Parts<'a> {
     }
 
     pub(crate) fn push(&mut self, record: Record) {
-        self.records.push(record);
+        if self.budget.takes(&record) {
+            self.records.push(record);
+        }
+    }
+
+    /// Whether nothing more is taken: then a part is counted and need not be made.
+    pub(crate) fn leaves_out(&mut self) -> bool {
+        let is_spent = self.budget.is_spent();
+        self.budget.leave_out(usize::from(is_spent));
+        is_spent
     }
 
     /// Sets the text of the record pushed last.
@@ -71,9 +82,12 @@ impl<'a> Parts<'a> {
         self.begun == 0
     }
 
-    /// The records, the line itself first.
+    /// The records, the line itself first; a `gap` at the end says what there was too much of.
     pub(crate) fn finish(self) -> Vec<Record> {
-        self.records
+        let Parts { context, line, decoder, mut records, begun, budget } = self;
+        let gap = records.first().and_then(|first| budget.gap(context, &line, begun, decoder, first));
+        records.extend(gap);
+        records
     }
 }
 

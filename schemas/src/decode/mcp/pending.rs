@@ -5,18 +5,15 @@
 //!   dropped and counted, and its response is then recorded as unpaired
 //! - of two requests in flight with one id and direction, the exchange decides (HTTP), else the older one is answered
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use sha2::{Digest, Sha256};
 
 use crate::columns::Record;
 use crate::keys::{Key, KeyKind};
+use crate::limits::mcp::{CARRIED_BYTES_MAX, PENDING_BYTES_MAX, PENDING_MAX};
 use crate::record::Direction;
-
-/// Requests that may wait per connection.
-pub const PENDING_MAX: usize = 10_000;
-/// Bytes that waiting requests may hold per connection (4 MiB).
-pub const PENDING_BYTES_MAX: usize = 4 << 20;
-/// A carried value longer than this is not carried.
-const CARRIED_BYTES_MAX: usize = 1024;
 
 /// What a response needs to know of its request.
 #[derive(Debug, Clone)]
@@ -55,7 +52,7 @@ impl Asked {
         };
         Asked {
             method: method.chars().take(CARRIED_BYTES_MAX).collect(),
-            rpc_id: rpc_id.into(),
+            rpc_id: carried_id(rpc_id).into_owned(),
             direction: record.direction.unwrap_or(Direction::ClientToServer),
             exchange,
             time_unix_nano: time,
@@ -74,7 +71,8 @@ impl Asked {
     pub(crate) fn carry(&self, record: &mut Record) {
         record.tool_name.clone_from(&self.tool_name);
         record.target.clone_from(&self.target);
-        record.rpc_id = Some(self.rpc_id.clone()).filter(|id| !id.is_empty());
+        let is_whole = !self.rpc_id.is_empty() && !self.rpc_id.starts_with(DIGEST);
+        record.rpc_id = is_whole.then(|| self.rpc_id.clone());
         let carried = [
             (&mut record.trace_id, &self.trace_id),
             (&mut record.parent_span_id, &self.parent_span_id),
@@ -117,6 +115,17 @@ impl Asked {
         let columns: usize = columns.iter().filter_map(|column| column.as_ref()).map(String::len).sum();
         let keys: usize = self.keys.iter().map(String::len).sum();
         size_of::<Self>() + self.method.len() + 2 * self.rpc_id.len() + columns + keys
+    }
+}
+
+/// How a carried id begins that was too long; no JSON does.
+const DIGEST: &str = "sha256:";
+
+/// An id that can be kept: the JSON text, or its digest when that is long.
+fn carried_id(rpc_id: &str) -> Cow<'_, str> {
+    match rpc_id.len() <= CARRIED_BYTES_MAX {
+        true => Cow::Borrowed(rpc_id),
+        false => Cow::Owned(format!("{DIGEST}{}", hex::encode(Sha256::digest(rpc_id)))),
     }
 }
 
@@ -180,7 +189,7 @@ impl Pending {
     }
 
     fn find(&self, direction: Direction, rpc_id: &str, exchange: Option<u64>) -> Option<u64> {
-        let numbers = self.by_id.get(&(direction, rpc_id.to_string()))?;
+        let numbers = self.by_id.get(&(direction, carried_id(rpc_id).into_owned()))?;
         let same_exchange = numbers.iter().find(|number| {
             exchange.is_some() && self.waiting.get(number).is_some_and(|asked| asked.exchange == exchange)
         });

@@ -14,11 +14,9 @@ use crate::columns::Record;
 use crate::decode::transcript::{Remembered, short};
 use crate::json::Json;
 use crate::keys::{Key, KeyKind};
+use crate::limits::mcp::TASKS_MAX;
 use crate::record::{Kind, Outcome};
 use std::sync::Arc;
-
-/// Tasks of one connection whose origin is remembered.
-pub(crate) const TASKS_MAX: usize = 512;
 
 /// What the request of a task says about every message of that task.
 #[derive(Debug, Default)]

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use super::pending::PENDING_MAX;
 use super::*;
 use crate::decode::tests::context;
+use crate::limits::mcp::{CARRIED_BYTES_MAX, PENDING_BYTES_MAX, PENDING_MAX};
+use crate::limits::parts;
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
@@ -272,12 +273,62 @@ fn waiting_requests_are_bounded() {
 #[test]
 fn waiting_requests_are_bounded_in_bytes_too() {
     let mut decoder = McpDecoder::new("mcp-stdio", "s", None, "c");
-    let id = "i".repeat(60_000);
-    for n in 0..200 {
-        let request = format!(r#"{{"jsonrpc":"2.0","id":"{id}{n}","method":"ping"}}"#);
+    let method = "m".repeat(CARRIED_BYTES_MAX);
+    for n in 0..9000 {
+        let request = format!(r#"{{"jsonrpc":"2.0","id":{n},"method":"{method}"}}"#);
         feed(&mut decoder, Direction::ClientToServer, request.as_bytes(), n + 1);
     }
-    assert!(decoder.waiting() < 40 && decoder.waiting() + decoder.dropped() as usize == 200, "{}", decoder.waiting());
+    assert!(decoder.waiting() * CARRIED_BYTES_MAX < PENDING_BYTES_MAX, "{}", decoder.waiting());
+    assert_eq!(decoder.waiting() + decoder.dropped() as usize, 9000);
+}
+
+#[test]
+fn a_long_id_pairs_and_is_not_repeated() {
+    // The quotes belong to the id.
+    for (length, is_carried) in [(CARRIED_BYTES_MAX - 2, true), (CARRIED_BYTES_MAX - 1, false)] {
+        let id = "i".repeat(length);
+        let frames = format!(
+            "> {{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":\"ping\"}}\n< {{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"result\":{{}}}}"
+        );
+        let records = decode(&frames);
+        assert_eq!(records[1].name.as_deref(), Some("ping"));
+        assert_eq!(records[1].keys, records[0].keys);
+        assert_eq!(records[1].rpc_id.is_some(), is_carried);
+    }
+}
+
+#[test]
+fn parts_of_a_message_are_bounded_and_the_rest_is_counted() {
+    let batch = |count: usize| {
+        let messages = vec![r#"{"jsonrpc":"2.0","method":"x"}"#; count].join(",");
+        decode(&format!("> [{messages}]"))
+    };
+    assert_eq!(batch(parts::RECORDS_MAX).len(), parts::RECORDS_MAX);
+    assert!(batch(parts::RECORDS_MAX).iter().all(|record| record.kind == Kind::Notification));
+    let records = batch(parts::RECORDS_MAX + 1);
+    assert_eq!(records.len(), parts::RECORDS_MAX + 1);
+    let gap = records.last().unwrap();
+    expect!["gap name=parts text=1 further parts of this line have no record of their own; its raw bytes hold them attributes={\"records\":1}"]
+        .assert_eq(&shown(gap));
+    assert!(records.iter().filter(|record| record.raw.is_some()).count() == 1);
+    // Tools of a list, of which each would repeat what the message says.
+    let list = |count: usize| {
+        let tools = vec!["{}"; count].join(",");
+        decode(&format!(r#"< {{"jsonrpc":"2.0","id":1,"result":{{"tools":[{tools}]}}}}"#))
+    };
+    assert_eq!(list(parts::RECORDS_MAX - 1).len(), parts::RECORDS_MAX);
+    assert_eq!(list(parts::RECORDS_MAX).last().unwrap().error_type.as_deref(), Some("parts_limit"));
+}
+
+#[test]
+fn parts_that_repeat_much_are_bounded_in_bytes() {
+    let long = "k".repeat(1 << 20);
+    let first = format!(r#"{{"{long}":1,"{long}":2,"jsonrpc":"2.0","method":"x"}}"#);
+    let rest = vec![r#"{"jsonrpc":"2.0","method":"x"}"#; 500].join(",");
+    let records = decode(&format!("> [{first},{rest}]"));
+    let bytes: usize = records.iter().map(Record::memory_bytes).sum();
+    assert!(bytes < parts::BYTES_MAX + (8 << 20), "{bytes}");
+    assert_eq!(records.last().unwrap().error_type.as_deref(), Some("parts_limit"));
 }
 
 #[test]

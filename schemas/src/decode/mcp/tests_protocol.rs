@@ -3,6 +3,7 @@
 use super::method::{METHODS, Sender, is_known};
 use super::tests::{check, decode, feed};
 use super::*;
+use crate::limits::mcp::{TASKS_MAX, TOOLS_MAX};
 use expect_test::expect;
 
 /// Methods as the schemas of the revisions list them.
@@ -261,7 +262,7 @@ fn remembered_tasks_are_bounded() {
         number += 1;
         feed(&mut decoder, direction, message.as_bytes(), number).remove(0)
     };
-    for id in 0..task::TASKS_MAX + 1 {
+    for id in 0..TASKS_MAX + 1 {
         say(
             Direction::ClientToServer,
             format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"n{id}"}}}}"#),
@@ -347,14 +348,14 @@ fn of_two_tools_of_one_name_the_first_counts_and_nothing_has_changed() {
 #[test]
 fn an_inventory_is_bounded() {
     let mut inventory = inventory::Inventory::default();
-    for at in 0..inventory::TOOLS_MAX + 10 {
+    for at in 0..TOOLS_MAX + 10 {
         let tool = json::parse(format!(r#"{{"name":"t{at}"}}"#).as_bytes()).unwrap().value;
         assert_eq!(inventory.take(&tool, "d"), None);
     }
     inventory.page(true);
     assert_eq!(inventory.in_force("t0"), InForce::Listed { digest: "d", is_stale: false });
     // Not followed is not the same as not listed.
-    assert_eq!(inventory.in_force(&format!("t{}", inventory::TOOLS_MAX + 1)), InForce::Unknown);
+    assert_eq!(inventory.in_force(&format!("t{}", TOOLS_MAX + 1)), InForce::Unknown);
     let long = json::parse(format!(r#"{{"name":"{}"}}"#, "x".repeat(1000)).as_bytes()).unwrap().value;
     assert_eq!(inventory.take(&long, "d"), None);
 }

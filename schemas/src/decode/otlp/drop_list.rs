@@ -5,7 +5,7 @@
 //!   wrong cannot lose a call, a decision or an error
 //! - what is left out is counted by source and rule, and each body leaves `gap` records that say how much of which
 //!   trace; the same body sent again gives the same ones
-//! - at most [`RULES_MAX`] rules and [`PATTERNS_MAX`] patterns of at most [`PATTERN_BYTES_MAX`] bytes; a pattern is
+//! - at most [`DROP_RULES_MAX`] rules and [`DROP_PATTERNS_MAX`] patterns of at most [`DROP_PATTERN_BYTES_MAX`] bytes; a pattern is
 //!   matched in time linear in text times pattern at worst
 //!
 //! Not here: where the list comes from (`--otlp-drop`); imported files are taken whole.
@@ -21,16 +21,8 @@ use crate::decode::Context;
 use crate::decode::transcript::member;
 use crate::json::Json;
 use crate::keys::{Key, KeyKind};
+use crate::limits::otlp::{DROP_GROUPS_MAX, DROP_PATTERN_BYTES_MAX, DROP_PATTERNS_MAX, DROP_RULES_MAX};
 use crate::record::{Kind, Outcome, SourceKind};
-
-/// Rules in a list.
-pub const RULES_MAX: usize = 256;
-/// Patterns in all rules together.
-pub const PATTERNS_MAX: usize = 4_096;
-/// Length of a pattern.
-pub const PATTERN_BYTES_MAX: usize = 256;
-/// Sources and traces that one body's `gap` records tell apart.
-const GROUPS_MAX: usize = 32;
 
 /// The list that ships.
 const SHIPPED: &str = include_str!("drop_list.toml");
@@ -61,7 +53,7 @@ pub enum DropListError {
     },
     /// Too much of it.
     #[error(
-        "the drop list has more than {RULES_MAX} rules, {PATTERNS_MAX} patterns, or a name or pattern above {PATTERN_BYTES_MAX} bytes"
+        "the drop list has more than {DROP_RULES_MAX} rules, {DROP_PATTERNS_MAX} patterns, or a name or pattern above {DROP_PATTERN_BYTES_MAX} bytes"
     )]
     TooLarge,
 }
@@ -113,9 +105,9 @@ impl DropList {
     pub fn parse(text: &str) -> Result<Self, DropListError> {
         let File { drop: rules } = toml::from_str(text).map_err(|error| DropListError::Toml(Box::new(error)))?;
         let patterns = || rules.iter().flat_map(Rule::patterns);
-        let too_long = |text: &str| text.len() > PATTERN_BYTES_MAX;
-        if rules.len() > RULES_MAX
-            || patterns().count() > PATTERNS_MAX
+        let too_long = |text: &str| text.len() > DROP_PATTERN_BYTES_MAX;
+        if rules.len() > DROP_RULES_MAX
+            || patterns().count() > DROP_PATTERNS_MAX
             || patterns().any(too_long)
             || rules.iter().any(|rule| too_long(&rule.rule) || rule.attributes.keys().any(|key| too_long(key)))
         {
@@ -203,8 +195,8 @@ impl Dropped {
         let rest = (record.source_name.clone(), String::new());
         let is_room = |key: &_, groups_max| self.groups.len() < groups_max || self.groups.contains_key(key);
         let key = match () {
-            () if is_room(&of_trace, GROUPS_MAX) => of_trace,
-            () if is_room(&rest, 2 * GROUPS_MAX) => rest,
+            () if is_room(&of_trace, DROP_GROUPS_MAX) => of_trace,
+            () if is_room(&rest, 2 * DROP_GROUPS_MAX) => rest,
             // Sources are resources of one body: this many are no estate's.
             () => (String::from("several"), String::new()),
         };

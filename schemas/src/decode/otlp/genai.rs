@@ -13,7 +13,7 @@
 //!
 //! Invariants
 //! - payloads that are one attribute move into columns; those spread over numbered attributes stay there
-//! - at most [`CHOICES_MAX`] choices of one record, one per id; of an answer beyond [`ANSWER_LIMITS`] none
+//! - at most [`CHOICES_MAX`] choices of one record, one per id; of an answer beyond [`MODEL_ANSWER`] none
 
 use std::collections::BTreeMap;
 
@@ -21,14 +21,10 @@ use super::item::{Detail, Item, get};
 use super::mapping::Reading;
 use crate::columns::Record;
 use crate::decode::transcript::split_tool;
-use crate::json::{self, Json, Limits};
+use crate::json::{self, Json};
+use crate::limits::json::MODEL_ANSWER;
+use crate::limits::otlp::CHOICES_MAX;
 use crate::record::Kind;
-
-/// Choices of one answer that are told apart.
-const CHOICES_MAX: usize = 64;
-
-/// Bounds of an answer that is read for choices (about 11 MiB as a tree); a larger one gives none.
-const ANSWER_LIMITS: Limits = Limits { depth_max: 64, nodes_max: 100_000 };
 
 /// A tool that a model chose.
 #[derive(Debug, Default, PartialEq)]
@@ -213,7 +209,7 @@ fn answer_text(item: &Item) -> Option<String> {
 /// A value that may be given as JSON text.
 fn structured(value: Option<&Json>) -> Option<Json> {
     match value? {
-        Json::String(text) => json::parse_within(text.as_bytes(), ANSWER_LIMITS).ok().map(|parsed| parsed.value),
+        Json::String(text) => json::parse_within(text.as_bytes(), MODEL_ANSWER).ok().map(|parsed| parsed.value),
         other => Some(other.clone()),
     }
 }

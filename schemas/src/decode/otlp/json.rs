@@ -10,10 +10,10 @@ use std::ops::Range;
 use jiter::{Jiter, JiterError};
 
 use super::item::{Detail, Group, Item, Link, Scope, base64, double, id};
-use super::{
-    ATTRIBUTES_MAX, EVENTS_MAX, JSON_LIMITS, OtlpError, Points, RECORDS_PER_BODY_MAX, Signal, VALUE_DEPTH_MAX,
-};
+use super::{OtlpError, Points, Signal};
 use crate::json::{Json, Member, parse_within};
+use crate::limits::json::OTLP_BODY;
+use crate::limits::otlp::{ATTRIBUTES_MAX, EVENTS_MAX, RECORDS_PER_BODY_MAX, VALUE_DEPTH_MAX};
 
 /// The member names of one signal.
 struct Names {
@@ -79,7 +79,7 @@ pub(super) fn metrics(body: &[u8]) -> Result<Points, OtlpError> {
 
 /// The document, which must have the signal's own member unless it is empty.
 fn root(body: &[u8], signal: Signal) -> Result<Json, OtlpError> {
-    let root = parse_within(body, JSON_LIMITS).map_err(OtlpError::Json)?.value;
+    let root = parse_within(body, OTLP_BODY).map_err(OtlpError::Json)?.value;
     let member = names(signal).resources;
     if !root.members().is_empty() && root.get(member).is_none() {
         return Err(OtlpError::Shape { signal: signal.as_str(), member, expected: "present" });

@@ -14,6 +14,7 @@ use crate::decode::transcript::{member, millis_to_nanos};
 use crate::decode::{Context, Line};
 use crate::json::{self, Json, Member};
 use crate::keys::{Key, KeyKind};
+use crate::limits::otlp::LINKED_TRACES_MAX;
 use crate::record::{Kind, Outcome, SourceKind, TimeQuality};
 
 /// What all records of one scope have in common.
@@ -52,9 +53,6 @@ pub(super) fn source_name<'a>(resource: &'a [Member], scope: &'a str) -> &'a str
     let service = get(resource, "service.name").and_then(Json::as_str).filter(|name| !name.is_empty());
     service.or(Some(scope).filter(|name| !name.is_empty())).unwrap_or("unknown")
 }
-
-/// Traces that one span may link to and still belong to all of them.
-const LINKED_TRACES_MAX: usize = 8;
 
 /// An item on its way to a record.
 pub(super) struct Reading<'a> {

@@ -16,8 +16,9 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span};
 use prost::Message;
 
 use super::item::{Detail, Group, Item, Link, Scope, base64, double, id};
-use super::{ATTRIBUTES_MAX, EVENTS_MAX, OtlpError, Points, RECORDS_PER_BODY_MAX, Signal, VALUE_DEPTH_MAX};
+use super::{OtlpError, Points, Signal};
 use crate::json::{Json, Member};
+use crate::limits::otlp::{ATTRIBUTES_MAX, EVENTS_MAX, RECORDS_PER_BODY_MAX, VALUE_DEPTH_MAX};
 
 /// Reads a logs or traces body.
 pub(super) fn read(body: &[u8], signal: Signal) -> Result<Vec<Group>, OtlpError> {

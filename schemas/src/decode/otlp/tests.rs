@@ -2,6 +2,7 @@ use super::*;
 use crate::decode::recorded::{entries, name, sessions, table, tool_uses};
 use crate::decode::tests::context;
 use crate::json::{self as strict, canonical};
+use crate::limits::otlp::{ATTRIBUTES_MAX, RECORDS_PER_BODY_MAX};
 use crate::record::{Decision, Kind, Outcome, SourceKind, TimeQuality};
 use expect_test::{Expect, expect};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;

@@ -14,14 +14,8 @@ use super::template::{self, Dialect, Template};
 use super::time::{Form, Zone};
 use super::{Format, Profile, Recognise};
 use crate::keys::KeyKind;
+use crate::limits::profile::{NAME_BYTES_MAX, PROFILE_BYTES_MAX, RULES_MAX, SEPARATOR_BYTES_MAX};
 use crate::record::{Kind, SourceKind};
-
-/// Bytes of a profile.
-const PROFILE_BYTES_MAX: usize = 256 * 1024;
-/// Rules of a profile.
-const RULES_MAX: usize = 256;
-/// Bytes of a profile's name.
-const NAME_BYTES_MAX: usize = 64;
 
 /// Reads and checks a profile.
 pub(super) fn profile(text: &str) -> Result<Profile, ProfileError> {
@@ -273,6 +267,9 @@ fn extract(at: Range<usize>, spec: &ExtractSpec) -> Result<Extract, At> {
     });
     let split =
         spec.split.iter().map(|split| Split::parse(split.get_ref()).map_err(|message| At::new(place(split), message)));
+    if let Some(join) = spec.join.as_ref().filter(|join| join.get_ref().len() > SEPARATOR_BYTES_MAX) {
+        return Err(At::new(place(join), format!("a separator has at most {SEPARATOR_BYTES_MAX} bytes")));
+    }
     Ok(Extract {
         paths,
         constant: spec.constant.as_ref().map(|constant| constant.0.clone()),
@@ -289,7 +286,7 @@ fn extract(at: Range<usize>, spec: &ExtractSpec) -> Result<Extract, At> {
         sha256: spec.sha256,
         url_decode: spec.url_decode,
         lower: spec.lower,
-        join: spec.join.clone(),
+        join: spec.join.as_ref().map(|join| join.get_ref().clone()),
         said: said(spec),
     })
 }

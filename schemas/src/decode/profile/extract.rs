@@ -165,9 +165,6 @@ pub(super) struct Extract {
     pub(super) said: String,
 }
 
-/// Pieces of text that are joined.
-const JOINED_MAX: usize = 10_000;
-
 impl Extract {
     /// Whether what comes out is what stands in the line, so that it need not be kept twice.
     pub(super) fn is_plain(&self) -> bool {
@@ -210,7 +207,7 @@ impl Extract {
         self.paths.iter().find_map(|path| match path.is_many() {
             false => scalar(scope.first(path)?.json),
             true => {
-                let texts: Vec<_> = scope.all(path).into_iter().take(JOINED_MAX).filter_map(scalar).collect();
+                let texts: Vec<_> = scope.all(path).into_iter().filter_map(scalar).collect();
                 let separator = self.join.as_deref().unwrap_or("\n");
                 (!texts.is_empty()).then(|| Cow::Owned(texts.join(separator)))
             }

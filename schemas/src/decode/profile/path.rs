@@ -8,9 +8,7 @@
 use std::ops::Range;
 
 use crate::json::Json;
-
-/// Steps of a path.
-const STEPS_MAX: usize = 16;
+use crate::limits::profile::STEPS_MAX;
 
 /// A path, read once.
 #[derive(Debug, Clone, PartialEq, Eq)]

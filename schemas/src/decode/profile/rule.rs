@@ -13,9 +13,6 @@ use crate::json::{self, Json};
 use crate::keys::KeyKind;
 use crate::record::Kind;
 
-/// Records that `each` makes of one entry.
-const EACH_MAX: usize = 1000;
-
 /// What kind of record a rule makes.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum RuleKind {
@@ -107,7 +104,7 @@ impl Rule {
             None => vec![None],
             Some(each) => {
                 let items = scope.first(each).map(|found| found.json.items()).unwrap_or_default();
-                items.iter().take(EACH_MAX).map(Some).collect()
+                items.iter().map(Some).collect()
             }
         }
     }

@@ -138,7 +138,7 @@ pub(super) struct ExtractSpec {
     pub(super) sha256: bool,
     pub(super) url_decode: bool,
     pub(super) lower: bool,
-    pub(super) join: Option<String>,
+    pub(super) join: Option<Text>,
 }
 
 impl<'de> Deserialize<'de> for ExtractSpec {

@@ -6,12 +6,8 @@
 //! - a variable takes what stands between quotes, between brackets, or up to the text that follows it
 
 use super::entry::{Entry, text_member};
+use crate::limits::profile::{REGEX_BYTES_MAX, VARIABLES_MAX};
 use regex::Regex;
-
-/// Variables of one template.
-const VARIABLES_MAX: usize = 128;
-/// Bytes that a compiled expression may take.
-pub(super) const REGEX_BYTES_MAX: usize = 4 << 20;
 
 /// Whose template it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

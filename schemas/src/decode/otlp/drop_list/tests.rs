@@ -92,7 +92,7 @@ fn what_is_left_out_is_said_by_trace() {
     // Too many traces to tell apart are one.
     let many: Vec<String> = (0..100).map(|at| format!(r#"{{"name":"tick","traceId":"{:032x}"}}"#, at + 1)).collect();
     let body = decode(&many.join(","), list);
-    assert_eq!(body.records.len(), GROUPS_MAX + 1);
+    assert_eq!(body.records.len(), DROP_GROUPS_MAX + 1);
     assert_eq!(body.dropped[0].count, 100);
 }
 
@@ -109,10 +109,11 @@ fn a_list_that_would_surprise_is_refused() {
     );
     assert_eq!(check("[[drop]]\nrule = \"a\"\nname = \"x\"\n"), "the drop list cannot be read");
     assert!(
-        check(&format!("[[drop]]\nrule = \"a\"\nnames = [\"{}\"]\n", "x".repeat(PATTERN_BYTES_MAX + 1)))
+        check(&format!("[[drop]]\nrule = \"a\"\nnames = [\"{}\"]\n", "x".repeat(DROP_PATTERN_BYTES_MAX + 1)))
             .contains("more than")
     );
-    let rules: String = (0..=RULES_MAX).map(|at| format!("[[drop]]\nrule = \"{at}\"\nnames = [\"x\"]\n")).collect();
+    let rules: String =
+        (0..=DROP_RULES_MAX).map(|at| format!("[[drop]]\nrule = \"{at}\"\nnames = [\"x\"]\n")).collect();
     assert!(check(&rules).contains("more than"));
 }
 
