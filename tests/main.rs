@@ -13,6 +13,7 @@ mod correlation;
 mod durability;
 mod export;
 mod forward;
+mod fuzz;
 mod hostile;
 mod joins;
 mod live;
