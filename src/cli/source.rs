@@ -79,7 +79,7 @@ fn profile_text(file: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     let opened = std::fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
     opened
-        .take(PROFILE_BYTES_MAX)
+        .take(PROFILE_BYTES_MAX as u64 + 1)
         .read_to_string(&mut text)
         .with_context(|| format!("cannot read {}", file.display()))?;
     Ok(text)

@@ -159,6 +159,7 @@ async fn otlp_refusals_are_in_the_encoding_of_the_request() {
         not gzip: 400 application/json {"code":3,"message":"body is not valid gzip"}
         two codings: 415 application/json {"code":12,"message":"content encoding must be gzip, zstd or identity"}
         brotli: 415 application/json {"code":12,"message":"content encoding must be gzip, zstd or identity"}
+        as long as may be: 400 application/json {"code":3,"message":"body announced as JSON does not start like JSON; send content type application/x-protobuf for protobuf"}
         too long: 413 application/json {"code":8,"message":"body is above the limit of 16777216 bytes"}
         no type: 415 application/problem+json "content type application/x-protobuf or application/json expected"
         text: 415 application/problem+json "content type application/x-protobuf or application/json expected"
