@@ -1,4 +1,4 @@
-//! Every way in, with what was found before and with recorded traffic that is mutated: some hundred inputs each, other
+//! Every way in, with what was found before and with recorded traffic that is mutated: a thousand inputs each, other
 //! ones in every run. `tests/soak/fuzz` goes on for hours, guided by coverage, with the same targets.
 
 use std::path::Path;
@@ -14,8 +14,8 @@ mod targets;
 
 use targets::Target;
 
-/// Inputs per target; one takes some ten milliseconds without optimisation.
-const CASES: u32 = 128;
+/// Inputs per target; one takes some five milliseconds without optimisation.
+const CASES: u32 = 1000;
 
 /// Shown as text with escapes, so that it can be put into a file of `tests/fuzz/found`.
 struct Input(Vec<u8>);

@@ -24,7 +24,7 @@ static SHIPPED: LazyLock<Arc<Catalogue>> = LazyLock::new(|| {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogueError {
     /// The file is not a profile.
-    #[error("profile {file}: {source}")]
+    #[error("profile {file} cannot be used")]
     Profile {
         /// As it was named.
         file: String,

@@ -209,7 +209,8 @@ fn fields(spec: &Spec, given: &RuleSpec) -> Result<Vec<Field>, At> {
     }
     for required in given.required.iter().chain(&spec.required) {
         let field = fields.iter_mut().find(|(_, field)| field.name == required.get_ref());
-        let missing = || At::new(required.span(), "required names no field of this rule");
+        let name = required.get_ref();
+        let missing = || At::new(required.span(), format!("required names {name}, which is no field of this rule"));
         field.ok_or_else(missing)?.1.is_required = true;
     }
     fields.sort_by_key(|(position, _)| *position);

@@ -119,7 +119,7 @@ fn mistakes_are_found_on_loading_with_their_place() {
         line 15, column 26: not a usable regular expression: unclosed character class
         line 15, column 10: a condition needs a value, any, not, present, prefix, suffix, contains or matches
         line 15, column 10: between [ and ] stands a number or *
-        line 15, column 13: required names no field of this rule
+        line 15, column 13: required names tool_name, which is no field of this rule
         line 15, column 43: a split is written like mcp__{server}__{tool}, {server...} taking as much as it can
         line 15, column 40: a unit is ns, us, ms or s
         line 15, column 8: path, const and template exclude each other
@@ -142,7 +142,7 @@ fn a_profile_of_the_users_takes_the_place_of_a_shipped_one_and_names_are_unique(
     expect!["profile b.toml: the name kong-ai-mcp is taken by another file"].assert_eq(&said(&own));
     expect!["profile b.toml: the name codex is that of a built-in decoder"]
         .assert_eq(&said(&MINIMAL.replace("\"x\"", "\"codex\"")));
-    expect!["profile b.toml: line 1, column 1: missing field `name`"].assert_eq(&said(""));
+    expect!["profile b.toml cannot be used"].assert_eq(&said(""));
 }
 
 #[test]
