@@ -268,7 +268,10 @@ fn any(value: &Json, depth: usize) -> Result<Json, String> {
         ("stringValue", Json::String(text)) => Json::String(text.clone()),
         ("boolValue", Json::Bool(flag)) => Json::Bool(*flag),
         ("intValue", Json::Number(text)) => Json::Number(text.clone()),
-        ("intValue", Json::String(text)) if text.parse::<i64>().is_ok() => Json::Number(text.as_str().into()),
+        // A string may hold what is no JSON number, such as `07` or `+7`.
+        ("intValue", Json::String(text)) => text
+            .parse::<i64>()
+            .map_or_else(|_| Json::String(text.clone()), |value| Json::Number(value.to_string().into())),
         ("doubleValue", Json::Number(text)) => text.parse().map_or(Json::Null, double),
         ("bytesValue", Json::String(text)) => base64(text.clone()),
         ("arrayValue", _) => Json::Array(values().map(|item| any(item, depth + 1)).collect::<Result<_, _>>()?),

@@ -540,6 +540,19 @@ fn field(number: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn integers_in_strings_are_json_numbers_or_stay_strings() {
+    let attributes = |value: &str| {
+        let body = format!(
+            r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{"attributes":[{{"key":"a","value":{{"intValue":"{value}"}}}}]}}]}}]}}]}}"#
+        );
+        let attributes = decode_json(&body, Signal::Traces)[0].attributes.clone().unwrap();
+        strict::parse(attributes.as_bytes()).unwrap().value.get("a").unwrap().to_string()
+    };
+    let shown = ["7", "07", "+7", "-0", "-9223372036854775808", "9223372036854775808", "7 ", ""].map(attributes);
+    assert_eq!(shown, ["7", "7", "7", "0", "-9223372036854775808", "\"9223372036854775808\"", "\"7 \"", "\"\""]);
+}
+
+#[test]
 fn limits_name_themselves() {
     let body = |logs: &[u8]| field(1, &field(2, logs));
     let text = |log: &[u8]| {
