@@ -1,5 +1,8 @@
 //! How fast each kind of source is decoded, on one core: MB of input per second.
 //!
+//! First a table by the CPU time of the thread, which other work on the machine does not change; then divan's samples by the
+//! clock, for comparing two versions on a quiet machine.
+//!
 //! Fixed input: recorded traffic (`tests/captures`) for the built-in decoders; for profiles the lines of their samples
 //! (`tests/profiles`) that are not refused, over and over until there is [`GENERATED_BYTES`] of them. Without redaction and
 //! store. Run with `cargo bench -p threadline-schemas --bench decode`.
@@ -21,6 +24,8 @@ use threadline_schemas::{Collector, Kind, Record};
 
 /// Lines generated for a profile.
 const GENERATED_BYTES: usize = 512 << 10;
+/// CPU time of one figure.
+const FIGURE_NANOS: u64 = 300_000_000;
 
 static KEY: LazyLock<MatchKey> = LazyLock::new(|| MatchKey::new([3; 32]));
 
@@ -29,7 +34,41 @@ fn main() {
         let bytes: usize = files(name).iter().map(|(_, bytes)| bytes.len()).sum();
         println!("{name}: {} files, {bytes} bytes", files(name).len());
     }
+    let machine = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = machine.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    println!("one core of{}, CPU time:", model.trim_start_matches(['\t', ':']));
+    for name in CAPTURES.iter().map(|(name, _)| *name) {
+        figure(name, &workload(name));
+    }
+    for name in profiles() {
+        figure(&format!("profile {name}"), &profile_workload(&name));
+    }
     divan::main();
+}
+
+/// Input of a kind, and what decodes it and gives the number of records.
+struct Workload {
+    bytes: usize,
+    decode: Box<dyn Fn() -> usize>,
+}
+
+/// Nanoseconds that this thread was on a core.
+fn cpu_nanos() -> Option<u64> {
+    std::fs::read_to_string("/proc/thread-self/schedstat").ok()?.split(' ').next()?.parse().ok()
+}
+
+/// Decodes for [`FIGURE_NANOS`] of CPU time and prints what came of it.
+fn figure(name: &str, workload: &Workload) {
+    let records = (workload.decode)();
+    let Some(start) = cpu_nanos() else { return println!("{name}: this system does not tell a thread's CPU time") };
+    let (mut rounds, mut nanos) = (0u64, 0);
+    while nanos < FIGURE_NANOS {
+        divan::black_box((workload.decode)());
+        rounds += 1;
+        nanos = cpu_nanos().unwrap_or(u64::MAX).saturating_sub(start);
+    }
+    let per_second = |count: usize| count as f64 * rounds as f64 / (nanos as f64 / 1e9);
+    println!("{name:<36} {:>7.1} MB/s {:>9.0} records/s", per_second(workload.bytes) / 1e6, per_second(records));
 }
 
 fn context() -> Context<'static> {
@@ -90,17 +129,22 @@ fn lines(decoder: &mut dyn LineDecoder, bytes: &[u8]) -> Vec<Record> {
 
 #[divan::bench(args = CAPTURES.iter().map(|(name, _)| *name))]
 fn recorded(bencher: Bencher<'_, '_>, name: &str) {
+    let Workload { bytes, decode } = workload(name);
+    bencher.counter(BytesCount::new(bytes)).counter(ItemsCount::new(decode())).bench_local(decode);
+}
+
+fn workload(name: &str) -> Workload {
     let files = files(name);
     assert!(!files.is_empty(), "no recorded file of {name}");
     let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
     let format = Format::parse(name).expect("a format of this name");
-    let decode = || {
+    let encoding = if name == "otlp-json" { Encoding::Json } else { Encoding::Protobuf };
+    let decode = move || {
         let mut records = 0;
         for (file, bytes) in &files {
             records += match recognise::decoder(&format, file, "d") {
                 Some(mut decoder) => lines(&mut *decoder, bytes).len(),
                 None => {
-                    let encoding = if name == "otlp-json" { Encoding::Json } else { Encoding::Protobuf };
                     let signal = recognise::otlp_signal(file, bytes).unwrap_or(Signal::Logs);
                     let decoded = otlp::decode_body(&context(), bytes, signal, encoding, Some(file));
                     decoded.map_or(0, |body| body.records.len())
@@ -109,7 +153,7 @@ fn recorded(bencher: Bencher<'_, '_>, name: &str) {
         }
         records
     };
-    bencher.counter(BytesCount::new(bytes)).counter(ItemsCount::new(decode())).bench(decode);
+    Workload { bytes, decode: Box::new(decode) }
 }
 
 /// The lines of a sample that a profile reads, one by one, repeated.
@@ -146,7 +190,11 @@ fn profiles() -> Vec<String> {
 
 #[divan::bench(args = profiles())]
 fn profile(bencher: Bencher<'_, '_>, name: &str) {
-    let bytes = generated(name);
-    let decode = || lines(&mut decoder(name), &bytes).len();
-    bencher.counter(BytesCount::new(bytes.len())).counter(ItemsCount::new(decode())).bench(decode);
+    let Workload { bytes, decode } = profile_workload(name);
+    bencher.counter(BytesCount::new(bytes)).counter(ItemsCount::new(decode())).bench_local(decode);
+}
+
+fn profile_workload(name: &str) -> Workload {
+    let (bytes, name) = (generated(name), name.to_string());
+    Workload { bytes: bytes.len(), decode: Box::new(move || lines(&mut decoder(&name), &bytes).len()) }
 }

@@ -546,7 +546,7 @@ fn integers_in_strings_are_json_numbers_or_stay_strings() {
             r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{"attributes":[{{"key":"a","value":{{"intValue":"{value}"}}}}]}}]}}]}}]}}"#
         );
         let attributes = decode_json(&body, Signal::Traces)[0].attributes.clone().unwrap();
-        strict::parse(attributes.as_bytes()).unwrap().value.get("a").unwrap().to_string()
+        strict::parse(attributes.as_bytes()).unwrap().value.at(&["attributes", "a"]).unwrap().to_string()
     };
     let shown = ["7", "07", "+7", "-0", "-9223372036854775808", "9223372036854775808", "7 ", ""].map(attributes);
     assert_eq!(shown, ["7", "7", "7", "0", "-9223372036854775808", "\"9223372036854775808\"", "\"7 \"", "\"\""]);
