@@ -16,6 +16,7 @@ mod export;
 mod forward;
 mod guard;
 mod import;
+mod kafka;
 mod output;
 mod proxy;
 mod read;
@@ -76,6 +77,8 @@ enum Command {
     Watch(WatchArguments),
     /// Load files or folders: transcripts, MCP captures, OTLP bodies, logs by their profile, native events
     Import(ImportArguments),
+    /// Read Kafka topics as a member of a consumer group
+    Kafka(KafkaArguments),
     /// Profiles: how logs of gateways, servers and databases are read
     #[command(subcommand)]
     Source(SourceCommand),
@@ -316,6 +319,18 @@ pub(crate) struct WatchArguments {
     /// Kind of the files: a built-in one or a profile (see `source list`); auto looks at each
     #[arg(long = "as", default_value = "auto", value_name = "NAME")]
     pub(crate) kind: String,
+    /// Profile to know besides those shipped and those in DIR/sources; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KafkaArguments {
+    #[command(flatten)]
+    pub(crate) sink: Sink,
+    /// Brokers, group and topics (TOML); an example with every member: ingest/src/kafka/example.toml
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
     /// Profile to know besides those shipped and those in DIR/sources; may be given several times
     #[arg(long, value_name = "FILE")]
     pub(crate) profile: Vec<PathBuf>,
@@ -754,6 +769,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Watch(arguments) => record::watch(arguments).await,
         Command::Relink(arguments) => relink::run(arguments).await,
         Command::Import(arguments) => import::run(arguments).await,
+        Command::Kafka(arguments) => kafka::run(arguments).await,
         Command::Source(command) => source::run(command),
         Command::Session(SessionCommand::List(arguments)) => read::session_list(arguments).await,
         Command::Session(SessionCommand::Show(arguments)) => read::session_show(arguments).await,

@@ -16,6 +16,7 @@ mod forward;
 mod fuzz;
 mod hostile;
 mod joins;
+mod kafka;
 mod live;
 mod otlp;
 mod profiles;

@@ -614,6 +614,8 @@ impl Answers for Fixture {
             last_minute: 3,
             last_hour: 120,
             lag_ms: Some(12.5),
+            behind: None,
+            dead_lettered: None,
             clock_offset_ms: None,
             collector: "tap".into(),
             collector_id: Some("309daf42-f826-415e-8b8f-6414e473e49e".into()),

@@ -4,7 +4,7 @@
 //! tap ── record_frames ─┐
 //! proxy (tap over HTTP) ┤
 //! watch ── follow ──────┤
-//! import ───────────────┼─> pipeline: redact ─> stamp ─> append ─> receipt
+//! import, kafka ────────┼─> pipeline: redact ─> stamp ─> append ─> receipt
 //! http: OTLP, events ───┘                                 └─> or remote: outbox ─> a server elsewhere
 //! ```
 //!
@@ -42,6 +42,7 @@ pub mod decompress;
 pub mod follow;
 pub mod http;
 pub mod import;
+pub mod kafka;
 pub mod pipeline;
 pub mod proxy;
 pub mod record_frames;

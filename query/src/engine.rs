@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use threadline_schemas::{Kind, Record, display, leaf, record::event_id};
+use threadline_store::positions::StreamPosition;
 use threadline_store::{KeyQuery, Reader, RowId, Snapshot};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use uuid::Uuid;
@@ -156,6 +157,11 @@ impl Engine {
     /// The present state of the store.
     pub async fn snapshot(&self) -> Result<Arc<Snapshot>, QueryError> {
         Ok(self.reader.snapshot().await?)
+    }
+
+    /// How far Kafka topics were read into this data directory.
+    pub(crate) async fn positions(&self) -> Result<Vec<StreamPosition>, QueryError> {
+        Ok(self.reader.positions().await?)
     }
 
     pub(crate) fn sql_permit(&self) -> Option<OwnedSemaphorePermit> {

@@ -8,6 +8,10 @@
 //! last record; where there is one such slot only, [`INTERVAL_UNKNOWN_S`]. What was loaded from files is never silent, nor
 //! is a tap whose server has exited.
 //!
+//! A Kafka topic that is read is listed too, as `kafka:<topic>`: how many messages wait in it and how many went to its
+//! dead-letter topic, by the positions kept beside the records. Its records are listed under the sources that its messages
+//! name; those that could not be understood and have no name, and gaps, are its own.
+//!
 //! Invariants
 //! - of a sealed file a tally per source is kept, computed once because files never change; at most [`SOURCES_MAX`] sources
 //!   per file and in the answer, [`SLOTS_MAX`] slots per source
@@ -21,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use threadline_schemas::columns::from_batch;
 use threadline_schemas::{Collector, Kind, Record, SourceKind, TimeQuality, json};
+use threadline_store::positions::StreamPosition;
 use threadline_store::{RowId, Snapshot};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -106,9 +111,13 @@ pub struct SourceSummary {
     pub last_hour: u64,
     /// Observed minus event time of the newest record that has a time of its own, milliseconds.
     pub lag_ms: Option<f64>,
+    /// Messages that wait in the topic, of a topic that is read; as far as its broker told.
+    pub behind: Option<u64>,
+    /// Messages written to the dead-letter topic, of a topic that is read.
+    pub dead_lettered: Option<u64>,
     /// How far its clock is ahead of ours, milliseconds; null until it was measured.
     pub clock_offset_ms: Option<f64>,
-    /// Way in of the newest record: tap, import, watch, otlp, api, own.
+    /// Way in of the newest record: tap, import, watch, otlp, api, kafka, own.
     pub collector: String,
     /// Which collector elsewhere sent the newest record, if one did.
     pub collector_id: Option<String>,
@@ -182,13 +191,20 @@ impl Engine {
             markers.extend(snapshot.records(part).await?.iter().map(marker));
         }
         let mut markers = markers.into_iter();
-        let sources = found
+        let mut sources: Vec<SourceSummary> = found
             .into_iter()
             .map(|(name, tally)| {
                 let marker = tally.newest.and_then(|_| markers.next()).unwrap_or_default();
                 summary(name, &tally, marker, now_us)
             })
             .collect();
+        match self.positions().await {
+            Ok(positions) => topics(&mut sources, &positions, now_us),
+            Err(error) => {
+                completeness.state = "partial".into();
+                completeness.reasons.push(format!("how far Kafka topics were read is not known: {error}"));
+            }
+        }
         Ok(answer(sources, None, completeness))
     }
 
@@ -408,10 +424,35 @@ fn summary(name: Name, tally: &Tally, marker: [Option<String>; 3], now_us: i64) 
         last_minute: tally.since(now_us - MINUTE_US, now_us),
         last_hour: tally.since(now_us - HOUR_US, now_us),
         lag_ms: tally.lag.map(|(_, nanos)| nanos as f64 / 1e6),
+        behind: None,
+        dead_lettered: None,
         clock_offset_ms: None,
         collector,
         collector_id,
         collector_version,
+    }
+}
+
+/// Adds what the positions of topics say: to the source of that name, or as one that has no records of its own.
+fn topics(sources: &mut Vec<SourceSummary>, positions: &[StreamPosition], now_us: i64) {
+    for position in positions {
+        let name = (format!("kafka:{}", position.stream.topic), SourceKind::Threadline);
+        let is_it = |source: &SourceSummary| source.source_name == name.0 && source.source_kind == name.1.as_str();
+        let at = sources.iter().position(is_it).unwrap_or_else(|| {
+            let nothing =
+                Tally { observed: Some((position.updated_unix_us, position.updated_unix_us)), ..Tally::default() };
+            let mut source = summary(name, &nothing, Default::default(), now_us);
+            (source.first, source.last, source.collector) =
+                (String::new(), String::new(), Collector::Kafka.to_string());
+            sources.push(source);
+            sources.len() - 1
+        });
+        let source = &mut sources[at];
+        source.behind = match (source.behind, position.behind()) {
+            (Some(known), more) => Some(known.saturating_add(more.unwrap_or(0))),
+            (None, more) => more,
+        };
+        source.dead_lettered = Some(source.dead_lettered.unwrap_or(0).saturating_add(position.dead_lettered));
     }
 }
 

@@ -155,6 +155,8 @@ text_enum!(
         Otlp = "otlp",
         /// `POST /api/v1/events`.
         Api = "api",
+        /// A Kafka topic.
+        Kafka = "kafka",
         /// Written by threadline about itself.
         Own = "own",
     }
@@ -346,8 +348,8 @@ fn unmarked(attributes: &[u8]) -> Cow<'_, [u8]> {
 ///
 /// Delivery keys: `file:<base name>:<SHA-256 of the file up to and including the line>` (so a growing
 /// file keeps its ids), `body:<SHA-256 of the body>:<ordinal>`, `tap:<run>:<sequence>`,
-/// `api:<client's id>`, `batch:<SHA-256 of the batch>:<ordinal>`, `own:<uuid>`; a further record
-/// from the same delivery appends `#<n>`.
+/// `api:<client's id>`, `batch:<SHA-256 of the batch>:<ordinal>`, `own:<uuid>`,
+/// `kafka:<cluster id>/<topic>/<partition>/<offset>@<timestamp>`; a further record from the same delivery appends `#<n>`.
 pub fn event_id(tenant: &str, delivery_key: &str) -> Uuid {
     let mut hash = Sha256::new();
     hash.update(b"threadline/event/v1\0");

@@ -70,6 +70,7 @@ impl Server {
         engine.metrics().register(|registry| {
             registry.register_collector(Box::new(receivers.counts().clone()));
             registry.register_collector(Box::new(pipeline_metrics));
+            registry.register_collector(Box::new(threadline_ingest::kafka::KafkaMetrics(directory.to_path_buf())));
         });
         let otlp = receivers.router();
         let api = Router::new()

@@ -18,6 +18,8 @@ const COLUMNS: &[Column] = &[
     ("REJECTED", "rejected"),
     ("GAPS", "gaps"),
     ("DROPPED", "dropped"),
+    ("BEHIND", "behind"),
+    ("DEAD", "dead_lettered"),
     ("LAG MS", "lag_ms"),
     ("QUIET S", "quiet_s"),
     ("FIRST (UTC)", "first"),

@@ -6,6 +6,7 @@
 //! keys/match.key         32 random bytes for match digests and fingerprints
 //! log/0/                 write-ahead log, partition 0
 //! inbox/<uuid>/          spools of collector processes
+//! kafka/<uuid>.json      how far partitions of Kafka topics were read
 //! records/               Delta table: tenant=<t>/sealed_date=<d>/<uuid>.parquet, _delta_log/
 //! sidecars/<uuid>.ids    id sidecar of a sealed file; <uuid>.bodies: its large payloads
 //! text/<uuid>/           text index of a sealed file; derived, may be missing

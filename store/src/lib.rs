@@ -54,6 +54,7 @@ pub mod lines;
 pub mod links;
 pub mod log;
 mod lookup;
+pub mod positions;
 mod provider;
 mod reader;
 mod recovery;

@@ -22,6 +22,7 @@ use crate::{
     inbox::{Inbox, InboxError, SpoolDrain},
     layout::Layout,
     log::{Frames, LogError, LogReader},
+    positions::{StreamPosition, positions},
     store::{Core, blocking, drain_now},
     table::RecordsTable,
     tail::{Tail, TailRow},
@@ -66,6 +67,18 @@ impl Reader {
             Way::Outside(outside) => outside.lock().await.snapshot().await?,
         };
         Ok(Arc::new(snapshot))
+    }
+
+    /// How far partitions of Kafka topics were read into this data directory.
+    ///
+    /// # Errors
+    /// When the files that say so cannot be read.
+    pub async fn positions(&self) -> Result<Vec<StreamPosition>, StoreError> {
+        let root = match &self.way {
+            Way::Within(core) => core.layout.root().to_path_buf(),
+            Way::Outside(outside) => outside.lock().await.layout.root().to_path_buf(),
+        };
+        blocking(move || positions(&root)).await
     }
 
     /// Whether what is sent now could be made durable; another process's store is not asked.
