@@ -171,6 +171,17 @@ fn pages_show_the_incident_and_stay_inert() {
         "j does not move the focus"
     );
 
+    // On a narrow screen each name of a lane stays beside its lane.
+    browser.post("/window/rect", &json!({"width": 500, "height": 900}));
+    let taller = "return [...document.querySelectorAll('.lanes i')].filter(name => name.getBoundingClientRect().height > 11).length";
+    assert_eq!(browser.script(taller), 0);
+    assert_eq!(
+        browser.script("return document.documentElement.scrollWidth > innerWidth"),
+        false,
+        "the page is too wide"
+    );
+    browser.post("/window/rect", &json!({"width": 1280, "height": 900}));
+
     browser.open(&at("/search?q=public%2Fstatus.html"));
     assert!(browser.text().contains("status.html"));
     let first = browser.script("return [...document.querySelectorAll('a')].map(a => a.pathname).find(p => /^\\/e(vents)?\\/[0-9a-f-]{36}/.test(p)) || ''");

@@ -1,6 +1,7 @@
 //! Habits that no compiler checks: file heads, escaping, and a README whose commands work.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use crate::support::{json, ok, repository, run, threadline};
 
@@ -76,6 +77,16 @@ fn the_readme_commands_work_on_the_demo() {
     ok(threadline().args(["event", "raw", hit.as_str().unwrap(), "--data"]).arg(&data).arg("-o").arg(&raw));
     assert!(std::fs::metadata(&raw).unwrap().len() > 0);
     ok(threadline().args(["doctor", "--data"]).arg(&data));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_crash() {
+    for arguments in [&["completions", "bash"][..], &["source", "list"]] {
+        let mut child = threadline().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]
