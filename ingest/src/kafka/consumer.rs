@@ -391,7 +391,7 @@ impl Member {
 
     /// A position is not in the topic: finds which, tells it, and goes on where the topic does.
     fn out_of_range(&self, consumer: &BaseConsumer<Member>) {
-        let known: Vec<(Arc<Lease>, Option<i64>, Option<i64>, StreamName)> = {
+        let known: Vec<_> = {
             let state = self.lock();
             let all = state.partitions.values();
             all.map(|p| (Arc::clone(&p.lease), p.next, p.end, p.saved.stream.clone())).collect()

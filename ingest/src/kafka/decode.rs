@@ -23,7 +23,7 @@ use threadline_schemas::{Kind, Record, SourceKind, TimeQuality};
 use super::batch::{Lease, Message};
 use super::config::Topic;
 use super::{MESSAGE_BYTES_MAX, is_control};
-use crate::import::KEPT_BYTES;
+use threadline_schemas::limits::arrival::LINE_BYTES_KEPT;
 
 /// Bytes of key and headers that are kept; of more, length and digest.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
@@ -139,7 +139,7 @@ fn body(context: &Context<'_>, line: &Line<'_>, signal: Signal, encoding: Encodi
 
 fn too_long(context: &Context<'_>, line: &Line<'_>, decoder: &str) -> Record {
     let length = line.bytes.len();
-    let kept = Line { bytes: &line.bytes[..KEPT_BYTES.min(length)], ..*line };
+    let kept = Line { bytes: &line.bytes[..LINE_BYTES_KEPT.min(length)], ..*line };
     let reason = format!("message of {length} bytes is above the limit; its beginning and its digest are kept");
     let mut record = context.rejected(&kept, decoder, &reason);
     let attributes = json!({ "length": length, "sha256": hex::encode(Sha256::digest(line.bytes)) });
@@ -331,7 +331,7 @@ mod tests {
         let large = vec![b'x'; MESSAGE_BYTES_MAX + 1];
         let mut decoded = decode("native", &[message(1, Some(&large)), message(2, Some(&large[1..]))]);
         let record = &decoded[0].records[0];
-        assert_eq!(record.raw.as_ref().map(Vec::len), Some(KEPT_BYTES));
+        assert_eq!(record.raw.as_ref().map(Vec::len), Some(LINE_BYTES_KEPT));
         assert!(record.attributes.as_deref().unwrap().contains(&hex::encode(Sha256::digest(&large))));
         assert!(decoded[0].poison.as_deref().unwrap().contains("above the limit"));
         assert_eq!(decoded.remove(1).records[0].raw.as_ref().map(Vec::len), Some(MESSAGE_BYTES_MAX));

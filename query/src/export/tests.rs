@@ -260,6 +260,9 @@ fn unpacked(members: &BTreeMap<String, Vec<u8>>) -> tempfile::TempDir {
     dir
 }
 
+/// Files of a bundle by name.
+type Members = BTreeMap<String, Vec<u8>>;
+
 fn differs(path: &Path) -> String {
     match check(path).unwrap() {
         Checked::Differs(what) => what,
@@ -272,7 +275,7 @@ async fn a_check_names_the_first_difference() {
     let fixture = fixture(Log::default()).await;
     let (export, tar) = fixture.bytes(&session("bundle")).await;
     let whole = members(&tar);
-    let changed = |change: &dyn Fn(&mut BTreeMap<String, Vec<u8>>)| {
+    let changed = |change: &dyn Fn(&mut Members)| {
         let mut members = whole.clone();
         change(&mut members);
         differs(unpacked(&members).path())

@@ -207,7 +207,7 @@ fn sink(index: usize, mut table: toml::Table, folder: &Path, mistakes: &mut Vec<
     let defaults = Destination::defaults(&kind);
     let merged = defaults.into_iter().chain(common).collect::<toml::Table>();
     let common = merged.try_into::<Common>().map_err(|error| wrong(said(&error)));
-    let destination = Destination::parse(&kind, own, folder).map_err(|error| wrong(error));
+    let destination = Destination::parse(&kind, own, folder).map_err(&mut wrong);
     let (mut common, destination) = (common.ok()?, destination.ok()?);
     common.ca = common.ca.map(|path| folder.join(path));
     for kind in common.kinds.iter().chain(&common.kinds_except) {

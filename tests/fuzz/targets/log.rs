@@ -105,8 +105,7 @@ fn read_plainly(segment: &[u8]) -> Plain {
     let mut batch = Vec::new();
     let (mut at, mut is_displaced) = (HEADER, false);
     let mut batch_starts = HEADER;
-    loop {
-        let Some(header) = header_at(segment, at) else { break };
+    while let Some(header) = header_at(segment, at) {
         let payload = segment.get(at + FRAME_HEADER..at + FRAME_HEADER + header.payload);
         let Some(payload) = payload else { break };
         if header.offset != FIRST_OFFSET + (frames.len() + batch.len()) as u64 {
@@ -153,8 +152,8 @@ fn build(script: &[u8]) -> Vec<u8> {
     let end = script.chunks(4).position(|step| step[0] == 0xff).unwrap_or(script.len().div_ceil(4)) * 4;
     let steps = script.get(..end.min(script.len())).unwrap_or_default();
     let mut segment = segment_header().to_vec();
-    let mut next = FIRST_OFFSET;
-    for (step, number) in steps.chunks_exact(4).take(64).zip(0u8..) {
+    for (next, step) in (FIRST_OFFSET..).zip(steps.chunks_exact(4).take(64)) {
+        let number = (next - FIRST_OFFSET) as u8;
         let [flags, group, place, length] = [step[0], step[1], step[2], step[3]];
         if flags & 16 != 0 {
             segment.resize(segment.len() + usize::from(place) * 64, 0);
@@ -172,7 +171,6 @@ fn build(script: &[u8]) -> Vec<u8> {
         let crc = crc32c::crc32c_append(SALT, &segment[start..]) ^ u32::from(flags & 2 != 0);
         segment.extend_from_slice(&crc.to_le_bytes());
         segment.extend_from_slice(&payload);
-        next += 1;
     }
     for step in script.get(end + 1..).unwrap_or_default().chunks_exact(3).take(8) {
         // The segment's own header has tests of its own.
