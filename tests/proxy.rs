@@ -538,7 +538,12 @@ fn servers_that_ask_for_oauth_tokens_work_through_the_proxy() {
         let results = query(&format!("result {of} and kind = 'result' and outcome = 'ok'"));
         assert!(results[0]["result"].as_str().unwrap().contains("door code is safe"), "{results:?}");
         let denied = query(&format!("kind {of} and transport_status = '401' and outcome = 'denied'"));
-        assert!(!denied.is_empty(), "{name}: the challenge is not in the store");
+        let there = || {
+            query(&format!(
+                "kind, name, outcome, transport_status, error_type, target, origin_line, attributes {of} order by observed_time"
+            ))
+        };
+        assert!(!denied.is_empty(), "{name}: the challenge is not in the store: {:#?}", there());
         let metadata = query(&format!("target {of} and kind = 'auth'"));
         assert!(!metadata.is_empty(), "{name}: the metadata is not in the store");
         // Neither codes nor tokens reach the store, in whichever column; what stands for them does.

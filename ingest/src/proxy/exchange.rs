@@ -2,8 +2,9 @@
 //!
 //! Invariants
 //! - events of an exchange are entered in order: request, response head, chunks, one ending
-//! - a request is entered when its body has ended. What of the response comes before that waits, as long as the journal has
-//!   room; then, or when the exchange ends, the request is entered as incomplete, and what still comes of it is a gap
+//! - a request is entered when its body has ended. What of the response comes before that waits, its end too (servers refuse
+//!   on the head alone), as long as the journal has room and for [`REST_TIMEOUT`]; then, or when one side leaves, the
+//!   request is entered as incomplete, and what still comes of it is a gap
 //! - of a request body at most `request_bytes_max` are held, within the journal's budget; of a longer one the first
 //!   [`LINE_BYTES_KEPT`] and a digest of all
 //!
@@ -21,17 +22,21 @@ use hyper::http::request::Parts;
 use hyper::http::{HeaderMap, Method, Version};
 use sha2::{Digest, Sha256};
 use threadline_schemas::limits::arrival::LINE_BYTES_KEPT;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use super::Shared;
 use super::observation::{Event, Request, What};
 
-/// How long the rest of a request may take that cannot be passed on.
+/// How long the rest of a request may take that cannot be passed on, or whose response has ended.
 const REST_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Exchange {
     shared: Arc<Shared>,
     number: u64,
     state: Mutex<State>,
+    /// The request has ended, or its rest was given back.
+    request_moved: Notify,
 }
 
 struct State {
@@ -87,7 +92,8 @@ impl Exchange {
             has_loss: false,
         };
         let number = shared.next_exchange.fetch_add(1, Relaxed);
-        Arc::new(Exchange { shared: Arc::clone(shared), number, state: Mutex::new(state) })
+        let state = Mutex::new(state);
+        Arc::new(Exchange { shared: Arc::clone(shared), number, state, request_moved: Notify::new() })
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -121,6 +127,7 @@ impl Exchange {
         self.enter_request(&mut state, true);
         let late = std::mem::take(&mut state.late_bytes);
         drop(state);
+        self.request_moved.notify_one();
         if late > 0 {
             self.shared.journal.lose_late(late, self.now());
         }
@@ -129,6 +136,7 @@ impl Exchange {
     /// The rest of a request's body, which nobody asked for.
     pub(super) fn give_back(&self, rest: Incoming) {
         self.lock().rest = Some(rest);
+        self.request_moved.notify_one();
     }
 
     /// Reads what is left of a request that cannot be passed on, so that the record says what it was.
@@ -167,8 +175,20 @@ impl Exchange {
         self.event(What::Chunk(Bytes::copy_from_slice(bytes)), false);
     }
 
-    pub(super) fn end(&self, trailers: Option<HeaderMap>) {
+    pub(super) fn end(self: &Arc<Self>, trailers: Option<HeaderMap>) {
+        let was_closed = self.lock().is_closed;
         self.event(What::End { trailers }, true);
+        if !was_closed && self.is_request_coming() {
+            let ending = Ending(Open::new(Arc::clone(self)));
+            // Without a runtime there is nobody left who could send the rest.
+            if let Ok(runtime) = Handle::try_current() {
+                runtime.spawn(ending.wait());
+            }
+        }
+    }
+
+    fn is_request_coming(&self) -> bool {
+        self.lock().request.is_some()
     }
 
     pub(super) fn failure(&self, reason: &'static str, status: Option<u16>, is_refusal: bool) {
@@ -181,8 +201,9 @@ impl Exchange {
             return;
         }
         state.is_closed = is_last;
+        let may_wait = !is_last || matches!(what, What::End { .. });
         let (now, event) = (self.now(), Event::Exchange { number: self.number, is_after_loss: false, what });
-        if state.request.is_some() && !is_last {
+        if state.request.is_some() && may_wait {
             let bytes = event.held_bytes();
             if self.shared.journal.reserve(bytes) {
                 state.early_bytes += bytes;
@@ -255,6 +276,33 @@ impl Coming {
             sha256: self.digest.map(|digest| digest.finalize().into()),
             is_complete,
         }
+    }
+}
+
+/// An exchange whose response has ended and whose request has not; when it is dropped, both are entered as they are.
+struct Ending(Open);
+
+impl Ending {
+    async fn wait(self) {
+        let exchange = &self.0.0;
+        let moved = async {
+            while exchange.is_request_coming() {
+                exchange.read_rest().await;
+                if exchange.is_request_coming() {
+                    exchange.request_moved.notified().await;
+                }
+            }
+        };
+        if tokio::time::timeout(REST_TIMEOUT, moved).await.is_err() {
+            tracing::debug!("a request did not end though its response did");
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let exchange = &self.0.0;
+        exchange.enter_request(&mut exchange.lock(), false);
     }
 }
 

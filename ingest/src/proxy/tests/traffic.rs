@@ -75,6 +75,78 @@ async fn a_chunk_passes_before_the_next_one_exists_and_nothing_is_changed() {
     .assert_eq(&shown(&mut observations));
 }
 
+/// As servers do that ask for a token: what was asked is recorded nevertheless.
+#[tokio::test]
+async fn a_request_that_ends_after_its_response_is_recorded_whole() {
+    let (listener, url) = server().await;
+    let (sender, mut observations) = mpsc::unbounded_channel();
+    let proxy = Running::start(&url, Collect(sender), |_| {}).await;
+    let playing = tokio::spawn(async move {
+        for keeps_open in [true, false] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_until(&mut stream, "\r\n\r\n").await;
+            let answer = b"HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno";
+            stream.write_all(answer).await.unwrap();
+            if keeps_open {
+                read_until(&mut stream, "{}").await;
+            }
+        }
+    });
+    for _ in 0..2 {
+        let mut client = proxy.connect().await;
+        let request = post(proxy.address, "", "{}");
+        let (head, body) = request.split_at(request.len() - 2);
+        client.write_all(head.as_bytes()).await.unwrap();
+        read_until(&mut client, "no").await;
+        client.write_all(body.as_bytes()).await.unwrap();
+    }
+    playing.await.unwrap();
+    let outcome = proxy.stop().await;
+    assert_eq!(outcome.passed, outcome.recorded);
+    expect![[r#"
+        started
+        1 POST /mcp "{}"
+        1 401 
+        1 "no"
+        1 end
+        2 POST /mcp "{}"
+        2 401 
+        2 "no"
+        2 end
+        stopped
+    "#]]
+    .assert_eq(&shown(&mut observations));
+}
+
+/// And one that never ends is recorded as far as it came.
+#[tokio::test]
+async fn a_request_that_never_ends_does_not_keep_its_response_from_the_record() {
+    let (listener, url) = server().await;
+    let (sender, mut observations) = mpsc::unbounded_channel();
+    let proxy = Running::start(&url, Collect(sender), |_| {}).await;
+    let playing = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+        read_all(&mut stream).await;
+    });
+    let mut client = proxy.connect().await;
+    let request = post(proxy.address, "", "{}");
+    client.write_all(&request.as_bytes()[..request.len() - 1]).await.unwrap();
+    read_until(&mut client, "no").await;
+    proxy.stop().await;
+    playing.await.unwrap();
+    expect![[r#"
+        started
+        1 POST /mcp "{" incomplete
+        1 401 
+        1 "no"
+        1 end
+        stopped
+    "#]]
+    .assert_eq(&shown(&mut observations));
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_request_to_the_server() {
     let (listener, url) = server().await;
