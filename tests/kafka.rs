@@ -139,9 +139,9 @@ fn is_poison(number: i64) -> bool {
     number % POISON_EVERY == POISON_EVERY - 1
 }
 
-/// Two consumers of one group beside a server; one is killed while messages come, and started again. Gives the number of
-/// records and of different messages among them.
-fn two_consumers_one_killed(cluster: &Cluster, topic: &str, control: bool) -> (i64, i64) {
+/// A consumer alone is killed, then one of two of its group, while messages come; another takes its place. Gives the number
+/// of records and of different messages among them.
+fn consumers_are_killed(cluster: &Cluster, topic: &str, control: bool) -> (i64, i64) {
     let work = tempfile::tempdir().unwrap();
     let data = work.path().join("data");
     let dead = format!("{topic}-dead");
@@ -156,12 +156,16 @@ fn two_consumers_one_killed(cluster: &Cluster, topic: &str, control: bool) -> (i
 
     cluster.produce(topic, (0..total / 2).map(message));
     let began = Instant::now();
+    // Alone, because leaving partitions to another commits them: what is killed here has committed nothing.
     let first = Consumer::start(&data, &configuration, control);
-    let second = Consumer::start(&data, &configuration, control);
     awaited("the first tenth", || (stored() >= total / 10).then_some(()));
     first.kill();
+    let second = Consumer::start(&data, &configuration, control);
     let third = Consumer::start(&data, &configuration, control);
     cluster.produce(topic, (total / 2..total).map(message));
+    awaited("half", || (stored() >= total / 2).then_some(()));
+    second.kill();
+    let fourth = Consumer::start(&data, &configuration, control);
     // Until nothing more comes: the control may lose.
     let (mut last, mut quiet_since) = (0, Instant::now());
     awaited("the end", || {
@@ -172,9 +176,9 @@ fn two_consumers_one_killed(cluster: &Cluster, topic: &str, control: bool) -> (i
         let is_complete = !control && now >= total;
         (is_complete || quiet_since.elapsed() > Duration::from_secs(20)).then_some(())
     });
-    println!("{total} messages, two consumers, one killed: {:.1} s", began.elapsed().as_secs_f64());
-    second.stop();
+    println!("{total} messages, two consumers, two kills: {:.1} s", began.elapsed().as_secs_f64());
     third.stop();
+    fourth.stop();
     let records =
         number(&serve.url, "select count(origin_line) from records where collector = 'kafka' and kind <> 'gap'");
     let different = number(
@@ -271,14 +275,14 @@ fn check_sources(serve: &Serve, topic: &str, total: i64) {
 #[test]
 fn a_consumer_is_killed_and_there_are_exactly_as_many_records_as_messages() {
     let Some(cluster) = shared() else { return };
-    let (records, different) = two_consumers_one_killed(cluster, "killed", false);
+    let (records, different) = consumers_are_killed(cluster, "killed", false);
     assert_eq!((records, different), (messages(), messages()));
 }
 
 #[test]
 fn without_positions_records_are_lost_or_doubled() {
     let Some(cluster) = shared() else { return };
-    let (records, different) = two_consumers_one_killed(cluster, "control", true);
+    let (records, different) = consumers_are_killed(cluster, "control", true);
     println!("control: {records} records of {different} messages, {} sent", messages());
     assert!(records != different || different != messages(), "the control did not fail: the test proves nothing");
 }
