@@ -1,9 +1,10 @@
-//! Kafka against a real broker: topics as a source, with consumers that are killed.
+//! Kafka against a real broker: topics as a source, with consumers that are killed, and as a receiver (`sink`).
 //!
 //! `THREADLINE_KAFKA_MESSAGES` sets how many messages go through the consumers that are killed (20,000; the soak takes a
 //! million, see tests/soak/kafka).
 
 pub(crate) mod cluster;
+mod sink;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! A real Apache Kafka for the tests of one run: started when the first test asks for it, gone when the run is.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,8 +24,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// One broker.
 pub(crate) struct Cluster {
     directory: PathBuf,
+    port: u16,
+    controller_port: u16,
     /// Its standard input ends with this run, and the broker with it.
-    _script: Child,
+    script: Child,
+    pid: rustix::process::Pid,
     /// `127.0.0.1:PORT`.
     pub(crate) servers: String,
 }
@@ -62,9 +66,23 @@ impl Cluster {
         let (port, controller_port) = (free_port(), free_port());
         let directory = directory.join(format!("{}-{port}", std::process::id()));
         let servers = format!("127.0.0.1:{port}");
-        let cluster = Cluster { _script: run(&directory, port, controller_port), directory, servers };
+        let (script, pid) = run(&directory, port, controller_port);
+        let cluster = Cluster { directory, port, controller_port, script, pid, servers };
         cluster.await_ready();
         Some(cluster)
+    }
+
+    /// Ends the broker as a crash does.
+    pub(crate) fn kill(&mut self) {
+        rustix::process::kill_process(self.pid, rustix::process::Signal::KILL).unwrap();
+        self.script.kill().unwrap();
+        self.script.wait().unwrap();
+    }
+
+    /// Starts it again after [`Cluster::kill`].
+    pub(crate) fn restart(&mut self) {
+        (self.script, self.pid) = run(&self.directory, self.port, self.controller_port);
+        self.await_ready();
     }
 
     fn await_ready(&self) {
@@ -180,10 +198,15 @@ impl Cluster {
     }
 }
 
-fn run(directory: &Path, port: u16, controller_port: u16) -> Child {
+fn run(directory: &Path, port: u16, controller_port: u16) -> (Child, rustix::process::Pid) {
     let mut command = Command::new(repository("tests/kafka/broker"));
     command.arg("run").arg(directory).args([port.to_string(), controller_port.to_string()]);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("bash is there")
+    let mut script = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("bash is there");
+    let mut line = String::new();
+    BufReader::new(script.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let pid = line.trim().strip_prefix("pid ").and_then(|pid| pid.parse().ok());
+    let pid = pid.and_then(rustix::process::Pid::from_raw).unwrap_or_else(|| panic!("no pid: {line:?}"));
+    (script, pid)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

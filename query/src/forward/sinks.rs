@@ -4,6 +4,7 @@
 
 pub mod elastic;
 pub mod file;
+pub mod kafka;
 pub mod lake;
 pub mod otlp;
 pub mod splunk;
@@ -97,12 +98,14 @@ pub enum Destination {
     Lake(lake::LakeConfig),
     /// Syslog over TLS or TCP.
     Syslog(syslog::SyslogConfig),
+    /// A Kafka topic.
+    Kafka(kafka::KafkaConfig),
 }
 
 impl Destination {
     /// Every `type`.
     pub const TYPES: &'static [&'static str] =
-        &["file", "splunk_hec", "elasticsearch", "webhook", "otlp", "syslog", "security_lake"];
+        &["file", "splunk_hec", "elasticsearch", "webhook", "otlp", "syslog", "security_lake", "kafka"];
 
     /// Its `type`.
     pub fn type_name(&self) -> &'static str {
@@ -114,6 +117,7 @@ impl Destination {
             Destination::Otlp(_) => "otlp",
             Destination::Syslog(_) => "syslog",
             Destination::Lake(_) => "security_lake",
+            Destination::Kafka(_) => "kafka",
         }
     }
 
@@ -143,6 +147,7 @@ impl Destination {
                 config.token = config.token.map(|secret| secret.within(folder));
                 Ok(Destination::Otlp(config))
             }
+            "kafka" => Ok(Destination::Kafka(own::<kafka::KafkaConfig>(table)?.within(folder))),
             "security_lake" => {
                 let mut config = own::<lake::LakeConfig>(table)?;
                 config.path = config.path.map(|path| folder.join(path));
@@ -182,6 +187,7 @@ impl Destination {
             Destination::Otlp(config) => config.check(common),
             Destination::Syslog(config) => config.check(common),
             Destination::Lake(config) => config.check(common),
+            Destination::Kafka(config) => config.check(common),
         }
     }
 
@@ -198,6 +204,7 @@ impl Destination {
             Destination::Webhook(own) => Ok(Box::new(webhook::WebhookSink::open(own, common)?)),
             Destination::Otlp(own) => Ok(Box::new(otlp::OtlpSink::open(own, common)?)),
             Destination::Lake(own) => Ok(Box::new(lake::LakeSink::open(own, common)?)),
+            Destination::Kafka(own) => Ok(Box::new(kafka::KafkaSink::open(own)?)),
             Destination::Syslog(own) => Ok(Box::new(syslog::SyslogSink::open(own, common)?)),
         }
     }
