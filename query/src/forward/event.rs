@@ -1,6 +1,6 @@
-//! An event on its way: the OCSF event as JSON text and as value, and what sinks address it by.
-
-use serde_json::Value;
+//! An event on its way: the OCSF event as JSON text, and what sinks address it by.
+//!
+//! The text alone is kept: as a value the events of a batch would take several times its bytes.
 
 use super::position::Position;
 
@@ -19,9 +19,9 @@ pub struct Event {
     pub code: String,
     /// What keeps order: tenant and session key of the record.
     pub session: String,
-    /// The event.
-    pub value: Value,
-    /// The same as JSON on one line, `time` first, no control or bidi character in it.
+    /// `metadata.correlation_uid`.
+    pub correlation: String,
+    /// The event as JSON on one line, `time` first, no control or bidi character in it.
     pub text: String,
     /// Where its record is.
     pub at: Position,

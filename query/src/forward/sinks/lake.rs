@@ -26,6 +26,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::WriterProperties;
 use serde::Deserialize;
+use serde_json::Value;
 use threadline_schemas::ocsf::lake;
 use threadline_store::durable;
 
@@ -186,15 +187,23 @@ fn bucket_store(config: &LakeConfig, bucket: &str, common: &Common) -> Result<Am
     builder.build().map_err(|error| refusal(&error).to_string())
 }
 
+/// Events that are values at once while a file is made.
+const ROWS_AT_ONCE: usize = 512;
+
 /// Events of one class, sorted by time, as one Parquet file.
 fn encode(class_uid: i64, events: &[&Event]) -> Result<Vec<u8>, String> {
     let broken = |_| "the events are not of the columns of their class".to_string();
-    let batch = lake::to_batch(class_uid, events.iter().map(|event| &event.value)).map_err(broken)?;
+    let batch = |events: &[&Event]| {
+        let values: Result<Vec<Value>, _> = events.iter().map(|event| serde_json::from_str(&event.text)).collect();
+        let values = values.map_err(|_| "an event is not JSON".to_string())?;
+        lake::to_batch(class_uid, values.iter()).map_err(broken)
+    };
     let unwritten = |_| "the Parquet file cannot be made".to_string();
-    let time = batch.schema().index_of("time").map_err(broken)? as i32;
+    let schema = batch(&[])?.schema();
+    let time = schema.index_of("time").map_err(broken)? as i32;
     // `time` is a plain column, so its leaf index is not its place among the columns.
-    let schema = parquet::arrow::ArrowSchemaConverter::new().convert(&batch.schema()).map_err(unwritten)?;
-    let leaf = schema.columns().iter().position(|column| column.path().string() == "time").unwrap_or(time as usize);
+    let leaves = parquet::arrow::ArrowSchemaConverter::new().convert(&schema).map_err(unwritten)?;
+    let leaf = leaves.columns().iter().position(|column| column.path().string() == "time").unwrap_or(time as usize);
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).map_err(unwritten)?))
         .set_data_page_size_limit(1 << 20)
@@ -204,8 +213,10 @@ fn encode(class_uid: i64, events: &[&Event]) -> Result<Vec<u8>, String> {
             nulls_first: false,
         }]))
         .build();
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).map_err(unwritten)?;
-    writer.write(&batch).map_err(unwritten)?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(unwritten)?;
+    for part in events.chunks(ROWS_AT_ONCE) {
+        writer.write(&batch(part)?).map_err(unwritten)?;
+    }
     writer.into_inner().map_err(unwritten)
 }
 

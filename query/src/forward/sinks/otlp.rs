@@ -78,7 +78,6 @@ fn log_record(event: &Event) -> LogRecord {
         6 => (21, "FATAL"),
         _ => (9, "INFO"),
     };
-    let correlation = event.value.pointer("/metadata/correlation_uid").and_then(|uid| uid.as_str()).unwrap_or_default();
     LogRecord {
         time_unix_nano: nanos(event.time_ms),
         severity_number,
@@ -89,7 +88,7 @@ fn log_record(event: &Event) -> LogRecord {
             attribute("ocsf.uid", text(&event.uid)),
             attribute("ocsf.class_uid", AnyValue { value: Some(Value::IntValue(event.class_uid)) }),
             attribute("ocsf.event_code", text(&event.code)),
-            attribute("ocsf.correlation_uid", text(correlation)),
+            attribute("ocsf.correlation_uid", text(&event.correlation)),
         ],
         ..LogRecord::default()
     }

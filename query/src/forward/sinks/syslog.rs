@@ -131,8 +131,6 @@ impl SyslogSink {
         let time = DateTime::from_timestamp_millis(event.time_ms).unwrap_or_default().format("%Y-%m-%dT%H:%M:%S%.3fZ");
         let msgid = event.code.get(..32).unwrap_or(&event.code);
         let msgid = if is_word(msgid, 32) { msgid } else { "-" };
-        let correlation =
-            event.value.pointer("/metadata/correlation_uid").and_then(|uid| uid.as_str()).unwrap_or_default();
         let mut message = format!(
             "<{}>1 {time} {} {} {} {msgid} [ocsf@32473 uid=\"{}\" class_uid=\"{}\" correlation_uid=\"{}\"] ",
             FACILITY * 8 + severity,
@@ -141,7 +139,7 @@ impl SyslogSink {
             std::process::id(),
             parameter(&event.uid),
             event.class_uid,
-            parameter(correlation),
+            parameter(&event.correlation),
         );
         message.push_str(&event.text);
         let mut length = String::new();
