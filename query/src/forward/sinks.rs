@@ -64,6 +64,14 @@ impl SinkError {
     pub fn unavailable(reason: impl Into<String>) -> SinkError {
         SinkError::Unavailable { reason: reason.into(), after: None }
     }
+
+    /// For a part of a batch of which other parts arrived: sent again, it fails first and alone.
+    pub(super) fn into_later(self) -> Outcome {
+        match self {
+            SinkError::Unavailable { reason, after } => Outcome::Later { reason, after },
+            SinkError::Refused { reason } => Outcome::Later { reason, after: None },
+        }
+    }
 }
 
 /// A receiver.
@@ -170,6 +178,8 @@ impl Destination {
         let defaults: &[(&str, i64)] = match kind {
             // Many receivers cut at 8 KiB, the header included.
             "syslog" => &[("event_bytes_max", 7680)],
+            // An indexer acknowledges after seconds, whatever the size.
+            "splunk_hec" => &[("batch_events", 20_000), ("batch_bytes", 16 << 20)],
             // Readers of Parquet want few large files.
             "security_lake" => &[("batch_events", 20_000), ("batch_bytes", 64 << 20), ("linger_ms", 300_000)],
             _ => &[],

@@ -5,11 +5,15 @@
 //!   `"time":` it finds
 //! - with `acknowledge` (the default) events count as delivered when the indexer acknowledged them, on one channel per
 //!   process; what is not acknowledged in `acknowledge_timeout_s` is sent again
+//! - an indexer takes seconds to acknowledge, so a batch goes as several requests of [`REQUEST_BYTES`], in order, whose
+//!   acknowledgements are awaited together; a request that fails is the last one of its batch
 //! - without it they count when HEC took them: what it then loses before it is indexed is lost
 //!
 //! Errors of HEC that name the data (codes 5, 6, 7, 12, 13, 15) refuse the batch, all others mean later.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -82,6 +86,8 @@ pub struct SplunkSink {
     channel: Uuid,
 }
 
+/// Bytes of one request, unless one event is longer; the default of HEC for a whole body is 1 MB in some releases.
+pub const REQUEST_BYTES: usize = 800_000;
 /// First and longest pause between questions for acknowledgements.
 const ASK_FIRST: Duration = Duration::from_millis(100);
 const ASK_MAX: Duration = Duration::from_secs(5);
@@ -125,43 +131,103 @@ impl SplunkSink {
         body
     }
 
-    /// Waits until the indexer says that it has everything up to `ack`.
-    async fn acknowledged(&self, ack: u64) -> Result<(), SinkError> {
+    /// Sends one request; the number under which it is acknowledged, if it is to be.
+    async fn send(&self, events: &[Event]) -> Result<Option<u64>, SinkError> {
+        let answer = http::send(self.request(&self.events).body(self.body(events))).await?;
+        if !self.config.acknowledge {
+            return Ok(None);
+        }
+        let answer: Value =
+            serde_json::from_slice(&answer).map_err(|_| SinkError::unavailable("the answer of HEC is not JSON"))?;
+        answer["ackId"].as_u64().map(Some).ok_or_else(|| {
+            let reason =
+                "HEC gives no ackId: switch indexer acknowledgement on for the token, or set acknowledge = false";
+            SinkError::unavailable(reason)
+        })
+    }
+
+    /// Waits until the indexer has acknowledged all; gives what it has not, and why.
+    async fn acknowledged(&self, mut waiting: BTreeSet<u64>) -> Result<(), (BTreeSet<u64>, String)> {
         let until = Instant::now() + Duration::from_secs(self.config.acknowledge_timeout_s);
         let mut pause = ASK_FIRST;
-        loop {
+        while !waiting.is_empty() {
             let request = self.request(&self.acks).query(&[("channel", self.channel.to_string())]);
-            let answer =
-                http::send(request.header("content-type", "application/json").body(json!({"acks": [ack]}).to_string()));
-            let answer: Value = serde_json::from_slice(&answer.await?)
-                .map_err(|_| SinkError::unavailable("the answer about acknowledgements is not JSON"))?;
-            if answer["acks"][ack.to_string()] == true {
-                return Ok(());
-            }
-            if Instant::now() + pause > until {
+            let request = request.header("content-type", "application/json");
+            let answer = match http::send(request.body(json!({"acks": waiting}).to_string())).await {
+                Ok(answer) => serde_json::from_slice(&answer).unwrap_or(Value::Null),
+                Err(error) => return Err((waiting, error.to_string())),
+            };
+            // An acknowledgement is told once.
+            waiting.retain(|ack| answer["acks"][ack.to_string()] != true);
+            if !waiting.is_empty() && Instant::now() + pause > until {
                 let seconds = self.config.acknowledge_timeout_s;
-                return Err(SinkError::unavailable(format!("no acknowledgement of the indexer within {seconds} s")));
+                return Err((waiting, format!("no acknowledgement of the indexer within {seconds} s")));
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(ASK_MAX);
+            if !waiting.is_empty() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(ASK_MAX);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which events go together.
+fn requests(events: &[Event]) -> Vec<Range<usize>> {
+    let mut requests: Vec<Range<usize>> = Vec::new();
+    let mut bytes = 0;
+    for (index, event) in events.iter().enumerate() {
+        bytes += event.text.len();
+        match requests.last_mut() {
+            Some(last) if bytes <= REQUEST_BYTES => last.end = index + 1,
+            _ => {
+                bytes = event.text.len();
+                requests.push(index..index + 1);
+            }
         }
     }
+    requests
 }
 
 #[async_trait]
 impl Sink for SplunkSink {
     async fn deliver(&mut self, events: &[Event]) -> Result<Vec<Outcome>, SinkError> {
-        let answer = http::send(self.request(&self.events).body(self.body(events))).await?;
-        if self.config.acknowledge {
-            let answer: Value =
-                serde_json::from_slice(&answer).map_err(|_| SinkError::unavailable("the answer of HEC is not JSON"))?;
-            let Some(ack) = answer["ackId"].as_u64() else {
-                let reason =
-                    "HEC gives no ackId: switch indexer acknowledgement on for the token, or set acknowledge = false";
-                return Err(SinkError::unavailable(reason));
-            };
-            self.acknowledged(ack).await?;
+        let mut outcomes = vec![Outcome::Delivered; events.len()];
+        let (mut sent, mut waiting) = (Vec::new(), BTreeSet::new());
+        for request in requests(events) {
+            match self.send(&events[request.clone()]).await {
+                Ok(ack) => {
+                    waiting.extend(ack);
+                    sent.push((request, ack));
+                }
+                Err(error) if sent.is_empty() => return Err(error),
+                Err(error) => {
+                    outcomes[request.start..].fill(error.into_later());
+                    break;
+                }
+            }
         }
-        Ok(vec![Outcome::Delivered; events.len()])
+        if let Err((waiting, reason)) = self.acknowledged(waiting).await {
+            let is_waiting = |ack: Option<u64>| ack.is_some_and(|ack| waiting.contains(&ack));
+            for (request, _) in sent.into_iter().filter(|(_, ack)| is_waiting(*ack)) {
+                outcomes[request].fill(Outcome::Later { reason: reason.clone(), after: None });
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::testing::event;
+
+    #[test]
+    fn a_batch_goes_as_requests_of_bounded_size_in_order() {
+        let mut events: Vec<Event> = (0..5).map(event).collect();
+        events[1].text = "x".repeat(REQUEST_BYTES + 1);
+        events[3].text = "x".repeat(REQUEST_BYTES - events[2].text.len());
+        assert_eq!(requests(&events), [0..1, 1..2, 2..4, 4..5]);
+        assert!(requests(&[]).is_empty());
     }
 }
