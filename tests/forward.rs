@@ -4,6 +4,8 @@
 //! had as packages are stand-ins that keep the protocol, its limits and its way of losing things (`receiver.py` says which).
 //! `THREADLINE_FORWARD_SECONDS` and `_SEED` set other runs; `tests/soak/forward` runs five minutes per receiver.
 
+mod delivery;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,6 +32,8 @@ fn configured(folder: &Path, text: &str) -> PathBuf {
 fn certificates(folder: &Path) -> [PathBuf; 3] {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    // A certificate whose issuer has its own name counts as self-signed.
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "authority of the test");
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let signed = authority.self_signed(&authority_key).unwrap();
     let issuer = rcgen::Issuer::new(authority, authority_key);
@@ -181,6 +185,17 @@ fn a_trial_shows_every_kind_and_sends_one_sample() {
     let output = run(threadline().args(["forward", "run", "--config"]).arg(&broken).arg("--data").arg(work.path()));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("path"), "{said}");
+}
+
+/// Minutes of it in tests/soak/forward.
+#[test]
+fn ingest_keeps_its_rate_while_a_receiver_is_away_and_while_it_is_caught_up_with() {
+    let mut away = Command::new("python3");
+    away.arg("-B").arg(repository("tests/forward/away.py")).args(["--program", env!("CARGO_BIN_EXE_threadline")]);
+    let output = run(away.args(["--seconds", "24", "--rate", "200"]));
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    println!("{said}");
 }
 
 /// A receiver that is away is waited for; recording goes on meanwhile, and other sinks do, too.
