@@ -250,16 +250,15 @@ impl Heap {
         self.home.len() > before
     }
 
-    fn take(self, closure: Closure, session: usize) -> Gathered {
+    fn take(mut self, closure: Closure, session: usize) -> Gathered {
         let mut contest = contest(&closure, session as u32, &|at| &self.records[at as usize]);
         contest.judged = Some(Arc::clone(&self.judged));
         let id = closure.sessions[session].id.clone();
         let rows_seen = self.records.len() as u64;
-        let mut records: Vec<Option<Record>> = self.records.into_iter().map(Some).collect();
-        let mut members: Vec<Record> =
-            closure.sessions[session].rows.iter().filter_map(|at| records[*at as usize].take()).collect();
-        crate::session::sort(&mut members);
-        Gathered { id, records: members, places: self.places, contest, rows_seen, cut: self.cut }
+        let mut session_of = closure.session_of.iter();
+        self.records.retain(|_| session_of.next() == Some(&(session as u32)));
+        crate::session::sort(&mut self.records);
+        Gathered { id, records: self.records, places: self.places, contest, rows_seen, cut: self.cut }
     }
 
     /// Records that share no session-like key with anything are shown by themselves.

@@ -58,7 +58,7 @@ impl Default for Options {
 
 /// Sorts the records of a session as everything here expects them: by time. A line that says no time
 /// stands behind the line before it in its file, not at the time at which it was read.
-pub fn sort(records: &mut Vec<Record>) {
+pub fn sort(records: &mut [Record]) {
     let mut lines: BTreeMap<(&str, i64), i64> = BTreeMap::new();
     for record in records.iter().filter(|record| is_timed(record)) {
         if let (Some(file), Some(line)) = (record.origin_file.as_deref(), record.origin_line) {
@@ -74,10 +74,23 @@ pub fn sort(records: &mut Vec<Record>) {
         });
         near.unwrap_or(record.time_unix_nano)
     };
-    let times: Vec<i64> = records.iter().map(effective).collect();
-    let mut timed: Vec<(i64, Record)> = times.into_iter().zip(std::mem::take(records)).collect();
-    timed.sort_by_key(|(time, record)| (*time, crate::links::order(record)));
-    records.extend(timed.into_iter().map(|(_, record)| record));
+    let mut from: Vec<usize> = (0..records.len()).collect();
+    // Records are large: their places are sorted, and each record is moved once.
+    from.sort_by_cached_key(|at| (effective(&records[*at]), crate::links::order(&records[*at])));
+    arrange(records, from);
+}
+
+/// Puts into each place what stands at the place that `from` names for it.
+fn arrange(records: &mut [Record], mut from: Vec<usize>) {
+    for start in 0..from.len() {
+        let mut at = start;
+        while from[at] != start {
+            let next = std::mem::replace(&mut from[at], at);
+            records.swap(at, next);
+            at = next;
+        }
+        from[at] = at;
+    }
 }
 
 /// Reconstructs session `id` from its records, which are sorted ([`sort`]).
