@@ -8,6 +8,7 @@
 //! | `GET /api/v1/search` | a page of hits |
 //! | `GET`, `POST /api/v1/sql` | one read-only query |
 //! | `GET /api/v1/links` | where every record belongs: pages, or all as NDJSON |
+//! | `GET /api/v1/export/progress` | how far the preparation of a named export is |
 //! | `GET /api/v1/export` | every record of a session, search or range, streamed: NDJSON, CSV, Parquet, OCSF |
 //! | `GET /api/v1/sources` | who sent what |
 //! | `GET /api/v1/forward` | where records are forwarded to, and how far behind |
@@ -99,6 +100,7 @@ fn parts() -> (Router<Arc<Engine>>, utoipa::openapi::OpenApi) {
         .routes(routes!(sql::get, sql::post))
         .routes(routes!(links::links))
         .routes(routes!(export::export))
+        .routes(routes!(export::progress))
         .routes(routes!(operations::sources))
         .routes(routes!(operations::forward))
         .routes(routes!(operations::healthz))

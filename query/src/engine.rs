@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::error::QueryError;
 use crate::export::AccessLog;
+use crate::export::Preparations;
 use crate::gather::{Bounds, Gathered, session_of};
 use crate::index::{Indexed, SessionIndex};
 use crate::judged::{Judged, Judgement};
@@ -107,6 +108,7 @@ pub struct Engine {
     gather_permits: Semaphore,
     sql_permits: Arc<Semaphore>,
     export_permits: Semaphore,
+    preparations: Arc<Preparations>,
     metrics: Metrics,
     source_tallies: crate::sources::Cache,
 }
@@ -124,6 +126,7 @@ impl Engine {
             gather_permits: Semaphore::new(config.gather_at_once_max.max(1)),
             sql_permits: Arc::new(Semaphore::new(config.sql_at_once_max)),
             export_permits: Semaphore::new(config.exports_at_once_max.max(1)),
+            preparations: Arc::default(),
             reader,
             config,
             summaries: Mutex::default(),
@@ -148,6 +151,11 @@ impl Engine {
     /// Counters of this process; others add theirs ([`Metrics::register`]).
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// How far exports are that are being prepared.
+    pub(crate) fn preparations(&self) -> &Arc<Preparations> {
+        &self.preparations
     }
 
     pub(crate) fn source_tallies(&self) -> &crate::sources::Cache {

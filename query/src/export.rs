@@ -24,6 +24,7 @@ mod custody;
 mod encode;
 mod manifest;
 mod occurrences;
+mod progress;
 mod report;
 mod spool;
 
@@ -44,6 +45,8 @@ use choose::Chosen;
 use custody::Access;
 pub use custody::{AccessLog, Recorded, WORDS_BYTES_MAX};
 use encode::Encoder;
+pub(crate) use progress::Preparations;
+pub use progress::Progress;
 
 /// Rows of one export: their places take 8 bytes each while it runs.
 pub const ROWS_MAX: usize = 5_000_000;
@@ -54,6 +57,7 @@ const PART_BYTES: usize = 8 << 20;
 
 /// What to export, and how.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub struct ExportQuestion {
     /// Every record of the session that this id leads to.
@@ -80,6 +84,8 @@ pub struct ExportQuestion {
     pub by: Option<String>,
     /// Why; kept there too.
     pub reason: Option<String>,
+    /// A name under which `/api/v1/export/progress` tells how far it is while it is prepared.
+    pub progress: Option<String>,
 }
 
 impl ExportQuestion {
@@ -247,6 +253,7 @@ impl Engine {
     /// Chooses what an export holds, prepares it where it has to be whole first, and records the access.
     pub async fn export(&self, question: &ExportQuestion) -> Result<Export, QueryError> {
         let format = ExportFormat::of(question, self.config().base_url.as_deref())?;
+        let telling = self.preparations().begin(question.given(&question.progress));
         let is_linked = matches!(format, ExportFormat::Bundle(..) | ExportFormat::Html);
         let mut chosen = self.choose(question, is_linked).await?;
         if !chosen.completeness.reasons.is_empty() {
@@ -265,13 +272,13 @@ impl Engine {
         let (records, completeness) = (access.records, chosen.completeness.clone());
         let (body, recorded) = match &format {
             ExportFormat::Bundle(version, policy) => {
-                let prepared = self.prepare(chosen, Some((*version, policy))).await?;
+                let prepared = self.prepare(chosen, Some((*version, policy)), &telling).await?;
                 access.sha256 = Some(prepared.sha256.clone());
                 let recorded = access.record(self.access_log()).await;
                 (Body::Archive(prepared.into_archive(&access, &recorded)?), recorded)
             }
             ExportFormat::Html => {
-                let prepared = self.prepare(chosen, None).await?;
+                let prepared = self.prepare(chosen, None, &telling).await?;
                 access.sha256 = Some(prepared.sha256.clone());
                 let recorded = access.record(self.access_log()).await;
                 (Body::Report(prepared.into_report()?), recorded)

@@ -390,6 +390,7 @@ pub struct Table {
 
 /// Filters of the session list; all given ones must hold.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub struct SessionFilter {
     /// User, claimed or authenticated.
@@ -416,6 +417,7 @@ pub struct SessionFilter {
 
 /// A text question.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub struct SearchQuestion {
     /// Words and "quoted phrases"; all must occur. `*` at the end of a word matches its continuations.
@@ -432,6 +434,7 @@ pub struct SearchQuestion {
 
 /// Which placements to list.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub struct LinksQuestion {
     /// Only this session, by any id; default everything.
@@ -444,6 +447,7 @@ pub struct LinksQuestion {
 
 /// A SQL query.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub struct SqlQuestion {
     /// One SELECT over the tables `records` and `links`.

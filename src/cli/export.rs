@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+use threadline_query::export::Progress;
 use threadline_query::export::check::{self, Checked};
 
 use super::client::{Client, Download};
@@ -88,7 +89,7 @@ async fn export(mut question: Vec<(&'static str, String)>, arguments: ExportArgu
     question.extend(given([("by", by), ("reason", arguments.reason.clone())]));
     let client = Client::open_recording(&arguments.place, arguments.public_url.as_ref())?;
     let bar = if target.is_some() { spinner() } else { ProgressBar::hidden() };
-    let download = client.download("/api/v1/export", &question).await;
+    let download = prepared(&client, question, &bar).await;
     let download = download.inspect_err(|_| bar.finish_and_clear())?;
     let records: u64 = download.header("threadline-records").and_then(|text| text.parse().ok()).unwrap_or(0);
     let access = download.header("threadline-access").unwrap_or("not recorded: the server does not say").to_string();
@@ -96,6 +97,7 @@ async fn export(mut question: Vec<(&'static str, String)>, arguments: ExportArgu
     let statement =
         download.header("threadline-completeness").map(|text| base64::prelude::BASE64_STANDARD.decode(text));
     let statement: Option<Value> = statement.transpose()?.map(|bytes| serde_json::from_slice(&bytes)).transpose()?;
+    template(&bar, "{spinner} {bytes} of {msg}, {bytes_per_sec}, {elapsed}");
     bar.set_message(format!("{records} records"));
     let written = match &target {
         Some(target) => target.write(download, &bar).await,
@@ -118,14 +120,62 @@ async fn export(mut question: Vec<(&'static str, String)>, arguments: ExportArgu
     Ok(if records == 0 && arguments.fail_empty { ExitCode::from(EXIT_EMPTY) } else { ExitCode::SUCCESS })
 }
 
+/// Asks for the export; the bar shows how far its preparation is until the first byte comes.
+async fn prepared(
+    client: &Client,
+    mut question: Vec<(&'static str, String)>,
+    bar: &ProgressBar,
+) -> anyhow::Result<Download> {
+    let name = uuid::Uuid::new_v4().simple().to_string();
+    let named = [("of", name.clone())];
+    question.push(("progress", name));
+    let mut download = std::pin::pin!(client.download("/api/v1/export", &question));
+    loop {
+        tokio::select! {
+            download = &mut download => return download,
+            () = tokio::time::sleep(TICK), if !bar.is_hidden() => {}
+        }
+        // A server that does not tell, or tells no more, leaves what was said.
+        let asked = client.get("/api/v1/export/progress", &named);
+        let told = tokio::select! {
+            download = &mut download => return download,
+            told = asked => told.ok(),
+        };
+        if let Some(told) = told.and_then(|told| serde_json::from_value::<Progress>(told).ok()) {
+            bar.set_prefix(shown(&told));
+        }
+    }
+}
+
+/// How far the preparation is, in words.
+fn shown(progress: &Progress) -> String {
+    let Progress { stage, done, of } = progress;
+    match (stage.as_str(), of) {
+        ("choosing", _) => "choosing records".into(),
+        ("waiting", _) => "waiting for another export".into(),
+        ("records", _) => format!("preparing: {done} of {of} records"),
+        ("sessions", 0) => "preparing: links".into(),
+        ("sessions", _) => format!("preparing: links of {done} of {of} sessions"),
+        _ => "preparing: report".into(),
+    }
+}
+
+/// How often the bar moves.
+const TICK: Duration = Duration::from_millis(250);
+
 /// Seen on a terminal only.
 fn spinner() -> ProgressBar {
-    let bar = ProgressBar::new_spinner().with_message("what is being prepared");
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} of {msg}, {bytes_per_sec}, {elapsed}") {
+    let bar = ProgressBar::new_spinner();
+    template(&bar, "{spinner} {prefix}, {elapsed}");
+    bar.set_prefix("choosing records");
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
+fn template(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    bar.enable_steady_tick(Duration::from_millis(250));
-    bar
 }
 
 /// Where an export goes.

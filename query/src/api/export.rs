@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
@@ -9,13 +10,14 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures::stream;
+use serde::Deserialize;
 use threadline_schemas::display;
 
 use super::Problem;
 use super::params::Params;
 use crate::engine::Engine;
 use crate::error::QueryError;
-use crate::export::{Export, ExportFormat, ExportQuestion, Recorded};
+use crate::export::{Export, ExportFormat, ExportQuestion, Progress, Recorded};
 
 /// Every record of a session, a search or a time range, streamed from one state of the store. Headers:
 /// `threadline-records` says how many records it holds, `threadline-completeness` what it covers (JSON in base64),
@@ -66,6 +68,28 @@ pub(super) async fn export(
         }
     }
     Ok(response)
+}
+
+/// Which export.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(super) struct ProgressQuestion {
+    /// The `progress` that the export was asked for with.
+    of: String,
+}
+
+/// How far the preparation of an export is. Nothing is known before it is asked for and after its first byte.
+#[utoipa::path(get, path = "/api/v1/export/progress", tag = "search", params(ProgressQuestion), responses(
+    (status = 200, description = "How far it is", body = Progress),
+    (status = 404, description = "No export of this name is being prepared", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn progress(
+    State(engine): State<Arc<Engine>>,
+    Params(question): Params<ProgressQuestion>,
+) -> Result<Json<Progress>, Problem> {
+    let found = engine.preparations().get(&question.of);
+    Ok(Json(found.ok_or_else(|| QueryError::not_found(&question.of, &["exports that are being prepared"]))?))
 }
 
 /// One chunk per part, so the reader's pace decides how much is held here.

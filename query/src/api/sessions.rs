@@ -26,6 +26,7 @@ pub(super) async fn list(
 
 /// How a session is put together.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(super) struct Show {
     /// Weakest grade of link to follow: proven, matched, claimed or inferred (default).

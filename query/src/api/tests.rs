@@ -15,6 +15,19 @@ fn the_openapi_document_is_the_golden_one() {
     expect_file!["../../goldens/openapi.json"].assert_eq(&openapi());
 }
 
+#[test]
+fn a_parameter_is_in_the_path_only_where_the_path_names_it() {
+    let document: Value = serde_json::from_str(&openapi()).unwrap();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let parameters = methods.as_object().unwrap().values().filter_map(|method| method["parameters"].as_array());
+        for parameter in parameters.flatten() {
+            let name = parameter["name"].as_str().unwrap();
+            let is_named = path.contains(&format!("{{{name}}}"));
+            assert_eq!(parameter["in"], if is_named { "path" } else { "query" }, "{path} {name}");
+        }
+    }
+}
+
 struct Server {
     _dir: tempfile::TempDir,
     store: Store,

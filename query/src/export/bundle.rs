@@ -33,6 +33,7 @@ use super::encode::Encoder;
 use super::manifest::{
     Digest, FORMAT, FORMAT_VERSION, Graded, Leaves, Manifest, Named, Ocsf, Proofs, Raw, Statement, Tally,
 };
+use super::progress::Telling;
 use super::report::{Report, Rows};
 use super::spool::{Spool, Spooled};
 use super::{ExportFormat, PART, payload_bytes};
@@ -282,19 +283,24 @@ impl Engine {
         &self,
         mut chosen: Chosen,
         bundle: Option<(Version, &Policy)>,
+        telling: &Telling,
     ) -> Result<Prepared, QueryError> {
+        telling.tell("waiting", 0, 0);
         let _permit = self.export_permit().await?;
         let data_dir = chosen.snapshot.data_dir().to_path_buf();
         let rows = std::mem::take(&mut chosen.rows);
         let mut places = rows.clone();
         let is_session = chosen.session.is_some();
         let mut writing = Writing::new(&data_dir, bundle, is_session)?;
+        let (mut done, of) = (0, rows.len() as u64);
         let mut records = Records::new(chosen.snapshot.clone(), rows);
         loop {
+            telling.tell("records", done, of);
             let part = records.next().await?;
             if part.is_empty() {
                 break;
             }
+            done += part.len() as u64;
             writing = blocking(move || writing.take(&part, !is_session).map(|()| writing)).await?;
         }
         if let Some(files) = &mut writing.bundle {
@@ -302,6 +308,7 @@ impl Engine {
         }
         let linking = Linking::new(Spool::new(&data_dir).map_err(QueryError::unwritten)?);
         let mut sessions = Named::in_file("links.ndjson");
+        telling.tell("sessions", 0, 0);
         let (linking, tree) = match chosen.session.take() {
             Some(session) => {
                 sessions.add(|| session.id.clone());
@@ -311,10 +318,14 @@ impl Engine {
             None => {
                 places.sort_unstable();
                 let exported = writing.bundle.as_mut().map(|files| std::mem::take(&mut files.exported));
-                (self.links_of_rows(&chosen, &places, exported.as_deref(), linking, &mut sessions).await?, None)
+                (
+                    self.links_of_rows(&chosen, &places, exported.as_deref(), linking, &mut sessions, telling).await?,
+                    None,
+                )
             }
         };
         drop(places);
+        telling.tell("report", 0, 0);
         if let (Some(files), Some(tree)) = (&mut writing.bundle, &tree) {
             for gap in &tree.gaps {
                 files.gap(gap.clone()).map_err(QueryError::unwritten)?;
@@ -356,11 +367,15 @@ impl Engine {
         exported: Option<&[Uuid]>,
         mut linking: Linking,
         sessions: &mut Named<String>,
+        telling: &Telling,
     ) -> Result<Linking, QueryError> {
         let Some(index) = &chosen.index else { return Ok(linking) };
         let index = index.clone();
         let walk = tokio::task::spawn_blocking(move || Walk::new(index)).await.map_err(|_| QueryError::Interrupted)?;
-        for step in walk.sessions_with(places) {
+        let steps = walk.sessions_with(places);
+        let of = steps.len() as u64;
+        for (done, step) in steps.into_iter().enumerate() {
+            telling.tell("sessions", done as u64, of);
             sessions.add(|| walk.session_id(step).to_string());
             let Some(exported) = exported else { continue };
             if let Some((records, contest)) = walk.linked(step).await? {
