@@ -9,8 +9,8 @@
 //! Invariants
 //! - what is exported is chosen before the first byte goes out, so the completeness statement and the count
 //!   stand in front; nothing is cut: what is too much ([`ROWS_MAX`]) is refused with a way to narrow it
-//! - records are read a part at a time; memory does not grow with the export beyond what a session takes that is gathered,
-//!   and 24 bytes per record of a bundle
+//! - records are read a part at a time; memory does not grow with the export beyond what a session takes that is gathered
+//!   or linked, one after the other, and 32 bytes per record of a bundle
 //! - the same question on the same snapshot gives the same bytes, but for who asked and when (`custody.json`)
 //! - every export leaves an `access` record, or says why not
 //!

@@ -37,7 +37,7 @@ use super::progress::Telling;
 use super::report::{Report, Rows};
 use super::spool::{Spool, Spooled};
 use super::{ExportFormat, PART, payload_bytes};
-use crate::engine::Engine;
+use crate::engine::{Engine, read_light};
 use crate::error::QueryError;
 use crate::line::content;
 use crate::links::{Contest, links};
@@ -312,8 +312,10 @@ impl Engine {
         let (linking, tree) = match chosen.session.take() {
             Some(session) => {
                 sessions.add(|| session.id.clone());
-                let (session, linking) = blocking(move || links_of_session(session, linking)).await?;
-                (linking, self.tree(session, &chosen.snapshot).await?)
+                let records = read_light(&chosen.snapshot, &session.rows).await?;
+                let (session, records, linking) = blocking(move || links_of_session(session, records, linking)).await?;
+                telling.tell("report", 0, 0);
+                (linking, self.tree(session, records, &chosen.snapshot).await?)
             }
             None => {
                 places.sort_unstable();
@@ -336,24 +338,28 @@ impl Engine {
     }
 
     /// The session as its page shows it, with payloads up to the bounds of a page.
-    async fn tree(&self, session: ChosenSession, snapshot: &Snapshot) -> Result<Option<Session>, QueryError> {
-        let ChosenSession { id, mut records, places, contest, floor, .. } = session;
+    async fn tree(
+        &self,
+        session: ChosenSession,
+        mut records: Vec<Record>,
+        snapshot: &Snapshot,
+    ) -> Result<Option<Session>, QueryError> {
+        let ChosenSession { id, rows, contest, floor, .. } = session;
         if records.is_empty() {
             return Ok(None);
         }
         records.truncate(self.config().session_records_max);
+        records.shrink_to_fit();
         let mut bytes = 0;
-        for part in records.chunks_mut(*PART.start() * 8) {
+        const AT_ONCE: usize = *PART.start() * 8;
+        for (part, rows) in records.chunks_mut(AT_ONCE).zip(rows.chunks(AT_ONCE)) {
             if bytes > self.config().gather_bytes_max {
                 break;
             }
-            let rows: Vec<RowId> = part.iter().filter_map(|record| places.get(&record.event_id).copied()).collect();
-            if rows.len() == part.len() {
-                for (light, mut record) in part.iter_mut().zip(snapshot.records(&rows).await?) {
-                    record.raw = None;
-                    bytes += payload_bytes(&record);
-                    *light = record;
-                }
+            for (light, mut record) in part.iter_mut().zip(snapshot.records(rows).await?) {
+                record.raw = None;
+                bytes += payload_bytes(&record);
+                *light = record;
             }
         }
         blocking(move || Ok(Some(at_grade(&id, records, &contest, &Options { grade_floor: floor }).session))).await
@@ -391,14 +397,18 @@ impl Engine {
 }
 
 /// The links of a session's records that are exported.
-fn links_of_session(session: ChosenSession, mut linking: Linking) -> Result<(ChosenSession, Linking), QueryError> {
+fn links_of_session(
+    session: ChosenSession,
+    records: Vec<Record>,
+    mut linking: Linking,
+) -> Result<(ChosenSession, Vec<Record>, Linking), QueryError> {
     let is_kept = |id: &str| match &session.kept {
         Some(kept) => Uuid::parse_str(id).is_ok_and(|id| kept.contains(&id)),
         None => true,
     };
     let wanted = |link: &Link| is_kept(&link.from);
-    linking.add(&session.records, &session.contest, session.floor, wanted).map_err(QueryError::unwritten)?;
-    Ok((session, linking))
+    linking.add(&records, &session.contest, session.floor, wanted).map_err(QueryError::unwritten)?;
+    Ok((session, records, linking))
 }
 
 fn finish(

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::StringArray;
 use arrow::error::ArrowError;
-use threadline_schemas::{Kind, Record};
+use threadline_schemas::Kind;
 use threadline_store::{RowId, Snapshot, TextQuery};
 use uuid::Uuid;
 
@@ -45,14 +45,12 @@ pub(super) struct Chosen {
     pub(super) index: Option<Arc<Indexed>>,
 }
 
-/// The records of a session, for its tree and links.
+/// A session, for its tree and links. Its records are read again for them: while files are written nothing is held.
 #[derive(Debug)]
 pub(super) struct ChosenSession {
     pub(super) id: String,
-    /// Without payloads.
-    pub(super) records: Vec<Record>,
-    /// Where each of them is.
-    pub(super) places: HashMap<Uuid, RowId>,
+    /// All its records in their order; none where there are too many to be linked.
+    pub(super) rows: Vec<RowId>,
     pub(super) contest: Contest,
     pub(super) floor: Grade,
     /// Those that links of the grade hold; `None`: all.
@@ -112,7 +110,8 @@ impl Engine {
             rows = ids.filter_map(|id| gathered.places.get(id).copied()).collect();
         }
         let Gathered { id, records, places, contest, .. } = gathered;
-        let session = ChosenSession { id, records, places, contest, floor, kept };
+        let all = records.iter().filter_map(|record| places.get(&record.event_id).copied()).collect();
+        let session = ChosenSession { id, rows: all, contest, floor, kept };
         Ok(Chosen { snapshot, rows, completeness, asked, session: Some(session), index: None })
     }
 
