@@ -20,9 +20,13 @@ const WAITING_MAX: usize = 8;
 
 /// Unpacks into `folder`, which is made.
 pub(super) async fn to(mut download: Download, folder: &Path, bar: &ProgressBar) -> anyhow::Result<()> {
+    // Dropped last: whoever stops this midway finds nobody writing any more when it removes the folder.
+    let (ends, ended) = std::sync::mpsc::channel::<()>();
+    let _ended = Ended(ended);
     let (send, receive) = mpsc::channel(WAITING_MAX);
     let target = folder.to_path_buf();
     let unpacking = tokio::task::spawn_blocking(move || {
+        let _ends = ends;
         unpack(Arriving { blocks: receive, block: Bytes::new() }, &target)?;
         super::whole(&target)
     });
@@ -45,6 +49,16 @@ pub(super) async fn to(mut download: Download, folder: &Path, bar: &ProgressBar)
     drop(send);
     let unpacked = unpacking.await?;
     broken.map_or(unpacked, Err)
+}
+
+/// Waits when it is dropped until the other side is gone.
+struct Ended(std::sync::mpsc::Receiver<()>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Nothing is ever sent.
+        let _gone = self.0.recv();
+    }
 }
 
 /// Blocks that another task receives, as something to read.
