@@ -93,7 +93,8 @@ fn a_search_node_that_is_killed_has_every_committed_event_once() {
     println!("{said}");
 }
 
-/// moto keeps what S3 clients need of S3 in one process; it is no real store.
+/// moto keeps what S3 clients need of S3 in one process; it is no real store. Real ones come from the registries as source that
+/// takes many minutes to build (SeaweedFS, RustFS, Garage), or want a cluster (Ceph, Ozone).
 #[test]
 fn the_lake_in_a_bucket_is_the_lake_in_a_folder() {
     let Some(python) = python() else {

@@ -57,13 +57,13 @@ fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
-fn configuration(cluster: &Cluster, folder: &Path, topic: &str, more: &str) -> PathBuf {
+fn configuration(servers: &str, folder: &Path, topic: &str, more: &str) -> PathBuf {
     let path = folder.join("forward.toml");
     let text = format!(
         "[[sink]]\nname = \"bus\"\ntype = \"kafka\"\ntopic = {topic:?}\nallow_private = true\nretry_max_s = 1\n\
          linger_ms = 50\nbatch_events = 100\nresult_wait_s = 0\nkinds = [\"log\"]\n{more}\n\
          [sink.librdkafka]\n\"bootstrap.servers\" = {:?}\n\"reconnect.backoff.max.ms\" = 500\n",
-        cluster.servers
+        servers
     );
     std::fs::write(&path, text).unwrap();
     path
@@ -96,7 +96,7 @@ fn killed_at_random(topic: &str, seconds: u64, is_control: bool) -> Option<(usiz
     let work = tempfile::tempdir().unwrap();
     let data = work.path().join("data");
     cluster.topic(topic, PARTITIONS, &[]);
-    let config = configuration(&cluster, work.path(), topic, "");
+    let config = configuration(&cluster.servers, work.path(), topic, "");
     let start = || Forwarder::start(&data, &config, is_control);
     let seed = variable("THREADLINE_FORWARD_SEED", 1);
     let mut random = Random(seed);
@@ -179,12 +179,28 @@ fn without_delivery_reports_events_are_lost() {
 }
 
 #[test]
+fn a_broker_that_is_not_there_is_waited_for_and_a_stop_is_heard_meanwhile() {
+    let work = tempfile::tempdir().unwrap();
+    let data = work.path().join("data");
+    record(&data, 0, 10);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = configuration(&format!("127.0.0.1:{port}"), work.path(), "nowhere", "");
+    let mut forwarder = Forwarder::start(&data, &config, false);
+    let status = awaited("a reason", || status(&data).filter(|sink| sink["state"] == "retrying"));
+    assert!(status["reason"].as_str().unwrap().contains("broker"), "{status}");
+    assert_eq!((&status["sent"], &status["lag_rows"]), (&0.into(), &10.into()), "{status}");
+    let pid = rustix::process::Pid::from_child(&forwarder.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(forwarder.0.wait().unwrap().success());
+}
+
+#[test]
 fn a_message_that_the_topic_refuses_is_a_dead_letter_and_the_rest_arrives_in_order() {
     let Some(cluster) = shared() else { return };
     let work = tempfile::tempdir().unwrap();
     let data = work.path().join("data");
     cluster.topic("small", PARTITIONS, &[("max.message.bytes", "20000")]);
-    let config = configuration(cluster, work.path(), "small", "text_bytes_max = 60000");
+    let config = configuration(&cluster.servers, work.path(), "small", "text_bytes_max = 60000");
     let path = work.path().join("events.jsonl");
     let mut file = std::fs::File::create(&path).unwrap();
     for number in 0..200u64 {
@@ -221,7 +237,7 @@ fn a_message_that_the_topic_refuses_is_a_dead_letter_and_the_rest_arrives_in_ord
     // A topic that takes more has them after a replay.
     cluster.topic("large", PARTITIONS, &[]);
     drop(forwarder);
-    let config = configuration(cluster, work.path(), "large", "text_bytes_max = 60000");
+    let config = configuration(&cluster.servers, work.path(), "large", "text_bytes_max = 60000");
     ok(threadline()
         .args(["forward", "replay", "--sink", "bus", "--dead-letters", "--config"])
         .arg(&config)
@@ -233,4 +249,8 @@ fn a_message_that_the_topic_refuses_is_a_dead_letter_and_the_rest_arrives_in_ord
         .map(|(value, _)| serde_json::from_slice::<Value>(value).unwrap()["time"].as_u64().unwrap() - TIME)
         .collect();
     assert_eq!(times, BTreeSet::from([49, 99, 149, 199]));
+
+    let tried = json(threadline().args(["forward", "test", "--send", "--format", "json", "--config"]).arg(&config));
+    assert!(tried["data"].as_array().unwrap().iter().any(|row| row["verdict"] == "delivered"), "{tried}");
+    assert_eq!(cluster.messages("large", PARTITIONS).len(), 5);
 }
