@@ -102,7 +102,7 @@ pub(super) fn is_judged(record: &Record) -> bool {
 
 /// What a record is to the linker.
 pub(super) fn act(record: &Record) -> Option<Act> {
-    match (record.source_kind, record.kind) {
+    match (record.source_kind, read_as(record)?) {
         (SourceKind::Host, Kind::Prompt) => Some(Act::Prompt),
         (SourceKind::Host, Kind::Selection) => Some(Act::Choice),
         (SourceKind::Host, Kind::Result) => Some(Act::Outcome),
@@ -115,6 +115,24 @@ pub(super) fn act(record: &Record) -> Option<Act> {
         (SourceKind::Downstream, Kind::Downstream) if record.target.is_some() => Some(Act::Statement),
         _ => None,
     }
+}
+
+/// Whether [`act`] may have an answer, from fewer columns.
+pub(super) fn may_act(record: &Record) -> bool {
+    record.kind == Kind::Rejected || act(record).is_some()
+}
+
+/// The record's kind; of a damaged line the kind that the rest of it reads as.
+fn read_as(record: &Record) -> Option<Kind> {
+    match record.kind {
+        Kind::Rejected => Kind::parse(&Facts::of(record).text("threadline.read_as")?),
+        kind => Some(kind),
+    }
+}
+
+/// What a record says; a damaged line's `text` is why it was rejected.
+fn text(record: &Record, facts: &Facts) -> Option<String> {
+    if record.kind == Kind::Rejected { facts.text("threadline.text") } else { record.text.clone() }
 }
 
 fn failed(record: &Record) -> Option<bool> {
@@ -148,7 +166,7 @@ fn host(record: &Record, facts: &Facts, o: &mut Observation) {
     if o.act == Act::Outcome {
         result(record, facts, o);
     } else {
-        o.text = record.text.clone();
+        o.text = text(record, facts);
     }
 }
 
@@ -169,7 +187,7 @@ fn result(record: &Record, facts: &Facts, o: &mut Observation) {
     o.result = Payload {
         digests: digest.into_iter().collect(),
         bytes: facts.number("threadline.result_bytes"),
-        head: record.text.clone(),
+        head: text(record, facts),
         cut,
     };
 }

@@ -24,7 +24,7 @@ use threadline_store::{Reader, SealedFile, Snapshot, StoreError};
 use uuid::Uuid;
 
 use super::observation::Observation;
-use super::project::{COLUMNS, act, is_judged, project};
+use super::project::{COLUMNS, is_judged, may_act, project};
 use super::windows::{Minutes, Window, minute, windows};
 use super::{Settings, correlate};
 use rows::{Judge, news, rows};
@@ -169,7 +169,7 @@ impl Times {
     }
 
     fn count(&mut self, record: &Record, minutes: &mut Minutes) {
-        if act(record).is_some() {
+        if may_act(record) {
             self.any_judged |= is_judged(record);
             *minutes.entry(minute(record.time_unix_nano)).or_default() += 1;
         }

@@ -277,7 +277,7 @@ impl Tally {
                 event_id: record.event_id.to_string(),
                 file: record.origin_file.clone(),
                 line: record.origin_line,
-                reason: record.error_type.clone(),
+                reason: record.text.clone(),
             }),
             Kind::Finding => self.findings.add(|| noticed(record)),
             Kind::Gap => self.gaps.add(|| noticed(record)),

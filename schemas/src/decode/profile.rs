@@ -180,13 +180,13 @@ impl Profile {
         let rejected = |reason: &str, rule| vec![Ruled { record: self.rejected(context, line, lines, reason), rule }];
         let (text, damage) = entry::readable(line.bytes);
         if text.trim().is_empty() {
-            return rejected("an empty line", None);
+            return rejected(damage.as_deref().unwrap_or("an empty line"), None);
         }
         let mut entry = match self.read(&text) {
             Ok(entry) => entry,
             Err(reason) => return rejected(&reason, None),
         };
-        entry.damage.extend(damage);
+        entry.damage = damage.or(entry.damage);
         let mut made = Vec::new();
         let mut used = Vec::new();
         for expand in &self.expand {
@@ -210,14 +210,16 @@ impl Profile {
         for (index, rule) in self.rules.iter().enumerate() {
             let Some(captures) = rule.fits(&scope) else { continue };
             if let Err(reason) = self.records(&mut making, &entry, (index, rule), &scope, captures) {
-                return rejected(&reason, Some(index));
+                return rejected(entry.damage.as_deref().unwrap_or(&reason), Some(index));
             }
             if !rule.goes_on {
                 break;
             }
         }
         let Making { mut made, budget, .. } = making;
-        let Some(first) = made.first() else { return rejected("no rule of the profile fits", None) };
+        let Some(first) = made.first() else {
+            return rejected(entry.damage.as_deref().unwrap_or("no rule of the profile fits"), None);
+        };
         let gap = budget.gap(context, line, made.len(), &self.decoder, &first.record);
         made.extend(gap.map(|record| Ruled { record, rule: None }));
         made
@@ -304,8 +306,9 @@ impl Profile {
             mapping.note("threadline.unread", unread);
         }
         mapping.notes("threadline.duplicate_keys", &entry.duplicate_keys);
-        let damage: Vec<String> = entry.damage.iter().map(|damage| damage.as_str().to_string()).collect();
-        mapping.notes("threadline.passed_over", &damage);
+        if let Some(reason) = &entry.damage {
+            mapping.reject(reason);
+        }
     }
 
     fn read(&self, text: &str) -> Result<Entry, String> {

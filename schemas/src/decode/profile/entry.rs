@@ -1,44 +1,25 @@
 //! One entry of a log as an object: how each format is read. Everything is strict: what does not read as a whole is refused
 //! with a reason that never quotes it.
 //!
-//! Damage that cannot change what the rest says is passed over and named in the record ([`Damage`]): bytes that are no text
-//! (NUL, not UTF-8), and what follows a complete JSON value. A line that ends too early is refused.
+//! Of a line whose damage cannot change what the rest says (bytes that are no text: NUL, not UTF-8; what follows a complete
+//! JSON value) the rest is read all the same. A line that is cut off is not: what is missing may be what says its kind.
 
 use std::borrow::Cow;
 
 use crate::json::{self, Json, Member};
 use crate::limits::profile::FIELDS_MAX;
 
-/// What was passed over in a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Damage {
-    Nul,
-    NotUtf8,
-    Trailing,
-}
-
-impl Damage {
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Damage::Nul => "nul",
-            Damage::NotUtf8 => "not_utf8",
-            Damage::Trailing => "trailing",
-        }
-    }
-}
-
-/// The text of a line without the bytes that are none.
-pub(super) fn readable(bytes: &[u8]) -> (Cow<'_, str>, Vec<Damage>) {
-    let mut damage = Vec::new();
-    let mut text = match std::str::from_utf8(bytes) {
-        Ok(text) => Cow::Borrowed(text),
-        Err(_) => {
-            damage.push(Damage::NotUtf8);
-            Cow::Owned(bytes.utf8_chunks().map(|chunk| chunk.valid()).collect())
+/// The text of a line without the bytes that are none, and why it is damaged if there were any.
+pub(super) fn readable(bytes: &[u8]) -> (Cow<'_, str>, Option<String>) {
+    let (mut text, mut damage) = match std::str::from_utf8(bytes) {
+        Ok(text) => (Cow::Borrowed(text), None),
+        Err(error) => {
+            let text: String = bytes.utf8_chunks().map(|chunk| chunk.valid()).collect();
+            (Cow::Owned(text), Some(format!("not UTF-8 at byte {}", error.valid_up_to())))
         }
     };
-    if text.contains('\0') {
-        damage.push(Damage::Nul);
+    if let Some(at) = memchr::memchr(0, bytes) {
+        damage.get_or_insert_with(|| format!("a NUL at byte {at}"));
         text = Cow::Owned(text.replace('\0', ""));
     }
     (text, damage)
@@ -52,13 +33,13 @@ pub(super) struct Entry {
     pub(super) unread: Option<String>,
     /// Keys that occur twice below the top.
     pub(super) duplicate_keys: Vec<String>,
-    /// What was passed over.
-    pub(super) damage: Vec<Damage>,
+    /// Why the line is rejected though the rest of it was read.
+    pub(super) damage: Option<String>,
 }
 
 impl Entry {
     pub(super) fn of(members: Vec<Member>) -> Entry {
-        Entry { root: Json::Object(members), unread: None, duplicate_keys: Vec::new(), damage: Vec::new() }
+        Entry { root: Json::Object(members), unread: None, duplicate_keys: Vec::new(), damage: None }
     }
 }
 
@@ -69,9 +50,9 @@ pub(super) fn text_member(key: &str, value: impl Into<String>) -> Member {
 /// A JSON object. A key that occurs twice at the top makes the line ambiguous: readers differ in which one they take.
 pub(super) fn json_object(line: &str) -> Result<Entry, String> {
     let (parsed, damage) = match json::parse(line.as_bytes()) {
-        Ok(parsed) => (parsed, Vec::new()),
+        Ok(parsed) => (parsed, None),
         Err(error) => match json::parse_first(line.as_bytes()) {
-            Ok((parsed, _)) => (parsed, vec![Damage::Trailing]),
+            Ok((parsed, _)) => (parsed, Some(error.to_string())),
             Err(_) => return Err(error.to_string()),
         },
     };
@@ -266,19 +247,19 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_passed_over() {
-        let (text, damage) = readable(b"a\xff\0b");
-        assert_eq!((text.as_ref(), damage.as_slice()), ("ab", [Damage::NotUtf8, Damage::Nul].as_slice()));
-        assert!(matches!(readable("ä".as_bytes()), (Cow::Borrowed("ä"), damage) if damage.is_empty()));
+    fn bytes_that_are_no_text_are_left_out_and_named() {
+        let (text, damage) = readable(b"a\0b\xff");
+        assert_eq!((text.as_ref(), damage.as_deref()), ("ab", Some("not UTF-8 at byte 3")));
+        let (text, damage) = readable(b"a\0b");
+        assert_eq!((text.as_ref(), damage.as_deref()), ("ab", Some("a NUL at byte 1")));
+        assert!(matches!(readable("ä".as_bytes()), (Cow::Borrowed("ä"), None)));
     }
 
     #[test]
-    fn what_follows_a_document_is_passed_over_and_what_lacks_its_end_is_refused() {
+    fn what_follows_a_document_is_damage_and_what_lacks_its_end_is_refused() {
         let entry = json_object(r#"{"a":1}{"a":2}"#).unwrap();
-        assert_eq!(
-            (entry.root.to_string().as_str(), entry.damage.as_slice()),
-            (r#"{"a":1}"#, [Damage::Trailing].as_slice())
-        );
+        assert_eq!(entry.root.to_string(), r#"{"a":1}"#);
+        assert!(entry.damage.is_some());
         assert!(json_object(r#"{"a":1"#).is_err() && json_object(r#"1 {"a":1}"#).is_err());
     }
 

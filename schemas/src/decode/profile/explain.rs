@@ -37,7 +37,7 @@ impl fmt::Display for Explained {
         let rule = self.rule.as_deref().map_or("no rule".to_string(), |rule| format!("rule {rule}"));
         writeln!(f, "line {}: {} ({rule})", record.origin_line.unwrap_or(0), record.kind)?;
         if record.kind == Kind::Rejected {
-            return writeln!(f, "  because: {}", record.text.as_deref().unwrap_or_default());
+            writeln!(f, "  because: {}", record.text.as_deref().unwrap_or_default())?;
         }
         for field in &self.fields {
             let value = field.value.as_deref().map_or("-".into(), |value| clipped(value, 120));
@@ -46,7 +46,7 @@ impl fmt::Display for Explained {
         let is_said = |name: &str| self.fields.iter().any(|field| field.name == name);
         let derived =
             [("server_name", record.server_name.as_deref()), ("outcome", record.outcome.map(Outcome::as_str))];
-        for (name, value) in derived {
+        for (name, value) in derived.into_iter().filter(|_| record.kind != Kind::Rejected) {
             if let Some(value) = value.filter(|_| !is_said(name)) {
                 writeln!(f, "  {name:<18} {}   <- derived", clipped(value, 120))?;
             }

@@ -402,6 +402,16 @@ impl<'m, 'd> Mapping<'m, 'd> {
         }
     }
 
+    /// Makes the record the rejected one of a damaged line; what could be read of it stays in its columns.
+    pub(super) fn reject(&mut self, reason: &str) {
+        self.note("threadline.read_as", self.record.kind.as_str());
+        if let Some(text) = self.record.text.replace(reason.into()) {
+            self.note("threadline.text", &text);
+        }
+        self.record.kind = Kind::Rejected;
+        self.record.error_type.get_or_insert_with(|| "rejected".into());
+    }
+
     /// The record, with everything that went nowhere else in its `attributes`.
     pub(super) fn finish(mut self) -> Record {
         let used = self.scope.used.borrow();
