@@ -228,7 +228,9 @@ fn is_block_damage(error: &parquet::errors::ParquetError) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// The disk is full. Nothing of this call is acknowledged; works again by itself once there is space.
-    #[error("no space left on the disk for what is recorded: nothing of this is acknowledged; free some and send it again")]
+    #[error(
+        "no space left on the disk for what is recorded: nothing of this is acknowledged; free some and send it again"
+    )]
     NoSpace,
     /// Sealing does not keep up and the tail is full; retry later.
     #[error("overloaded: too much is acknowledged and not sealed yet")]
