@@ -6,6 +6,7 @@
 //!
 //! Not here: recommended attributes, URL grammar, duplicate keys (events are made, not parsed).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
@@ -37,6 +38,29 @@ pub fn validate(event: &Value, version: Version) -> Vec<Violation> {
     check.found
 }
 
+/// Where in an event one is; it becomes text only when something is wrong there, because every event is checked.
+#[derive(Clone, Copy)]
+enum At<'a> {
+    Event,
+    Member(&'a At<'a>, &'a str),
+    Item(&'a At<'a>, usize),
+}
+
+impl std::fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            At::Event => f.write_str("$"),
+            At::Member(At::Event, name) => f.write_str(name),
+            At::Member(parent, name) => write!(f, "{parent}.{name}"),
+            At::Item(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
+const fn root(name: &str) -> At<'_> {
+    At::Member(&At::Event, name)
+}
+
 struct Check<'e> {
     schema: &'static Schema,
     active: BTreeSet<&'e str>,
@@ -44,22 +68,21 @@ struct Check<'e> {
 }
 
 impl<'e> Check<'e> {
-    fn wrong(&mut self, path: &str, reason: impl Into<String>) {
-        let path = if path.is_empty() { "$" } else { path };
-        self.found.push(Violation { path: path.into(), reason: reason.into() });
+    fn wrong(&mut self, at: At<'_>, reason: impl Into<String>) {
+        self.found.push(Violation { path: at.to_string(), reason: reason.into() });
     }
 
     fn event(&mut self, event: &'e Value) {
         let Some(members) = event.as_object() else {
-            return self.wrong("", "an event is an object");
+            return self.wrong(At::Event, "an event is an object");
         };
         let Some(class) =
             members.get("class_uid").and_then(Value::as_i64).and_then(|uid| self.schema.classes.get(&uid))
         else {
-            return self.wrong("class_uid", "not a class of the facts");
+            return self.wrong(root("class_uid"), "not a class of the facts");
         };
         self.profiles(event, class);
-        self.shape(members, &class.shape, "");
+        self.shape(members, &class.shape, At::Event);
         self.identity(members, class);
         self.times(members);
         self.observables(event);
@@ -69,36 +92,37 @@ impl<'e> Check<'e> {
         let declared = event.pointer("/metadata/profiles").and_then(Value::as_array);
         for (index, profile) in declared.into_iter().flatten().enumerate() {
             let Some(profile) = profile.as_str() else { continue };
-            let path = format!("metadata.profiles[{index}]");
+            let profiles = root("metadata.profiles");
+            let at = At::Item(&profiles, index);
             if !self.schema.profiles.contains(profile) {
-                self.wrong(&path, "no such profile");
+                self.wrong(at, "no such profile");
             } else if !class.profiles.contains(profile) {
-                self.wrong(&path, "does not apply to this class");
+                self.wrong(at, "does not apply to this class");
             } else if !self.active.insert(profile) {
-                self.wrong(&path, "listed twice");
+                self.wrong(at, "listed twice");
             }
         }
     }
 
-    fn shape(&mut self, members: &'e Map<String, Value>, shape: &'static Shape, path: &str) {
+    fn shape(&mut self, members: &'e Map<String, Value>, shape: &'static Shape, at: At<'_>) {
         for (name, attribute) in &shape.attributes {
             if attribute.is_required && attribute.is_active(&self.active) && !members.contains_key(*name) {
-                self.wrong(&join(path, name), "required");
+                self.wrong(At::Member(&at, name), "required");
             }
         }
         for (name, value) in members {
-            let path = join(path, name);
+            let at = At::Member(&at, name);
             match shape.attributes.get(name.as_str()) {
-                None => self.wrong(&path, "not an attribute here"),
+                None => self.wrong(at, "not an attribute here"),
                 Some(attribute) => {
                     if !attribute.is_active(&self.active) {
-                        self.wrong(&path, "belongs to a profile that is not declared");
+                        self.wrong(at, "belongs to a profile that is not declared");
                     }
-                    self.attribute(attribute, value, &path);
+                    self.attribute(attribute, value, at);
                 }
             }
         }
-        self.labels(members, shape, path);
+        self.labels(members, shape, at);
         for (rule, names) in &shape.constraints {
             let have = names.iter().filter(|name| is_present(members, name)).count();
             let holds = match rule {
@@ -106,51 +130,48 @@ impl<'e> Check<'e> {
                 Constraint::JustOne => have == 1,
             };
             if !holds {
-                self.wrong(
-                    path,
-                    format!("needs {} of {}", if have == 0 { "one" } else { "only one" }, names.join(", ")),
-                );
+                self.wrong(at, format!("needs {} of {}", if have == 0 { "one" } else { "only one" }, names.join(", ")));
             }
         }
     }
 
-    fn attribute(&mut self, attribute: &'static Attribute, value: &'e Value, path: &str) {
+    fn attribute(&mut self, attribute: &'static Attribute, value: &'e Value, at: At<'_>) {
         if attribute.is_array {
-            let Some(items) = value.as_array() else { return self.wrong(path, "must be a list") };
+            let Some(items) = value.as_array() else { return self.wrong(at, "must be a list") };
             if items.is_empty() && attribute.is_required {
-                self.wrong(path, "required and empty");
+                self.wrong(at, "required and empty");
             }
             for (index, item) in items.iter().enumerate() {
-                self.value(attribute, item, &format!("{path}[{index}]"));
+                self.value(attribute, item, At::Item(&at, index));
             }
         } else {
             if attribute.is_required && value.as_str() == Some("") {
-                self.wrong(path, "required and empty");
+                self.wrong(at, "required and empty");
             }
-            self.value(attribute, value, path);
+            self.value(attribute, value, at);
         }
     }
 
-    fn value(&mut self, attribute: &'static Attribute, value: &'e Value, path: &str) {
+    fn value(&mut self, attribute: &'static Attribute, value: &'e Value, at: At<'_>) {
         if value.is_null() {
-            return self.wrong(path, "null; leave it out");
+            return self.wrong(at, "null; leave it out");
         }
         match attribute.kind {
             AttributeType::Scalar("json_t") => {}
-            AttributeType::Scalar(kind) => self.scalar(attribute, kind, value, path),
+            AttributeType::Scalar(kind) => self.scalar(attribute, kind, value, at),
             AttributeType::Object(name) => {
-                let Some(members) = value.as_object() else { return self.wrong(path, "must be an object") };
+                let Some(members) = value.as_object() else { return self.wrong(at, "must be an object") };
                 match self.schema.objects.get(name) {
-                    None => self.wrong(path, "its object is not in the facts"),
+                    None => self.wrong(at, "its object is not in the facts"),
                     Some(shape) if shape.attributes.is_empty() => {}
-                    Some(_) if members.is_empty() => self.wrong(path, "an empty object says nothing"),
-                    Some(shape) => self.shape(members, shape, path),
+                    Some(_) if members.is_empty() => self.wrong(at, "an empty object says nothing"),
+                    Some(shape) => self.shape(members, shape, at),
                 }
             }
         }
     }
 
-    fn scalar(&mut self, attribute: &'static Attribute, kind: &str, value: &Value, path: &str) {
+    fn scalar(&mut self, attribute: &'static Attribute, kind: &str, value: &Value, at: At<'_>) {
         let base = self.schema.types.get(kind).copied().unwrap_or(kind);
         let fits = match base {
             "boolean_t" => value.is_boolean(),
@@ -159,43 +180,42 @@ impl<'e> Check<'e> {
             _ => value.is_string(),
         };
         if !fits {
-            return self.wrong(path, format!("must be {kind}"));
+            return self.wrong(at, format!("must be {kind}"));
         }
         // Up to 1.3.0 a host name has no underscores.
         let is_old_name = kind == "hostname_t" && matches!(self.schema.version, "1.1.0" | "1.3.0");
         let has_underscore = value.as_str().is_some_and(|text| text.contains('_'));
         if !has_format(kind, value) || (is_old_name && has_underscore) {
-            self.wrong(path, format!("is no {kind}"));
+            self.wrong(at, format!("is no {kind}"));
         }
-        let key = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-        if !attribute.values.is_empty() && !attribute.values.contains_key(key.as_str()) {
-            self.wrong(path, "not one of the enum's values");
+        if !attribute.values.is_empty() && !attribute.values.contains_key(key(value).as_ref()) {
+            self.wrong(at, "not one of the enum's values");
         }
     }
 
     /// An enum's caption beside it must be the caption of its value; `Other` needs the source's own word.
-    fn labels(&mut self, members: &Map<String, Value>, shape: &Shape, path: &str) {
+    fn labels(&mut self, members: &Map<String, Value>, shape: &Shape, at: At<'_>) {
         for (name, attribute) in &shape.attributes {
             let Some(sibling) = attribute.sibling.filter(|_| !attribute.values.is_empty() && !attribute.is_array)
             else {
                 continue;
             };
             let (value, label) = (members.get(*name), members.get(sibling).and_then(Value::as_str));
-            let at = join(path, sibling);
+            let at = At::Member(&at, sibling);
             let Some(value) = value else {
                 if label.is_some() && attribute.is_active(&self.active) {
-                    self.wrong(&at, format!("given without {name}"));
+                    self.wrong(at, format!("given without {name}"));
                 }
                 continue;
             };
-            let key = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-            match (attribute.values.get(key.as_str()).copied(), label) {
-                (Some("Other"), None) if key == "99" => self.wrong(&at, "Other needs the source's own word"),
+            let key = key(value);
+            match (attribute.values.get(key.as_ref()).copied(), label) {
+                (Some("Other"), None) if key == "99" => self.wrong(at, "Other needs the source's own word"),
                 (Some("Other"), Some("" | "Other" | "Unknown")) if key == "99" => {
-                    self.wrong(&at, "hides the source's own word")
+                    self.wrong(at, "hides the source's own word")
                 }
                 (Some(caption), Some(label)) if key != "99" && label != caption => {
-                    self.wrong(&at, "is not the caption of its id")
+                    self.wrong(at, "is not the caption of its id")
                 }
                 _ => {}
             }
@@ -208,17 +228,17 @@ impl<'e> Check<'e> {
             (number("class_uid"), number("activity_id"), number("type_uid"))
             && uid.checked_mul(100).and_then(|uid| uid.checked_add(activity)) != Some(kind)
         {
-            self.wrong("type_uid", "is not class_uid * 100 + activity_id");
+            self.wrong(root("type_uid"), "is not class_uid * 100 + activity_id");
         }
         if number("category_uid").is_some_and(|category| category != class.category_uid) {
-            self.wrong("category_uid", "is not the category of the class");
+            self.wrong(root("category_uid"), "is not the category of the class");
         }
         if members.get("class_name").is_some_and(|name| name.as_str() != Some(class.caption)) {
-            self.wrong("class_name", "is not the caption of the class");
+            self.wrong(root("class_name"), "is not the caption of the class");
         }
         let version = members.get("metadata").and_then(|metadata| metadata.get("version")).and_then(Value::as_str);
         if version.is_some_and(|version| version != self.schema.version) {
-            self.wrong("metadata.version", "is not the version it is checked against");
+            self.wrong(root("metadata.version"), "is not the version it is checked against");
         }
     }
 
@@ -226,9 +246,9 @@ impl<'e> Check<'e> {
         let number = |name: &str| members.get(name).and_then(Value::as_i64);
         if let (Some(start), Some(end)) = (number("start_time"), number("end_time")) {
             if end < start {
-                self.wrong("end_time", "is before start_time");
+                self.wrong(root("end_time"), "is before start_time");
             } else if number("duration").is_some_and(|duration| duration != end - start) {
-                self.wrong("duration", "is not end_time - start_time");
+                self.wrong(root("duration"), "is not end_time - start_time");
             }
         }
     }
@@ -241,7 +261,7 @@ impl<'e> Check<'e> {
                 continue;
             };
             if !values_at(event, name).iter().any(|found| found.as_str() == Some(value)) {
-                self.wrong(&format!("observables[{index}]"), "its value is not at its path");
+                self.wrong(At::Item(&root("observables"), index), "its value is not at its path");
             }
         }
     }
@@ -302,6 +322,7 @@ pub(super) fn is_url(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || matches!(c, '<' | '>' | '"'))
 }
 
-fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
+/// How a value stands in the list of an enum's values.
+fn key(value: &Value) -> Cow<'_, str> {
+    value.as_str().map_or_else(|| value.to_string().into(), Cow::Borrowed)
 }
