@@ -9,20 +9,23 @@
 mod beam;
 mod habits;
 mod items;
+mod together;
 mod tokens;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::linker::Linker;
 use super::names::{NONE, Name};
 use super::observation::Act;
 use habits::{Habits, Rarity};
-use items::{Binding, Item, ItemKind, steps};
+use items::{Binding, Item, steps};
 
 /// Share of a gateway session's calls that have to be in the conversation it follows.
 const FOLLOWS: f64 = 0.7;
 /// Gateway sessions that no host knows stay together over pauses up to this, seconds.
 const LONE_GAP: f64 = 30.0;
+/// Chance that a user opens another conversation under an id that others use, too.
+const REUSED_AGAIN: f64 = 0.1;
 /// How sure a turn is where the host gave a conversation id.
 const BY_ID: f64 = 0.995;
 
@@ -63,73 +66,34 @@ impl Linker<'_> {
     pub(super) fn conversations(&self, users: &BTreeMap<usize, Name>) -> Conversations {
         let mut places = self.items(users, self.settings.confident);
         let rarity = shorten(&mut places);
+        let reused = reused_ids(places.keys());
+        let names_one = |place: &items::Place| place.1 != NONE && !reused.contains(&place.1);
         let known: Vec<&[Item]> =
-            places.iter().filter(|(place, _)| place.1 != NONE).map(|(_, items)| items.as_slice()).collect();
+            places.iter().filter(|(place, _)| names_one(place)).map(|(_, items)| items.as_slice()).collect();
         let habits = Habits::learn(&known, &rarity);
         let per_server = session_per_server(&known);
         // People do not ask again this soon after an answer.
         let disorder = if self.noise.heavy { habits.soonest_prompt() } else { 0.0 };
         let mut found = Conversations::default();
         for (place, items) in &places {
-            if place.1 != NONE {
+            if names_one(place) {
                 let all: Vec<usize> = (0..items.len()).collect();
                 found.add(self, items, &all, |_, _| BY_ID, true, disorder);
                 continue;
             }
-            let split = beam::split(items, &habits, &rarity, per_server, disorder);
+            let by_id = place.1 != NONE;
+            let opening = if by_id { REUSED_AGAIN.ln() } else { 0.0 };
+            let split = beam::split(items, &habits, &rarity, beam::Prior { per_server, disorder, opening });
             let sure =
                 |at: usize, prompt: Option<usize>| split.under.get(&(at, prompt)).copied().unwrap_or(0.0).min(1.0);
             for conversation in &split.conversations {
-                for part in self.cut(items, conversation, &split) {
-                    let (kept, unsure) = self.abstain(items, part, sure, disorder);
-                    found.add(self, items, &kept, sure, false, disorder);
-                    unsure.into_iter().for_each(|at| found.add(self, items, &[at], sure, false, disorder));
+                for part in together::parts(items, conversation, &split, disorder, self.settings.together(self.noise)) {
+                    found.add(self, items, &part, sure, by_id, disorder);
                 }
             }
         }
         self.follow_sessions(&mut found);
         found
-    }
-
-    /// Cuts a conversation before every follow-up prompt that is not clearly one.
-    fn cut(&self, items: &[Item], conversation: &[usize], split: &beam::Split) -> Vec<Vec<usize>> {
-        let sessions_seen = self.units.gateways.iter().any(|call| call.session != NONE);
-        let needed = if self.noise.heavy || !sessions_seen { self.settings.follow_up } else { 0.0 };
-        let mut parts = vec![Vec::new()];
-        let mut before = None;
-        for at in conversation {
-            if items[*at].kind == ItemKind::Prompt {
-                let sure = split.after.get(&(*at, before)).copied().unwrap_or(0.0);
-                if before.is_some() && sure < needed {
-                    parts.push(Vec::new());
-                }
-                before = Some(items[*at].at);
-            }
-            if let Some(part) = parts.last_mut() {
-                part.push(*at);
-            }
-        }
-        parts.retain(|part| !part.is_empty());
-        parts
-    }
-
-    /// Calls and answers that may as well be another conversation's stand alone.
-    fn abstain(
-        &self,
-        items: &[Item],
-        part: Vec<usize>,
-        sure: impl Fn(usize, Option<usize>) -> f64,
-        disorder: f64,
-    ) -> (Vec<usize>, Vec<usize>) {
-        let least = self.settings.conversation_confident(self.noise);
-        let found = steps(part.iter().map(|at| &items[*at]), disorder);
-        let is_sure = |at: usize, prompt: Option<usize>| {
-            items[at].kind == ItemKind::Prompt || prompt.is_none() || sure(at, prompt) >= least
-        };
-        let (kept, unsure): (Vec<_>, Vec<_>) =
-            part.into_iter().zip(found).partition(|(at, step)| is_sure(*at, step.prompt));
-        let bare = |members: Vec<(usize, items::Step)>| members.into_iter().map(|(at, _)| at).collect();
-        (bare(kept), bare(unsure))
     }
 
     fn follow_sessions(&self, found: &mut Conversations) {
@@ -224,6 +188,14 @@ impl Conversations {
             turns.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         }
     }
+}
+
+/// Conversation ids that several users of an app instance bear: each names more than one conversation, perhaps more than one
+/// of one user.
+fn reused_ids<'p>(places: impl Iterator<Item = &'p items::Place>) -> BTreeSet<Name> {
+    let mut bearers: BTreeMap<Name, u32> = BTreeMap::new();
+    places.filter(|place| place.1 != NONE).for_each(|place| *bearers.entry(place.1).or_default() += 1);
+    bearers.into_iter().filter(|(_, users)| *users > 1).map(|(id, _)| id).collect()
 }
 
 /// Token weights of the estate; tokens that nobody asks for are dropped.

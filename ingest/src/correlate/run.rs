@@ -30,7 +30,7 @@ use super::{Settings, correlate};
 use rows::{Judge, news, rows};
 
 /// Version of the linker; raised when the same records may give other links.
-pub const LINKER_VERSION: u32 = 2;
+pub const LINKER_VERSION: u32 = 3;
 /// Columns from which the windows follow.
 const TIME_COLUMNS: &[&str] = &[
     "event_id",

@@ -18,10 +18,8 @@ pub struct Settings {
     pub clock_spread: f64,
     /// Confidence below which nothing is placed.
     pub confident: f64,
-    /// Confidence that a follow-up prompt needs to stay in its conversation where nothing else binds it.
-    pub follow_up: f64,
-    /// Confidence that a call or an answer needs to stand in a conversation that no id names; more where stamps are late.
-    pub conversation: f64,
+    /// Share of the hypotheses that have to agree before lines that no id binds stay in one conversation.
+    pub together: f64,
     /// Evidence of time shares and sizes is left out (to show what it carries).
     pub without_shares: bool,
 }
@@ -35,8 +33,7 @@ impl Default for Settings {
             spread_floor: 0.002,
             clock_spread: 0.05,
             confident: 0.5,
-            follow_up: 0.85,
-            conversation: 0.6,
+            together: 0.6,
             without_shares: false,
         }
     }
@@ -88,13 +85,13 @@ impl Settings {
         if resolution > 0.0 { 0.4 * resolution } else { (5.0 * noise.stamp).max(0.02) }
     }
 
-    /// Confidence that a call or an answer needs to stand in a conversation that no id names; late stamps disturb the order.
-    pub(super) fn conversation_confident(&self, noise: Noise) -> f64 {
-        if noise.heavy { self.conversation + 0.1 } else { self.conversation }
+    /// Share of the hypotheses that have to agree; late stamps disturb the order, so that too many agree.
+    pub(super) fn together(&self, noise: Noise) -> f64 {
+        if noise.heavy { self.together + 0.1 } else { self.together }
     }
 
-    /// Confidence that a downstream line needs.
+    /// Confidence that a downstream line needs; one that is as likely another call's is nobody's.
     pub(super) fn downstream_confident(&self, noise: Noise) -> f64 {
-        if noise.heavy { 0.8 } else { self.confident }
+        if noise.heavy { 0.75 } else { self.confident + 0.02 }
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use super::super::names::Name;
+use super::super::names::{NONE, Name};
 use super::habits::{Habits, Rarity};
 use super::items::{Binding, Item, ItemKind, steps};
 
@@ -33,6 +33,8 @@ struct Thread {
     busy: f64,
     in_turn: bool,
     model: Name,
+    /// The last call's.
+    gateway: Name,
     /// (server, binding) seen.
     bindings: Vec<(Name, Binding)>,
     /// How many items it has.
@@ -70,30 +72,27 @@ pub(super) struct Split {
     pub(super) conversations: Vec<Vec<usize>>,
     /// (item, prompt as index of `units.seen`) to the weight of the hypotheses that agree.
     pub(super) under: HashMap<(usize, Option<usize>), f64>,
-    /// (prompt item, prompt before it) likewise.
-    pub(super) after: HashMap<(usize, Option<usize>), f64>,
+    /// Every conversation that some hypothesis holds: its weight and its items.
+    pub(super) threads: Vec<(f64, Vec<usize>)>,
+}
+
+/// What is known before the lines of a place are looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Prior {
+    /// Whether a conversation holds a gateway session per server.
+    pub(super) per_server: bool,
+    /// Seconds by which stamps may be out of order.
+    pub(super) disorder: f64,
+    /// What opening a conversation is worth more than elsewhere (natural log).
+    pub(super) opening: f64,
 }
 
 /// Splits the items of one place, which are sorted.
-pub(super) fn split(
-    items: &[Item],
-    habits: &Habits,
-    rarity: &Rarity,
-    session_per_server: bool,
-    disorder: f64,
-) -> Split {
+pub(super) fn split(items: &[Item], habits: &Habits, rarity: &Rarity, prior: Prior) -> Split {
     let Some((first, last)) = items.first().zip(items.last()) else { return Split::default() };
     let prompts = items.iter().filter(|item| item.kind == ItemKind::Prompt).count();
-    let opening_rate = ((prompts as f64 * 0.6).max(1.0) / (last.t - first.t).max(60.0)).ln();
-    let mut search = Search {
-        items,
-        habits,
-        overlap: Overlap::new(items, rarity),
-        session_per_server,
-        disorder,
-        opening_rate,
-        threads: 0,
-    };
+    let opening_rate = ((prompts as f64 * 0.6).max(1.0) / (last.t - first.t).max(60.0)).ln() + prior.opening;
+    let mut search = Search { items, habits, overlap: Overlap::new(items, rarity), prior, opening_rate, threads: 0 };
     let mut beam = vec![Hypothesis { score: 0.0, threads: Rc::default(), owner: Rc::default() }];
     for at in 0..items.len() {
         beam = search.step(&beam, at);
@@ -105,8 +104,7 @@ struct Search<'s> {
     items: &'s [Item],
     habits: &'s Habits,
     overlap: Overlap,
-    session_per_server: bool,
-    disorder: f64,
+    prior: Prior,
     opening_rate: f64,
     threads: u32,
 }
@@ -150,6 +148,9 @@ impl Search<'_> {
         let mut score = 0.0;
         if thread.model != item.model {
             score += OTHER_MODEL;
+        }
+        if item.gateway != NONE && thread.gateway != NONE {
+            score += habits.same_gateway[usize::from(item.gateway == thread.gateway)];
         }
         if !item.asked.is_empty() {
             score += habits.overlap(item.kind, thread.lines, self.overlap.share(thread));
@@ -202,7 +203,7 @@ impl Search<'_> {
             }
             (Some(Binding::Session(_)), None) => {
                 let mut sessions = thread.bindings.iter().filter(|(_, binding)| matches!(binding, Binding::Session(_)));
-                let second = if self.session_per_server {
+                let second = if self.prior.per_server {
                     sessions.any(|(server, _)| *server == item.server)
                 } else {
                     sessions.next().is_some()
@@ -271,16 +272,12 @@ impl Search<'_> {
                 weight_of.entry(thread.id).or_insert_with(|| (0.0, Rc::clone(thread))).0 += weight / total;
             }
         }
-        for (weight, thread) in weight_of.values() {
+        for (weight, thread) in weight_of.into_values() {
             let items = thread.items();
-            let mut before = None;
-            for (at, step) in items.iter().zip(steps(items.iter().map(|at| &self.items[*at]), self.disorder)) {
+            for (at, step) in items.iter().zip(steps(items.iter().map(|at| &self.items[*at]), self.prior.disorder)) {
                 *split.under.entry((*at, step.prompt)).or_default() += weight;
-                if self.items[*at].kind == ItemKind::Prompt {
-                    *split.after.entry((*at, before)).or_default() += weight;
-                    before = Some(self.items[*at].at);
-                }
             }
+            split.threads.push((weight, items));
         }
         split.conversations = beam[0].threads.iter().map(|thread| thread.items()).collect();
         split
@@ -301,6 +298,7 @@ fn next_thread(before: Option<&Rc<Thread>>, item: &Item, at: usize, id: u32) -> 
         busy: if item.kind == ItemKind::Call { busy.max(item.end) } else { busy },
         in_turn: item.kind != ItemKind::Answer,
         model: before.map_or(item.model, |thread| thread.model),
+        gateway: if item.gateway == NONE { before.map_or(NONE, |thread| thread.gateway) } else { item.gateway },
         bindings,
         lines: before.map_or(0, |thread| thread.lines) + 1,
         item: at,

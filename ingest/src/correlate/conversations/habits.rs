@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::super::names::{NONE, Name};
 use super::items::{Item, ItemKind};
 use super::tokens::{Tokens, holds};
 
@@ -66,6 +67,8 @@ pub(super) struct Habits {
     pub(super) follow_up: [f64; 2],
     /// Share of conversations that end without an answer.
     pub(super) left_open: f64,
+    /// Log ratios of a call through another gateway than its conversation's last call, and through the same.
+    pub(super) same_gateway: [f64; 2],
     overlap: Overlaps,
     opener: Option<Openers>,
 }
@@ -166,6 +169,10 @@ struct Observed {
     first: HashMap<u64, f64>,
     later: HashMap<u64, f64>,
     prompts: (u32, u32),
+    /// Calls through another gateway than the conversation's last, and through the same.
+    gateways: [f64; 2],
+    /// Calls by gateway.
+    through: BTreeMap<Name, f64>,
 }
 
 impl Observed {
@@ -173,6 +180,13 @@ impl Observed {
         let mut before: Option<&Item> = None;
         let mut busy = 0.0f64;
         let mut prompts = 0;
+        let mut passed = items.iter().map(|item| item.gateway).filter(|gateway| *gateway != NONE).peekable();
+        while let Some(gateway) = passed.next() {
+            *self.through.entry(gateway).or_default() += 1.0;
+            if let Some(next) = passed.peek() {
+                self.gateways[usize::from(*next == gateway)] += 1.0;
+            }
+        }
         for (place, item) in items.iter().enumerate() {
             let is_call = item.kind == ItemKind::Call;
             if let Some(last) = before {
@@ -212,6 +226,17 @@ impl Observed {
         }
     }
 
+    fn same_gateway(&self) -> [f64; 2] {
+        let all: f64 = self.through.values().sum();
+        let by_chance: f64 = self.through.values().map(|calls| (calls / all).powi(2)).sum();
+        if by_chance > 0.99 || all < 1.0 {
+            return [0.0; 2];
+        }
+        let [other, same] = self.gateways.map(|count| count + 1.0);
+        let share = same / (other + same);
+        [((1.0 - share) / (1.0 - by_chance)).ln(), (share / by_chance).ln()]
+    }
+
     fn habits(self, overlap: Overlaps) -> Habits {
         use ItemKind::{Answer, Call, Prompt};
         let fit = |from, to, mean, sd| {
@@ -229,6 +254,7 @@ impl Observed {
             parallel: LogNormal::fit(&self.parallel, LogNormal { mean: -5.0, sd: 1.0 }),
             parallel_chance: (parallel + 1.0) / (parallel + self.calls + 2.0),
             follow_up: [chance(self.after[0]), chance(self.after[1])],
+            same_gateway: self.same_gateway(),
             left_open: (self.ended.0 + 1.0) / (self.ended.0 + self.ended.1 + 2.0),
             overlap,
             opener: learned.then(|| Openers {

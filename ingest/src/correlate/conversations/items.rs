@@ -34,6 +34,8 @@ pub(super) struct Item {
     /// Gateway session or trace that binds calls to one conversation.
     pub(super) binding: Option<Binding>,
     pub(super) server: Name,
+    /// The gateway that the call passed.
+    pub(super) gateway: Name,
     /// Prompts: their opener. Answers: whether they end in a question.
     pub(super) opener: Tokens,
     pub(super) question: bool,
@@ -50,15 +52,18 @@ pub(super) enum Binding {
 pub(super) type Place = (Name, Name);
 
 impl Linker<'_> {
-    /// Items of each place, sorted. `users` names (workstation, instance, user).
+    /// Items of each place, sorted. `users` names (workstation, instance, user). Where ids name every conversation nobody asks
+    /// what was said.
     pub(super) fn items(&self, users: &BTreeMap<usize, Name>, confident: f64) -> BTreeMap<Place, Vec<Item>> {
         let mut places: BTreeMap<Place, Vec<Item>> = BTreeMap::new();
+        let asks = self.has_unnamed_conversations(users);
+        let tokens = |text: Option<&str>| if asks { tokens(text.into_iter()) } else { Tokens::new() };
         for (at, user) in users {
             let s = self.seen(*at);
             let kind = if s.act == Act::Prompt { ItemKind::Prompt } else { ItemKind::Answer };
             let text = s.o.text.as_deref().unwrap_or_default();
             let t = self.corrected(s.clock, s.t);
-            let said = tokens(std::iter::once(text));
+            let said = tokens(Some(text));
             places.entry((*user, s.conversation)).or_default().push(Item {
                 kind,
                 t,
@@ -70,6 +75,7 @@ impl Linker<'_> {
                 said,
                 binding: None,
                 server: NONE,
+                gateway: NONE,
                 opener: if kind == ItemKind::Prompt { opener(text) } else { Tokens::new() },
                 question: text.chars().rev().take(160).any(|c| c == '?' || c == '\u{ff1f}'),
             });
@@ -77,7 +83,7 @@ impl Linker<'_> {
         for h in 0..self.units.hosts.len() as u32 {
             let host = self.host(h);
             let s = self.seen(host.base);
-            places.entry((host.who, s.conversation)).or_default().push(self.call_item(h, confident));
+            places.entry((host.who, s.conversation)).or_default().push(self.call_item(h, confident, asks));
         }
         for items in places.values_mut() {
             items.sort_by(|a, b| a.t.total_cmp(&b.t).then(a.kind.cmp(&b.kind)).then(a.at.cmp(&b.at)));
@@ -89,7 +95,15 @@ impl Linker<'_> {
         if self.noise.heavy { self.host_time(clock, t).unwrap_or(t) } else { t }
     }
 
-    fn call_item(&self, h: u32, confident: f64) -> Item {
+    /// Whether the lines of some place have to be split by what they say.
+    fn has_unnamed_conversations(&self, users: &BTreeMap<usize, Name>) -> bool {
+        let mut bearers: BTreeMap<Name, Name> = BTreeMap::new();
+        let spoken = users.iter().map(|(at, user)| (*user, self.seen(*at).conversation));
+        let called = self.units.hosts.iter().map(|host| (host.who, self.seen(host.base).conversation));
+        spoken.chain(called).any(|(who, id)| id == NONE || *bearers.entry(id).or_insert(who) != who)
+    }
+
+    fn call_item(&self, h: u32, confident: f64, asks: bool) -> Item {
         let host = self.host(h);
         let s = self.seen(host.base);
         let start = host.start.or(host.end).unwrap_or(s.t);
@@ -98,16 +112,18 @@ impl Linker<'_> {
         until = until.max(t);
         let choice = host.choice.map(|choice| self.seen(choice).o);
         let arguments = choice.and_then(|o| o.argument_values.as_ref()).into_iter().flatten();
-        let asked = tokens(arguments.flat_map(|argument| argument.values.iter().map(String::as_str)));
+        let values = arguments.flat_map(|argument| argument.values.iter().map(String::as_str));
+        let asked = tokens(values.filter(|_| asks));
         let answered = host.outcome.and_then(|outcome| self.seen(outcome).o.result.head.as_deref());
         let mut said = asked.clone();
-        said.extend(tokens(answered.into_iter()));
+        said.extend(tokens(answered.into_iter().filter(|_| asks)));
         said.sort_unstable();
         said.dedup();
-        let (mut binding, mut server) = (None, NONE);
+        let (mut binding, mut server, mut gateway) = (None, NONE, NONE);
         if let Some(m) = self.host_gateway.get(&h).filter(|m| m.confidence >= confident) {
             let call = self.gateway(m.column);
             server = self.gateway_base(call).server;
+            gateway = self.gateway_base(call).gateway;
             if self.noise.heavy {
                 let whole = self.whole(m.column);
                 let own = t;
@@ -135,6 +151,7 @@ impl Linker<'_> {
             said,
             binding,
             server,
+            gateway,
             opener: Tokens::new(),
             question: false,
         }

@@ -26,7 +26,7 @@ fn joins(c: char) -> bool {
 
 /// Tokens of several texts.
 pub(super) fn tokens<'t>(texts: impl Iterator<Item = &'t str>) -> Tokens {
-    let mut found = BTreeSet::new();
+    let mut found = Tokens::new();
     let mut left = CHARS_MAX;
     for text in texts {
         let end = text.char_indices().nth(left).map_or(text.len(), |(at, _)| at);
@@ -38,14 +38,16 @@ pub(super) fn tokens<'t>(texts: impl Iterator<Item = &'t str>) -> Tokens {
             found.extend(runs().filter(|run| run.chars().nth(2).is_some()).map(token));
             let compound = runs().nth(1).is_some();
             if compound || piece.contains(|c: char| c.is_numeric()) {
-                found.insert(token(piece));
+                found.push(token(piece));
             }
         }
         if left == 0 {
             break;
         }
     }
-    found.into_iter().collect()
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 /// First words of a prompt and its length class: conversations begin otherwise than they go on.
