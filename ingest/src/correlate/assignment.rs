@@ -32,19 +32,22 @@ pub(super) struct Match {
     pub(super) column: u32,
     /// 0 to 1.
     pub(super) confidence: f64,
+    /// The same summed over all columns: that the row has any.
+    pub(super) any: f64,
     pub(super) score: f64,
 }
 
 /// Chosen columns by row.
 pub(super) type Matches = BTreeMap<u32, Match>;
 
-/// Solves the whole graph.
-pub(super) fn assign(candidates: &[Candidate], none: f64) -> Matches {
+/// Solves the whole graph. `trust` is what a score's distance from `none` counts for in confidence: below 1 where pieces of
+/// evidence are not independent.
+pub(super) fn assign(candidates: &[Candidate], none: f64, trust: f64) -> Matches {
     let mut kept: Vec<Candidate> = candidates.iter().filter(|c| c.score > none - BELOW).copied().collect();
     kept.sort_unstable_by_key(|c| (c.row, c.column));
     let mut matches = Matches::new();
     for component in components(&kept) {
-        solve(&component, none, &mut matches);
+        solve(&component, none, trust, &mut matches);
     }
     matches
 }
@@ -82,11 +85,11 @@ fn root(up: &mut [usize], mut at: usize) -> usize {
     at
 }
 
-fn solve(component: &[Candidate], none: f64, matches: &mut Matches) {
+fn solve(component: &[Candidate], none: f64, trust: f64, matches: &mut Matches) {
     if let [only] = component {
         if only.score > none {
-            let confidence = 1.0 / (1.0 + (-(only.score - none).min(40.0)).exp());
-            matches.insert(only.row, Match { column: only.column, confidence, score: only.score });
+            let confidence = 1.0 / (1.0 + (-(trust * (only.score - none)).min(40.0)).exp());
+            matches.insert(only.row, Match { column: only.column, confidence, any: confidence, score: only.score });
         }
         return;
     }
@@ -107,10 +110,12 @@ fn solve(component: &[Candidate], none: f64, matches: &mut Matches) {
     } else {
         greedy(&local, rows.len(), columns.len(), none)
     };
-    let marginals = marginals(&local, rows.len(), columns.len(), none);
+    let marginals = marginals(&local, rows.len(), columns.len(), none, trust);
+    let mut any = vec![0.0; rows.len()];
+    local.iter().zip(&marginals).for_each(|((row, ..), marginal)| any[*row] += marginal);
     for ((row, column, score), confidence) in local.iter().zip(marginals) {
         if chosen[*row] == Some(*column) {
-            matches.insert(rows[*row], Match { column: columns[*column], confidence, score: *score });
+            matches.insert(rows[*row], Match { column: columns[*column], confidence, any: any[*row], score: *score });
         }
     }
 }
@@ -194,8 +199,8 @@ fn exact(edges: &[(usize, usize, f64)], rows: usize, columns: usize, none: f64) 
 /// Marginal of each edge over all partial matchings, each weighing the product of its edges: belief propagation for
 /// matchings, exact where the component has no cycle and convergent everywhere (Bayati et al. 2007, Zdeborova 2006).
 /// `x(a -> b) = 1 / (1 + sum over other neighbours c of a of w(a, c) x(c -> a))`.
-fn marginals(edges: &[(usize, usize, f64)], rows: usize, columns: usize, none: f64) -> Vec<f64> {
-    let weight: Vec<f64> = edges.iter().map(|edge| (edge.2 - none).clamp(-60.0, 40.0).exp()).collect();
+fn marginals(edges: &[(usize, usize, f64)], rows: usize, columns: usize, none: f64, trust: f64) -> Vec<f64> {
+    let weight: Vec<f64> = edges.iter().map(|edge| (trust * (edge.2 - none)).clamp(-60.0, 40.0).exp()).collect();
     let mut of_row = vec![Vec::new(); rows];
     let mut of_column = vec![Vec::new(); columns];
     for (at, (row, column, _)) in edges.iter().enumerate() {
@@ -276,27 +281,27 @@ mod tests {
 
     #[test]
     fn the_best_total_wins_over_the_best_pair() {
-        let found = assign(&candidates(&[(0, 0, 9.0), (0, 1, 8.0), (1, 0, 8.5)]), 2.0);
+        let found = assign(&candidates(&[(0, 0, 9.0), (0, 1, 8.0), (1, 0, 8.5)]), 2.0, 1.0);
         assert_eq!(found.iter().map(|(row, m)| (*row, m.column)).collect::<Vec<_>>(), [(0, 1), (1, 0)]);
     }
 
     #[test]
     fn twins_share_the_confidence() {
-        let found = assign(&candidates(&[(0, 0, 9.0), (0, 1, 9.0), (1, 0, 9.0), (1, 1, 9.0)]), 2.0);
+        let found = assign(&candidates(&[(0, 0, 9.0), (0, 1, 9.0), (1, 0, 9.0), (1, 1, 9.0)]), 2.0, 1.0);
         assert!(found.values().all(|m| (m.confidence - 0.5).abs() < 0.02), "{found:?}");
     }
 
     #[test]
     fn below_the_threshold_there_is_no_pair() {
-        assert!(assign(&candidates(&[(0, 0, 1.0)]), 2.0).is_empty());
-        assert!(assign(&candidates(&[(0, 0, 1.0), (0, 1, 1.5), (1, 1, 0.0)]), 2.0).is_empty());
+        assert!(assign(&candidates(&[(0, 0, 1.0)]), 2.0, 1.0).is_empty());
+        assert!(assign(&candidates(&[(0, 0, 1.0), (0, 1, 1.5), (1, 1, 0.0)]), 2.0, 1.0).is_empty());
     }
 
     #[test]
     fn order_of_candidates_does_not_matter() {
         let scores = [(0, 0, 5.0), (0, 1, 5.5), (1, 1, 6.0), (2, 1, 5.9), (2, 2, 3.0), (3, 0, 4.0)];
-        let forward = assign(&candidates(&scores), 2.0);
+        let forward = assign(&candidates(&scores), 2.0, 1.0);
         let backward: Vec<_> = scores.iter().rev().copied().collect();
-        assert_eq!(forward, assign(&candidates(&backward), 2.0));
+        assert_eq!(forward, assign(&candidates(&backward), 2.0, 1.0));
     }
 }

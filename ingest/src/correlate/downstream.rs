@@ -37,6 +37,10 @@ const UNLIKE: f64 = 4.0;
 const SAME_REQUEST: f64 = 2.0;
 /// However many lines belong to calls, "to none" is worth this at least (natural log).
 const NOBODY_LEAST: f64 = -2.0;
+/// Content, template and shares of a line say the same in part.
+const TRUST: f64 = 0.75;
+/// Identical lines are never surer than this: they may be two events all the same.
+const COPIES_MOST: f64 = 0.97;
 /// Executions longer than this say little about a clock, seconds.
 const TELLING_EXECUTION: f64 = 4.0;
 /// A step of a downstream clock is expected this often, per second.
@@ -435,12 +439,17 @@ impl<'a> Stage<'_, 'a> {
         self.placed.clear();
         self.http_of.clear();
         for candidates in slots.values() {
-            for (line, found) in assign(candidates, self.nobody) {
+            for (line, found) in assign(candidates, self.nobody, TRUST) {
                 let line = line as usize;
                 let copies = self.lines[line].copies as f64;
-                // Identical lines share one marginal: add it up.
+                // Identical lines of one call share its slot: that one of them is the call's is as sure as all of them
+                // together. Of as many calls as lines each line has one, and nothing says which.
                 let shared = self.lines[line].is_http() && copies > 1.0;
-                let confidence = if shared { (found.confidence * copies).min(0.97) } else { found.confidence };
+                let confidence = if shared {
+                    (found.confidence * copies).min(found.confidence / found.any).min(COPIES_MOST)
+                } else {
+                    found.confidence
+                };
                 let call = found.column as usize;
                 self.placed.insert(line, Placed { call, confidence });
                 if self.lines[line].is_http() {

@@ -30,6 +30,10 @@ const PRESENCE_MOST: f64 = 4.0;
 /// The least confidence of a link to an execution: those below were right less often than they said, on every estate tried,
 /// because the offset of a clock that has just stepped is shared by rivals.
 pub(super) const EXECUTION_CONFIDENT: f64 = 0.6;
+/// Arguments whose digests differ are those of another call, but for one in a hundred or so.
+const ARGUMENTS_DIFFER: f64 = -5.0;
+/// Start and duration hang together: an execution that is stamped late seems to start late.
+const TRUST: f64 = 0.8;
 const ROUNDS: usize = 3;
 /// Links at least this sure teach.
 pub(super) const SURE: f64 = 0.8;
@@ -84,12 +88,46 @@ impl Linker<'_> {
                         + presence.get(&self.execution(*s).server).copied().unwrap_or(0.0),
                 })
                 .collect();
-            self.gateway_server = assign(&candidates, NO_PARTNER);
+            self.gateway_server = assign(&candidates, NO_PARTNER, TRUST);
             self.gateway_rivals = ranked(&candidates, true, NO_PARTNER);
             self.learn_from_gateway_server();
             presence = self.presence(&pairs);
         }
+        self.link_unlike();
         self.server_gateway = self.gateway_server.iter().map(|(g, m)| (m.column, *g)).collect();
+    }
+
+    /// Links what is left over of a tool at a server whatever its arguments: texts change on their way (Unicode forms,
+    /// characters that a log leaves out), and then no digest agrees.
+    fn link_unlike(&mut self) {
+        let used: BTreeSet<u32> = self.gateway_server.values().map(|m| m.column).collect();
+        let mut left: HashMap<(Name, Name), Vec<u32>> = HashMap::new();
+        for server in (0..self.units.executions.len() as u32).filter(|server| !used.contains(server)) {
+            let s = self.execution(server);
+            left.entry((s.server, s.tool)).or_default().push(server);
+        }
+        let mut candidates = Vec::new();
+        for (g, call) in self.units.gateways.iter().enumerate() {
+            let g = g as u32;
+            if call.denied || call.tool == NONE || self.gateway_server.contains_key(&g) {
+                continue;
+            }
+            let start = self.gateway_start(call);
+            for server in left.get(&(self.gateway_base(call).server, call.tool)).into_iter().flatten() {
+                if self.server_start(*server).is_none_or(|own| (own - start).abs() > self.noise.window / 2.0) {
+                    continue;
+                }
+                let mut evidence = Evidence::Sum(0.0);
+                self.gateway_server_fixed(g, *server, &mut evidence);
+                self.gateway_server_timed(g, *server, &mut evidence);
+                candidates.push(Candidate { row: g, column: *server, score: evidence.total() });
+            }
+        }
+        let found = assign(&candidates, NO_PARTNER, TRUST);
+        for (server, rivals) in ranked(&candidates, true, NO_PARTNER) {
+            self.gateway_rivals.entry(server).or_insert(rivals);
+        }
+        self.gateway_server.extend(found);
     }
 
     /// What it is worth that a server logs nearly every call: that a call has no partner is then as unlikely. Log odds by
@@ -156,6 +194,10 @@ impl Linker<'_> {
         }
         if s.rpc != NONE && base.rpc != NONE {
             evidence.add("rpc_id", if s.rpc == base.rpc { 3.5 } else { -30.0 });
+        }
+        let known = !call.arguments.is_empty() && !s.arguments.is_empty();
+        if known && !call.arguments.iter().any(|digest| s.arguments.contains(digest)) {
+            evidence.add("arguments_differ", ARGUMENTS_DIFFER);
         }
         if call.response.is_some()
             && let Some(failed) = s.o.failed

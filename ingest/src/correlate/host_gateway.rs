@@ -78,7 +78,7 @@ impl Linker<'_> {
                         + presence.get(&self.seen(self.host(*h).base).program).copied().unwrap_or(0.0),
                 })
                 .collect();
-            self.host_gateway = assign(&candidates, NO_PARTNER);
+            self.host_gateway = assign(&candidates, NO_PARTNER, 1.0);
             self.host_rivals = ranked(&candidates, true, NO_PARTNER);
             presence = self.host_presence(&pairs);
             votes = self.learn_from_host_gateway(&pairs, &fixed, round);

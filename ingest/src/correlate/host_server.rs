@@ -45,7 +45,7 @@ impl Linker<'_> {
                 }
             }
         }
-        self.host_server = assign(&candidates, NO_PARTNER);
+        self.host_server = assign(&candidates, NO_PARTNER, 1.0);
         self.direct_rivals = ranked(&candidates, true, NO_PARTNER);
     }
 

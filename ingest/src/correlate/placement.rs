@@ -341,7 +341,8 @@ impl Board<'_, '_> {
         let at = self.linker.units.executions[server as usize];
         if !state.server_sure {
             self.put(at, None, None, None, Up { at: None, confidence: 0.0 }, rule);
-            return Up { at: up.at, confidence: up.confidence * (1.0 - sure) };
+            let any = call.gateway.and_then(|g| self.linker.gateway_server.get(&g)).map_or(sure, |m| m.any);
+            return Up { at: up.at, confidence: up.confidence * (1.0 - any.min(1.0)) };
         }
         let confidence = if below_request { sure } else { sure * up.confidence };
         self.put(at, state.session, state.turn, Some(number), Up { at: up.at, confidence }, rule);
