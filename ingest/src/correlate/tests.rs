@@ -101,6 +101,36 @@ fn a_replayed_frame_joins_nobody() {
 }
 
 #[test]
+fn arguments_that_changed_on_their_way_still_find_their_call() {
+    let (mut observations, _) = estate(200, false);
+    let at = observations.iter().position(|o| o.act == Act::Execution).unwrap();
+    let request = observations[..at].iter().rposition(|o| o.act == Act::Request).unwrap();
+    let (execution, request) = (observations[at].id, observations[request].id);
+    observations[at].arguments.digests = vec!["another Unicode form of the same".into()];
+    let found = run(observations);
+    let placement = found.placements.iter().find(|placement| placement.id == execution).unwrap();
+    assert_eq!(placement.parent, Some(request), "{placement:?}");
+    assert!(placement.evidence.iter().any(|(what, _)| *what == "arguments_differ"));
+}
+
+#[test]
+fn a_session_id_that_reaches_two_servers_where_none_does_is_a_finding() {
+    let (mut observations, calls) = estate(400, false);
+    for (observation, call) in observations.iter_mut().zip(calls) {
+        observation.mcp_session = observation.mcp_session.take().map(|session| format!("{session}-{}", call / 60));
+    }
+    assert!(run(observations.clone()).findings.is_empty());
+    let reused = observations.iter().find_map(|o| o.mcp_session.clone()).unwrap();
+    let mut other = call_at(9000, 0, 3, 20.0, 0.1, "K-1", false);
+    for (place, observation) in other.iter_mut().enumerate() {
+        observation.id = Uuid::from_u128(0xe000 + place as u128);
+        observation.mcp_session = observation.mcp_session.as_ref().map(|_| reused.clone());
+    }
+    observations.extend(other);
+    assert!(matches!(run(observations).findings[..], [Finding::SessionReused { .. }]));
+}
+
+#[test]
 fn nothing_is_made_of_nothing_and_of_damage() {
     assert!(run(Vec::new()).placements.is_empty());
     let odd =

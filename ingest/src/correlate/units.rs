@@ -8,7 +8,8 @@
 //!   replayed and colliding ids apart
 //!
 //! Guard: a session key under which one server is opened twice, or one JSON-RPC id is used twice at one
-//! server, names more than one session. It is *dirty* and joins nothing by itself.
+//! server, names more than one session; so does one that reaches several servers where hardly any other does.
+//! It is *dirty* and joins nothing by itself.
 //!
 //! A byte-identical line of one source is the same delivery twice, except where stamps are whole seconds:
 //! there twins are legitimate.
@@ -150,6 +151,8 @@ pub(super) struct Units<'a> {
 
 /// Where ids repeat, a pair that no host reports counts as this many scales of the stamps further apart.
 const UNHEARD_SCALES: f64 = 2.0;
+/// Where fewer than this share of the session keys reach several servers, a session is one server's.
+const SEVERAL_SERVERS: f64 = 0.05;
 /// Scale of the stamps at least, seconds.
 const PAIR_FLOOR: f64 = 0.003;
 
@@ -258,6 +261,17 @@ impl<'a> Units<'a> {
             if let Some(session) = self.opening_session.get(at) {
                 *opened.entry((*session, self.seen[*at].server)).or_default() += 1;
             }
+        }
+        let mut reached: BTreeMap<Name, BTreeSet<Name>> = BTreeMap::new();
+        for call in self.gateways.iter().filter(|call| call.session != NONE) {
+            reached.entry(call.session).or_default().insert(self.seen[call.base].server);
+        }
+        for (at, session) in &self.opening_session {
+            reached.entry(*session).or_default().insert(self.seen[*at].server);
+        }
+        let several = reached.iter().filter(|(_, servers)| servers.len() > 1);
+        if (several.clone().count() as f64 + 1.0) < SEVERAL_SERVERS * reached.len() as f64 {
+            self.dirty.extend(several.map(|(session, _)| *session));
         }
         self.dirty.extend(numbered.iter().filter(|(_, count)| **count > 1).map(|(key, _)| key.0));
         self.dirty.extend(opened.iter().filter(|(_, count)| **count > 1).map(|(key, _)| key.0));
