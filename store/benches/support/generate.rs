@@ -1,5 +1,6 @@
 //! Deterministic events of about 1 KB for the benches: sessions of 40 interleaved events, Zipf words, a few numbers, paths,
-//! addresses and hex words. The input is the JSON line of each event, about 0.26 of its size under `zstd -3`.
+//! addresses and hex words; ids as random as real ones. The input is the JSON line of each event, about 0.26 of its size
+//! under `zstd -3`.
 
 use threadline_schemas::{Collector, Kind, Outcome, Record, SourceKind, stamp};
 
@@ -11,6 +12,12 @@ const WORDS: usize = 60_000;
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
+    /// Of one thing in one session, wherever it is asked for.
+    fn of(session: usize, thing: u64, number: usize) -> Random {
+        let mut random = Random(session as u64 ^ (thing << 56) ^ ((number as u64) << 40));
+        Random(random.next())
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -74,7 +81,7 @@ impl Vocabulary {
     fn sentence(&self, count: u64, random: &mut Random, out: &mut String) {
         for n in 0..count {
             if n > 0 {
-                out.push(' ');
+                out.push_str(if random.below(14) == 0 { ". " } else { " " });
             }
             match random.below(100) {
                 0..=2 => out.push_str(&format!("{}", random.below(100_000))),
@@ -104,7 +111,11 @@ pub(crate) struct Event {
 
 /// The conversation of a session.
 pub(crate) fn conversation(session: usize) -> String {
-    let mut random = Random(session as u64 ^ 0xC0DE);
+    uuid(&mut Random::of(session, 0, 0))
+}
+
+/// A version 4 UUID.
+fn uuid(random: &mut Random) -> String {
     format!(
         "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
         random.next() as u32,
@@ -113,6 +124,18 @@ pub(crate) fn conversation(session: usize) -> String {
         random.below(1 << 12),
         random.below(1 << 48)
     )
+}
+
+/// As the Anthropic API writes them.
+fn tool_call(random: &mut Random) -> String {
+    const LETTERS: &[u8] = b"0123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+    let letters = (0..22).map(|_| char::from(LETTERS[random.below(LETTERS.len() as u64) as usize]));
+    format!("toolu_01{}", letters.collect::<String>())
+}
+
+/// A trace id.
+fn hex_id(random: &mut Random) -> String {
+    format!("{:016x}{:016x}", random.next(), random.next())
 }
 
 impl Generator {
@@ -135,11 +158,16 @@ impl Generator {
         } else {
             Kind::Result
         };
-        let time = 1_790_000_000_000_000_000 + n as i64 * 7_000_000;
+        let time = 1_790_000_000_000_000_000 + n as i64 * 7_000_000 + random.below(7_000_000) as i64;
+        let id = uuid(random);
         let conversation = conversation(session);
         let tool = format!("{}_{}", words.word(60 + session % 23), words.word(100 + step / 2));
-        let tool_call = format!("toolu_{session:08x}{:04x}", step.div_ceil(2));
-        let (trace, span) = (format!("{session:016x}{:016x}", step / 5), format!("{:016x}", random.next()));
+        // A call and its result bear one id, five events in a row one trace.
+        let tool_call = tool_call(&mut Random::of(session, 1, step.div_ceil(2)));
+        let trace = hex_id(&mut Random::of(session, 2, step / 5));
+        let span = format!("{:016x}", random.next());
+        let parent = format!("{:016x}", Random::of(session, 3, step / 2).next());
+        let request = uuid(random);
         let user = format!("user{:04}@corp.example", session % 4000);
         let mut text = String::new();
         let mut arguments = None;
@@ -162,10 +190,9 @@ impl Generator {
             }
         }
         let mut line = format!(
-            "{{\"id\":\"{n:016x}\",\"kind\":\"{kind}\",\"time_unix_nano\":\"{time}\",\"source_name\":\"host-{}\",\"server_name\":\"mcp-srv-{:02}\",\"tool_name\":\"{tool}\",\"conversation_id\":\"{conversation}\",\"tool_call_id\":\"{tool_call}\",\"trace_id\":\"{trace}\",\"span_id\":\"{span}\",\"user_claimed\":\"{user}\",\"client_name\":\"client-{} 1.4.2\",\"outcome\":\"ok\",\"duration_nano\":{},\"attributes\":{{\"region\":\"eu-central-1\",\"host.name\":\"build-{:03}\",\"process.pid\":{}}}",
+            "{{\"id\":\"{id}\",\"kind\":\"{kind}\",\"time_unix_nano\":\"{time}\",\"source_name\":\"host-{}\",\"server_name\":\"mcp-srv-{:02}\",\"tool_name\":\"{tool}\",\"conversation_id\":\"{conversation}\",\"tool_call_id\":\"{tool_call}\",\"trace_id\":\"{trace}\",\"span_id\":\"{span}\",\"parent_span_id\":\"{parent}\",\"user_claimed\":\"{user}\",\"outcome\":\"ok\",\"duration_nano\":{},\"attributes\":{{\"host.name\":\"build-{:03}\",\"http.request.id\":\"{request}\",\"process.pid\":{}}}",
             session % 6,
             session % 40,
-            session % 6,
             random.below(4_000_000_000),
             session % 300,
             random.below(60_000)
@@ -181,7 +208,7 @@ impl Generator {
         }
         line.push('}');
 
-        let mut record = Record::new("default", &format!("api:{n:016x}"), kind);
+        let mut record = Record::new("default", &format!("api:{id}"), kind);
         record.set_time(Some(time), time / 1000 + 1500);
         record.source_kind = SourceKind::Host;
         record.source_name = format!("host-{}", session % 6);
@@ -193,11 +220,11 @@ impl Generator {
         record.tool_call_id = Some(tool_call);
         record.trace_id = Some(trace);
         record.span_id = Some(span);
+        record.parent_span_id = Some(parent);
         record.user_claimed = Some(user);
-        record.client_name = Some(format!("client-{} 1.4.2", session % 6));
         record.outcome = Some(Outcome::Ok);
         record.attributes =
-            Some(format!("{{\"region\":\"eu-central-1\",\"host.name\":\"build-{:03}\"}}", session % 300));
+            Some(format!("{{\"host.name\":\"build-{:03}\",\"http.request.id\":\"{request}\"}}", session % 300));
         record.text = (!text.is_empty()).then_some(text);
         record.arguments = arguments;
         record.result = result;
