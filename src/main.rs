@@ -4,6 +4,7 @@
 mod cli;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -11,13 +12,18 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long a thread for blocking work waits for more. What other threads free of a thread's memory comes back when it asks
+/// for more or ends: a pool of idle threads would keep many megabytes each.
+const IDLE_MAX: Duration = Duration::from_millis(10);
+
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
     cli::logging(arguments.verbose);
     // Two TLS providers end up in one binary (ring here, aws-lc-rs in a dependency): rustls refuses
     // to guess, so the choice is made before anything else. A second install is the same choice.
     let _already_installed = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.enable_all().thread_keep_alive(IDLE_MAX).build() {
         Ok(runtime) => runtime,
         Err(error) => return cli::failed(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
@@ -25,6 +31,6 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => cli::failed(&error),
     };
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     code
 }

@@ -49,7 +49,7 @@ pub const READING_BYTES_MAX: usize = 32 << 20;
 /// Bytes of all bodies that came compressed, unpacked.
 pub const UNPACKED_BYTES_MAX: usize = 32 << 20;
 /// Estimated bytes of all bodies that are being decoded and stored.
-pub const WORKING_BYTES_MAX: usize = 64 << 20;
+pub const WORKING_BYTES_MAX: usize = 32 << 20;
 /// How long a request waits for its share of memory.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// What a client is told to wait when we are overloaded, and when the disk is full.
@@ -60,16 +60,13 @@ const RETRY_NO_SPACE_SECONDS: u64 = 30;
 const UNIT_BYTES: usize = 64 * 1024;
 
 /// Route for native events.
-pub fn events(pipeline: Arc<Pipeline>) -> Router {
-    Router::new()
-        .route("/api/v1/events", post(events::take))
-        .layer(DefaultBodyLimit::disable())
-        .with_state(Collecting::new(pipeline))
+pub fn events(collecting: Collecting) -> Router {
+    Router::new().route("/api/v1/events", post(events::take)).layer(DefaultBodyLimit::disable()).with_state(collecting)
 }
 
-/// What the handlers share.
+/// What the receivers of one process share: the pipeline, and the memory that requests may take together.
 #[derive(Debug, Clone)]
-struct Collecting {
+pub struct Collecting {
     pipeline: Arc<Pipeline>,
     reading: Arc<Semaphore>,
     unpacked: Arc<Semaphore>,
@@ -77,7 +74,8 @@ struct Collecting {
 }
 
 impl Collecting {
-    fn new(pipeline: Arc<Pipeline>) -> Self {
+    /// Admission to `pipeline`. One per process: each has budgets of its own.
+    pub fn new(pipeline: Arc<Pipeline>) -> Self {
         let budget = |bytes: usize| Arc::new(Semaphore::new(bytes / UNIT_BYTES));
         Collecting {
             pipeline,

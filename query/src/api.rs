@@ -25,6 +25,7 @@ mod events;
 mod export;
 mod links;
 mod operations;
+pub(crate) mod outgoing;
 mod params;
 mod problem;
 mod search;
@@ -80,6 +81,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
     );
     router
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(engine.clone(), in_turn))
         .layer(middleware::from_fn_with_state(engine.clone(), around))
         .with_state(engine)
 }
@@ -115,6 +117,45 @@ fn spec_json(api: &utoipa::openapi::OpenApi) -> String {
     api.to_pretty_json().unwrap_or_default()
 }
 
+/// Routes that read no records, and those with bounds of their own: SQL in its process, exports by their permits, which are
+/// held as long as somebody reads.
+const TAKE_NO_TURN: &[&str] = &[
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/version",
+    "/api/v1/openapi.json",
+    "/api/v1/sql",
+    "/api/v1/export",
+    "/api/v1/export/progress",
+    "/assets/{file}",
+    "/favicon.ico",
+    "/help",
+];
+
+/// Routes whose answer may hold every payload of a session, or the largest one, several times while it becomes text: one
+/// at a time.
+const TAKE_ALL_TURNS: &[&str] = &[
+    "/api/v1/sessions/{id}",
+    "/sessions/{id}",
+    "/sessions/{id}/skeleton",
+    "/api/v1/events/{id}",
+    "/events/{id}",
+    "/events/{id}/json",
+];
+
+/// Lets a few answers be put together at once, until they are whole: each may take as much memory as one is allowed. Large
+/// ones are counted until they are sent.
+pub async fn in_turn(State(engine): State<Arc<Engine>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let Some(route) = route.filter(|route| !TAKE_NO_TURN.contains(route)) else { return next.run(request).await };
+    let whole = TAKE_ALL_TURNS.contains(&route);
+    match engine.turn(whole).await {
+        Ok(_turn) => outgoing::counted(next.run(request).await, engine.outgoing()).await,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
 /// Gives each request an id, counts it, and completes problems.
 async fn around(State(engine): State<Arc<Engine>>, request: Request, next: Next) -> Response {
     let id = Uuid::now_v7().to_string();
@@ -145,7 +186,7 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Response {
 
 /// An answer as JSON text that is safe to look at.
 pub(crate) fn text<T: Serialize>(value: &T) -> Option<String> {
-    serde_json::to_string(value).ok().map(|text| display::json(&text))
+    serde_json::to_string(value).ok().map(display::json)
 }
 
 fn json_as<T: Serialize>(status: StatusCode, content_type: &'static str, value: &T) -> Response {

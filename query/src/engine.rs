@@ -33,8 +33,8 @@ pub struct EngineConfig {
     pub gather_rows_max: usize,
     /// Payload bytes held while a session is put together.
     pub gather_bytes_max: usize,
-    /// Sessions that are put together at once; further ones wait.
-    pub gather_at_once_max: usize,
+    /// Answers that are put together at once; further ones wait.
+    pub answers_at_once_max: usize,
     /// Records of one session in an answer.
     pub session_records_max: usize,
     /// Memory of the session index.
@@ -68,8 +68,8 @@ impl Default for EngineConfig {
     fn default() -> Self {
         EngineConfig {
             gather_rows_max: 100_000,
-            gather_bytes_max: 96 << 20,
-            gather_at_once_max: 3,
+            gather_bytes_max: 24 << 20,
+            answers_at_once_max: 2,
             session_records_max: 20_000,
             index_bytes_max: 512 << 20,
             summary_records_max: 5_000,
@@ -105,7 +105,8 @@ pub struct Engine {
     config: EngineConfig,
     index: SessionIndex,
     summaries: Mutex<HashMap<SummaryKey, SessionSummary>>,
-    gather_permits: Semaphore,
+    answer_permits: Semaphore,
+    outgoing: Arc<Semaphore>,
     sql_permits: Arc<Semaphore>,
     export_permits: Semaphore,
     preparations: Arc<Preparations>,
@@ -123,14 +124,15 @@ impl Engine {
     pub fn new(reader: Reader, config: EngineConfig) -> Self {
         Engine {
             index: SessionIndex::new(config.index_bytes_max),
-            gather_permits: Semaphore::new(config.gather_at_once_max.max(1)),
+            answer_permits: Semaphore::new(config.answers_at_once_max.max(1)),
+            outgoing: Arc::new(Semaphore::new(crate::api::outgoing::BYTES_MAX)),
             sql_permits: Arc::new(Semaphore::new(config.sql_at_once_max)),
             export_permits: Semaphore::new(config.exports_at_once_max.max(1)),
             preparations: Arc::default(),
+            metrics: Metrics::new(&reader),
             reader,
             config,
             summaries: Mutex::default(),
-            metrics: Metrics::new(),
             source_tallies: crate::sources::Cache::default(),
         }
     }
@@ -170,6 +172,20 @@ impl Engine {
     /// How far Kafka topics were read into this data directory.
     pub(crate) async fn positions(&self) -> Result<Vec<StreamPosition>, QueryError> {
         Ok(self.reader.positions().await?)
+    }
+
+    /// Leave to put an answer together, `alone` or beside a few others; whoever waits for it holds nothing yet.
+    ///
+    /// # Errors
+    /// When the process is ending.
+    pub async fn turn(&self, alone: bool) -> Result<SemaphorePermit<'_>, QueryError> {
+        let permits = if alone { self.config.answers_at_once_max.max(1) as u32 } else { 1 };
+        self.answer_permits.acquire_many(permits).await.map_err(|_| QueryError::Interrupted)
+    }
+
+    /// Room for large answers on their way.
+    pub(crate) fn outgoing(&self) -> &Arc<Semaphore> {
+        &self.outgoing
     }
 
     pub(crate) fn sql_permit(&self) -> Option<OwnedSemaphorePermit> {
@@ -216,7 +232,6 @@ impl Engine {
         judged: Arc<Judged>,
         bounds: Bounds,
     ) -> Result<Gathered, QueryError> {
-        let _permit = self.gather_permits.acquire().await.map_err(|_| QueryError::Interrupted)?;
         session_of(snapshot, id, bounds, judged).await
     }
 

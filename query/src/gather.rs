@@ -142,7 +142,7 @@ struct Heap {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { rows_max: 100_000, bytes_max: 96 << 20, payloads: true }
+        Bounds { rows_max: 100_000, bytes_max: 24 << 20, payloads: true }
     }
 }
 
@@ -158,19 +158,24 @@ impl Heap {
                 return Ok(());
             }
             let part = &part[..part.len().min(room)];
-            for (mut record, row) in snapshot.records(part).await?.into_iter().zip(part) {
+            let payloads = self.bounds.payloads;
+            let reduce = move |record: &mut Record| {
                 record.raw = None;
-                if !self.bounds.payloads {
+                if !payloads {
                     (record.arguments, record.attributes) = (None, None);
-                    strip(&mut record);
+                    strip(record);
                 }
-                self.bytes += payload_bytes(&record);
-                self.places.insert(record.event_id, *row);
-                self.records.push(record);
-                self.followed.push(false);
-            }
-            self.rows.extend(part);
-            self.cut |= room < PART && fresh.len() > room;
+                payload_bytes(record)
+            };
+            let weight_max = self.bounds.bytes_max.saturating_sub(self.bytes);
+            let records = snapshot.records_within(part, weight_max, reduce).await?;
+            self.rows.extend(&part[..records.len()]);
+            let placed = records.iter().map(|record| record.event_id).zip(part.iter().copied());
+            self.places.extend(placed);
+            self.cut |= records.len() < part.len() || (room < PART && fresh.len() > room);
+            self.bytes += records.iter().map(payload_bytes).sum::<usize>();
+            self.followed.resize(self.followed.len() + records.len(), false);
+            self.records.extend(records);
         }
         Ok(())
     }
@@ -375,6 +380,9 @@ mod tests {
         assert_eq!(of("run-b", 1000).await.unwrap().records.len(), 4);
         assert_eq!(of(&lonely, 1000).await.unwrap().records.len(), 1);
         assert!(of("run-b", 2).await.unwrap().cut);
+        let bounds = Bounds { rows_max: 1000, bytes_max: 1, payloads: true };
+        let gathered = session_of(&snapshot, "run-b", bounds, Arc::default()).await.unwrap();
+        assert!(gathered.cut && gathered.records.len() < 4, "{}", gathered.records.len());
         match of("nobody", 1000).await {
             Err(QueryError::NotFound { tried, .. }) => assert_eq!(tried, ["event id, stamp or bare value of any key"]),
             other => panic!("{other:?}"),

@@ -8,6 +8,7 @@
 //!   index says how many rows it leaves out
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use threadline_schemas::columns::from_batch;
@@ -26,7 +27,7 @@ use crate::session::Span;
 pub(crate) struct SessionIndex {
     bytes_max: usize,
     files: Mutex<HashMap<Uuid, Arc<Facts>>>,
-    last: Mutex<Option<(State, Arc<Indexed>)>>,
+    last: Mutex<Option<(State, Arc<Closed>)>>,
     judged: JudgedCache,
     building: tokio::sync::Mutex<()>,
 }
@@ -34,10 +35,24 @@ pub(crate) struct SessionIndex {
 /// What tells two states of the store apart.
 type State = (i64, u64, u64, Option<Uuid>, i64);
 
-/// Every session of one snapshot.
+/// Every session of one snapshot, and the snapshot.
 #[derive(Debug)]
 pub(crate) struct Indexed {
     pub(crate) snapshot: Arc<Snapshot>,
+    closed: Arc<Closed>,
+}
+
+impl Deref for Indexed {
+    type Target = Closed;
+
+    fn deref(&self) -> &Closed {
+        &self.closed
+    }
+}
+
+/// What is kept of an index: all but the snapshot, which keeps a tail alive that may be sealed by now.
+#[derive(Debug)]
+pub(crate) struct Closed {
     /// What the linker believes.
     pub(crate) judged: Arc<Judged>,
     blocks: Vec<Arc<Facts>>,
@@ -71,32 +86,31 @@ impl SessionIndex {
         }
     }
 
-    /// The index of the snapshot that `take` gives. Whoever waits for another build holds no snapshot meanwhile, and the
-    /// index before goes first: each keeps a tail alive that may be sealed by now.
+    /// The index of the snapshot that `take` gives. Whoever waits for another build holds no snapshot meanwhile.
     pub(crate) async fn of<F>(&self, take: impl Fn() -> F) -> Result<Arc<Indexed>, QueryError>
     where
         F: Future<Output = Result<Arc<Snapshot>, QueryError>>,
     {
         let snapshot = take().await?;
         let judged = self.judged(&snapshot).await?;
-        if let Some(index) = self.known(&state(&snapshot, &judged)) {
-            return Ok(index);
+        if let Some(closed) = self.known(&state(&snapshot, &judged)) {
+            return Ok(Arc::new(Indexed { snapshot, closed }));
         }
         drop((snapshot, judged));
         let _one_at_a_time = self.building.lock().await;
         let snapshot = take().await?;
         let judged = self.judged(&snapshot).await?;
         let state = state(&snapshot, &judged);
-        if let Some(index) = self.known(&state) {
-            return Ok(index);
+        if let Some(closed) = self.known(&state) {
+            return Ok(Arc::new(Indexed { snapshot, closed }));
         }
         drop(self.last.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let index = Arc::new(self.build(snapshot, judged).await?);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, index.clone()));
-        Ok(index)
+        let closed = Arc::new(self.build(Arc::clone(&snapshot), judged).await?);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, closed.clone()));
+        Ok(Arc::new(Indexed { snapshot, closed }))
     }
 
-    fn known(&self, state: &State) -> Option<Arc<Indexed>> {
+    fn known(&self, state: &State) -> Option<Arc<Closed>> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().filter(|(known, _)| known == state).map(|(_, index)| index.clone())
     }
@@ -111,7 +125,7 @@ impl SessionIndex {
         self.judged.known_at(snapshot.data_dir(), at_us).await
     }
 
-    async fn build(&self, snapshot: Arc<Snapshot>, judged: Arc<Judged>) -> Result<Indexed, QueryError> {
+    async fn build(&self, snapshot: Arc<Snapshot>, judged: Arc<Judged>) -> Result<Closed, QueryError> {
         let (mut blocks, mut files) = (Vec::new(), Vec::new());
         let (mut bytes, mut rows_left_out) = (0usize, 0u64);
         let mut kept = HashMap::new();
@@ -143,7 +157,7 @@ impl SessionIndex {
         };
         let (blocks, closure, order, judged) =
             tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?;
-        Ok(Indexed { judged, snapshot, blocks, files, closure, order, rows_left_out })
+        Ok(Closed { judged, blocks, files, closure, order, rows_left_out })
     }
 }
 
@@ -191,7 +205,7 @@ fn is_activity(fact: &Fact) -> bool {
     matches!(fact.kind, Kind::Prompt | Kind::Selection | Kind::Call | Kind::Result | Kind::Completion)
 }
 
-impl Indexed {
+impl Closed {
     pub(crate) fn view(&self) -> FactView<'_> {
         FactView::new(self.blocks.iter().map(AsRef::as_ref).collect())
     }

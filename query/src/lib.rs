@@ -60,7 +60,7 @@ mod sessions;
 pub mod sources;
 pub mod sql;
 
-pub use api::router;
+pub use api::{in_turn, router};
 pub use engine::{Engine, EngineConfig, SessionOptions};
 pub use error::QueryError;
 pub use metrics::Metrics;

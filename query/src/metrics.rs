@@ -2,11 +2,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use prometheus_client::encoding::{EncodeLabelSet, text::encode};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use threadline_store::Reader;
 
 use crate::forward::SinkStatus;
 
@@ -87,8 +90,23 @@ impl Forwarding {
     }
 }
 
+/// Seconds at work per stage of the way to the disk.
+#[derive(Debug)]
+struct StageSeconds(Reader);
+
+impl Collector for StageSeconds {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "Seconds at work per stage on the way of records to the disk; stages run beside each other";
+        let mut family = encoder.encode_descriptor("store_stage_seconds", help, None, MetricType::Counter)?;
+        for (stage, time) in self.0.stage_times() {
+            ConstCounter::new(time.as_secs_f64()).encode(family.encode_family(&[("stage", stage.as_str())])?)?;
+        }
+        Ok(())
+    }
+}
+
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(reader: &Reader) -> Self {
         let mut registry = Registry::with_prefix("threadline");
         let requests = Family::default();
         let (sealed_rows, tail_rows, table_version) = (Gauge::default(), Gauge::default(), Gauge::default());
@@ -96,6 +114,7 @@ impl Metrics {
         registry.register("sealed_rows", "Rows in sealed files", Gauge::clone(&sealed_rows));
         registry.register("tail_rows", "Rows acknowledged and not sealed yet", Gauge::clone(&tail_rows));
         registry.register("table_version", "Delta version of the table records", Gauge::clone(&table_version));
+        registry.register_collector(Box::new(StageSeconds(reader.clone())));
         let forwarding = Forwarding::default();
         for (name, help, family) in forwarding.families() {
             registry.register(name, help, Family::clone(family));

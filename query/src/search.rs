@@ -25,7 +25,7 @@ const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 1000;
 /// Closures made to name the session of hits without a conversation.
 const CLOSURES_MAX: usize = 16;
-/// Hits whose payloads are in memory at once.
+/// Hits whose payloads, cut to [`SHOWN_BYTES_MAX`] each, are in memory at once.
 const PART: usize = 32;
 
 impl Engine {
@@ -55,7 +55,7 @@ impl Engine {
         let mut sessions = Sessions::default();
         // Payloads of one part at a time, so that large ones do not add up.
         for part in found.rows.chunks(PART) {
-            for record in snapshot.records(part).await? {
+            for record in snapshot.records_reduced(part, cut_payloads).await? {
                 let id = record.event_id.to_string();
                 if hits.len() == limit || (Some(record.time_unix_nano) == before && seen.contains(&id)) {
                     continue;
@@ -156,6 +156,18 @@ fn patterns(terms: &[String]) -> Vec<Regex> {
         RegexBuilder::new(&words.join(r"\s+")).case_insensitive(true).size_limit(1 << 20).build().ok()
     };
     terms.iter().filter_map(pattern).filter(|pattern| !pattern.as_str().is_empty()).collect()
+}
+
+/// Leaves of each payload as much as a match is looked for in.
+fn cut_payloads(record: &mut Record) {
+    for text in [&mut record.text, &mut record.arguments, &mut record.result, &mut record.attributes] {
+        if let Some(text) = text.as_mut().filter(|text| text.len() > SHOWN_BYTES_MAX) {
+            *text = head(text).to_string();
+        }
+    }
+    if let Some(raw) = record.raw.as_mut().filter(|raw| raw.len() > SHOWN_BYTES_MAX) {
+        *raw = raw[..SHOWN_BYTES_MAX].to_vec();
+    }
 }
 
 fn hit(record: &Record, session_id: Option<String>, patterns: &[Regex]) -> Hit {

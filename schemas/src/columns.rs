@@ -534,6 +534,11 @@ pub fn from_batch(batch: &RecordBatch) -> Result<Vec<Record>, ArrowError> {
     (0..batch.num_rows()).map(|index| row(batch, index)).collect()
 }
 
+/// One row of a batch; a column that is absent has its absent value.
+pub fn record_at(batch: &RecordBatch, index: usize) -> Result<Record, ArrowError> {
+    row(batch, index)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

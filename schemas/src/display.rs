@@ -8,6 +8,8 @@
 //!
 //! Not here: markup. Callers of [`html`] put the result into a text node or a quoted attribute.
 
+use std::borrow::Cow;
+
 /// What to do with line breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lines {
@@ -89,10 +91,16 @@ pub fn csv_cell(text: &str) -> String {
 
 /// Serialized JSON with C1 controls, bidi, zero-width and line-separator characters escaped, so that
 /// it can be shown as it is; the value does not change.
-pub fn json(serialized: &str) -> String {
-    let mut out = String::with_capacity(serialized.len());
-    for c in serialized.chars() {
-        if c > '\u{7e}' && (is_hidden(c) || matches!(c, '\u{2028}' | '\u{2029}')) {
+pub fn json<'a>(serialized: impl Into<Cow<'a, str>>) -> String {
+    let serialized = serialized.into();
+    let is_escaped = |c: char| c > '\u{7e}' && (is_hidden(c) || matches!(c, '\u{2028}' | '\u{2029}'));
+    // Most need nothing, and may have many megabytes.
+    let Some(first) = serialized.find(is_escaped) else { return serialized.into_owned() };
+    let (clean, rest) = serialized.split_at(first);
+    let mut out = String::with_capacity(serialized.len() + rest.len() / 8);
+    out.push_str(clean);
+    for c in rest.chars() {
+        if is_escaped(c) {
             let mut units = [0; 2];
             c.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
         } else {

@@ -203,6 +203,11 @@ fn candidates(record: &Record, bytes_max: usize) -> Vec<Candidate> {
     candidates
 }
 
+/// Most bytes that the stored form of `raw` has.
+pub fn stored_bytes_max(raw: &[u8]) -> usize {
+    raw.len() + memchr::memchr_iter(MARK, raw).count()
+}
+
 fn push_literal(bytes: &[u8], out: &mut Vec<u8>) {
     let mut rest = bytes;
     while let Some(at) = memchr::memchr(MARK, rest) {

@@ -79,7 +79,7 @@ pub(crate) fn rows(printing: &Printing, answer: &Value, rows: &[Value], columns:
 
 /// An answer as indented JSON, safe to show.
 pub(crate) fn pretty(answer: &Value) -> String {
-    let mut text = display::json(&serde_json::to_string_pretty(answer).unwrap_or_default());
+    let mut text = display::json(serde_json::to_string_pretty(answer).unwrap_or_default());
     text.push('\n');
     text
 }
@@ -116,7 +116,7 @@ pub(crate) fn completeness(answer: &Value) {
 }
 
 fn ndjson(rows: &[Value]) -> String {
-    rows.iter().map(|row| display::json(&row.to_string()) + "\n").collect()
+    rows.iter().map(|row| display::json(row.to_string()) + "\n").collect()
 }
 
 fn csv(rows: &[Value], columns: &[Column]) -> anyhow::Result<String> {

@@ -65,19 +65,22 @@ impl Server {
         let access_log = Arc::new(super::access::StoreLog(pipeline.clone()));
         let engine = super::engine(store.reader(), directory, Some(access_log), arguments.public_url.clone())?;
         let engine = Arc::new(engine);
-        let receivers = threadline_ingest::http::Otlp::new(pipeline.clone(), drop_list);
-        let pipeline_metrics = threadline_ingest::pipeline::PipelineMetrics(pipeline.clone());
+        let collecting = threadline_ingest::http::Collecting::new(pipeline.clone());
+        let receivers = threadline_ingest::http::Otlp::new(collecting.clone(), drop_list);
+        let pipeline_metrics = threadline_ingest::pipeline::PipelineMetrics(pipeline);
         engine.metrics().register(|registry| {
             registry.register_collector(Box::new(receivers.counts().clone()));
             registry.register_collector(Box::new(pipeline_metrics));
             registry.register_collector(Box::new(threadline_ingest::kafka::KafkaMetrics(directory.to_path_buf())));
         });
         let otlp = receivers.router();
+        let in_turn = middleware::from_fn_with_state(engine.clone(), threadline_query::in_turn);
+        let pages = threadline_dashboards::router(engine.clone()).layer(in_turn);
         let api = Router::new()
-            .merge(threadline_query::router(engine.clone()))
-            .merge(threadline_ingest::http::events(pipeline))
+            .merge(threadline_query::router(engine))
+            .merge(threadline_ingest::http::events(collecting))
             .merge(otlp.clone())
-            .merge(threadline_dashboards::router(engine));
+            .merge(pages);
 
         let (shutdown, stopped) = watch::channel(false);
         let beside = threadline_ingest::correlate::beside::Beside::new(directory);

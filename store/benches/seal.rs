@@ -2,8 +2,8 @@
 //!
 //! Input: `support/generate.rs`, `THREADLINE_BENCH_EVENTS` events (default 20,000; figures worth quoting want
 //! 1,000,000) handed over in batches of 500 by two appenders. Prints the machine, the input's shape, events/s and MB/s of
-//! input, where the time went per stage, bytes on disk per input byte, peak memory, and p50 and p99 of lookups and
-//! searches. *Warm*: everything read before. *Cold*: another reader process's state, and the pages of the data directory
+//! input, where the time went per stage and which stage limits, bytes on disk per input byte, peak memory, and p50 and
+//! p99 of lookups and searches. *Warm*: everything read before. *Cold*: another reader process's state, and the pages of the data directory
 //! dropped from the kernel's cache before each query.
 //!
 //! `THREADLINE_BENCH_KEEP=PATH` moves the data directory there instead of removing it.
@@ -67,6 +67,7 @@ async fn run(events: usize) {
     report("durable", events, input_bytes, start.elapsed(), cpu_seconds() - cpu);
     store.seal_now().await.expect("a seal");
     report("sealed and searchable", events, input_bytes, start.elapsed(), cpu_seconds() - cpu);
+    print_stages(&store, events, start.elapsed(), cpu_seconds() - cpu);
     println!(
         "peak memory: {} MiB, of which {} MiB before the store was opened (the input)",
         peak_bytes() >> 20,
@@ -178,6 +179,31 @@ fn report(what: &str, events: usize, bytes: u64, elapsed: Duration, cpu: f64) {
         events as f64 / seconds,
         bytes as f64 / seconds / 1e6,
         events as f64 / cpu
+    );
+}
+
+/// Time at work per stage, what a million events would take, and what limits: the stage with the most work while the cores
+/// are busy, else the thread that was never idle.
+fn print_stages(store: &Store, events: usize, elapsed: Duration, cpu: f64) {
+    let times = store.stage_times();
+    let (elapsed, total) = (elapsed.as_secs_f64(), times.iter().map(|(_, time)| time.as_secs_f64()).sum::<f64>());
+    for (stage, time) in &times {
+        let seconds = time.as_secs_f64();
+        println!(
+            "stage {:<11} {seconds:>6.2} s at work, {:>5.1} % of all stages, {:>6.2} s per million events",
+            stage.as_str(),
+            seconds / total * 100.0,
+            seconds / events as f64 * 1e6
+        );
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    let Some((stage, time)) = times.iter().max_by_key(|(_, time)| *time) else { return };
+    println!(
+        "limit: stage {} with {:.0} % of the work of all stages; it was at work {:.0} % of the time; CPU {:.0} % busy ({cores} cores)",
+        stage.as_str(),
+        time.as_secs_f64() / total * 100.0,
+        time.as_secs_f64() / elapsed * 100.0,
+        cpu / elapsed / cores * 100.0
     );
 }
 

@@ -20,6 +20,7 @@ use crate::{
     inbox::{InboxError, Spool},
     layout::Layout,
     sidecar::Content,
+    stages::Stage,
     state::cost,
     store::Core,
     table::PARTITION,
@@ -75,7 +76,10 @@ impl Appender {
     pub async fn append(&self, records: Vec<Record>) -> Result<Receipt, AppendError> {
         match &self.way {
             Way::Direct(core) => {
-                let frames = frames(records, &core.config)?;
+                let frames = {
+                    let _encoding = core.log.stages().at_work(Stage::Encode);
+                    frames(records, &core.config)?
+                };
                 let wait = Duration::from_millis(core.config.append_wait_max_ms);
                 append_all(core, frames, Some(wait)).await
             }
@@ -280,7 +284,11 @@ async fn sort_out(core: &Arc<Core>, wanted: &[Delivery]) -> Result<Sorted, Store
     // Also what came second in this very batch: the first of it may turn out to be the one that conflicts.
     let looked_for: Vec<Delivery> = new.iter().chain(&conflicts).map(|index| wanted[*index]).collect();
     let reading = Arc::clone(core);
-    let sealed = tokio::task::spawn_blocking(move || sealed_among(&reading.files, &files, &looked_for)).await;
+    let look = move || {
+        let _deduplicating = reading.log.stages().at_work(Stage::Deduplicate);
+        sealed_among(&reading.files, &files, &looked_for)
+    };
+    let sealed = tokio::task::spawn_blocking(look).await;
     match sealed.unwrap_or(Err(StoreError::Closed)) {
         Ok(sealed) if sealed.is_empty() => Ok(Sorted { new, conflicts }),
         Ok(sealed) => {

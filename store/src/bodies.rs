@@ -4,6 +4,7 @@
 //! - a body is stored once per file, however many rows have it; its bytes are checked against the digest on every read
 //! - a row whose payload is here has a null in that column and `{"field":{"sha256":…,"bytes":…}}` in `bodies`
 //! - a file without large payloads has no bodies file
+//! - one body is in memory at a time: each goes to the file as it comes
 //!
 //! On disk, little-endian: `"TLBODY" | version u16 = 1`, then the bodies, each one zstd frame, then the directory:
 //! `sha256 (32 bytes) | offset u64 | stored bytes u64 | bytes u64` ascending by digest, then
@@ -19,7 +20,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use threadline_schemas::{Record, columns::BODY_INLINE_BYTES_MAX};
+use threadline_schemas::{Record, columns::BODY_INLINE_BYTES_MAX, residue};
 
 use crate::StoreError;
 
@@ -37,19 +38,44 @@ struct BodyRef {
     bytes: u64,
 }
 
-/// Large payloads taken out of records, by digest.
-#[derive(Debug, Default)]
+/// Where a body stands in its file.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    offset: u64,
+    stored: u64,
+    bytes: u64,
+}
+
+/// Large payloads on their way from records to a new bodies file, which begins with the first of them.
+#[derive(Debug)]
 pub(crate) struct Bodies {
-    by_digest: BTreeMap<[u8; 32], Vec<u8>>,
+    path: PathBuf,
+    file: Option<File>,
+    end: u64,
+    by_digest: BTreeMap<[u8; 32], Place>,
 }
 
 impl Bodies {
+    /// Nothing yet, and no file.
+    pub(crate) fn new(path: PathBuf) -> Bodies {
+        Bodies { path, file: None, end: HEAD_BYTES, by_digest: BTreeMap::new() }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.by_digest.is_empty()
     }
 
-    /// Moves the large payloads of `record` out of it.
-    pub(crate) fn take_from(&mut self, record: &mut Record) {
+    /// Whether `record` may have something for the file.
+    pub(crate) fn wants(record: &Record) -> bool {
+        let texts = [&record.arguments, &record.attributes, &record.result, &record.text];
+        texts.into_iter().flatten().any(|text| text.len() > BODY_INLINE_BYTES_MAX)
+            || record.raw.as_ref().is_some_and(|raw| {
+                raw.len() > BODY_INLINE_BYTES_MAX / 2 && residue::stored_bytes_max(raw) > BODY_INLINE_BYTES_MAX
+            })
+    }
+
+    /// Moves the large payloads of `record` out of it, into the file.
+    pub(crate) fn take_from(&mut self, record: &mut Record) -> Result<(), StoreError> {
         let mut refs = BTreeMap::new();
         let texts = [
             ("arguments", &mut record.arguments),
@@ -59,45 +85,57 @@ impl Bodies {
         ];
         for (field, payload) in texts {
             if let Some(text) = payload.take_if(|text| text.len() > BODY_INLINE_BYTES_MAX) {
-                refs.insert(field, self.keep(text.into_bytes()));
+                refs.insert(field, self.keep(&text.into_bytes())?);
             }
         }
         if let Some(raw) = record.raw.take_if(|raw| raw.len() > BODY_INLINE_BYTES_MAX) {
-            refs.insert("raw", self.keep(raw));
+            refs.insert("raw", self.keep(&raw)?);
         }
         record.bodies = (!refs.is_empty()).then(|| serde_json::to_string(&refs).expect("texts and numbers"));
+        Ok(())
     }
 
-    fn keep(&mut self, bytes: Vec<u8>) -> BodyRef {
-        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+    fn keep(&mut self, bytes: &[u8]) -> Result<BodyRef, StoreError> {
+        let digest: [u8; 32] = Sha256::digest(bytes).into();
         let body = BodyRef { sha256: hex::encode(digest), bytes: bytes.len() as u64 };
-        self.by_digest.insert(digest, bytes);
-        body
+        if !self.by_digest.contains_key(&digest) {
+            let place = self.append(bytes).map_err(StoreError::io("write", &self.path))?;
+            self.by_digest.insert(digest, place);
+        }
+        Ok(body)
     }
 
-    /// Writes the file; syncing is the caller's part.
-    pub(crate) fn write(&self, path: &Path) -> Result<(), StoreError> {
-        let write = || -> io::Result<()> {
-            let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
-            file.write_all(MAGIC)?;
-            file.write_all(&VERSION.to_le_bytes())?;
-            let mut directory = Vec::with_capacity(self.by_digest.len() * ENTRY_BYTES);
-            let mut offset = HEAD_BYTES;
-            for (digest, bytes) in &self.by_digest {
-                let stored = zstd::bulk::compress(bytes, ZSTD_LEVEL)?;
-                file.write_all(&stored)?;
-                directory.extend_from_slice(digest);
-                for number in [offset, stored.len() as u64, bytes.len() as u64] {
-                    directory.extend_from_slice(&number.to_le_bytes());
-                }
-                offset += stored.len() as u64;
+    fn append(&mut self, bytes: &[u8]) -> io::Result<Place> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let mut file = File::options().write(true).create_new(true).mode(0o600).open(&self.path)?;
+                file.write_all(MAGIC)?;
+                file.write_all(&VERSION.to_le_bytes())?;
+                none.insert(file)
             }
-            directory.extend_from_slice(&offset.to_le_bytes());
-            directory.extend_from_slice(&(self.by_digest.len() as u32).to_le_bytes());
-            directory.extend_from_slice(&crc32c::crc32c(&directory).to_le_bytes());
-            file.write_all(&directory)
         };
-        write().map_err(StoreError::io("write", path))
+        let stored = zstd::bulk::compress(bytes, ZSTD_LEVEL)?;
+        file.write_all(&stored)?;
+        let place = Place { offset: self.end, stored: stored.len() as u64, bytes: bytes.len() as u64 };
+        self.end += place.stored;
+        Ok(place)
+    }
+
+    /// Ends the file, if there is one, with its directory; syncing is the caller's part.
+    pub(crate) fn finish(&mut self) -> Result<(), StoreError> {
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        let mut directory = Vec::with_capacity(self.by_digest.len() * ENTRY_BYTES + FOOT_BYTES as usize);
+        for (digest, place) in &self.by_digest {
+            directory.extend_from_slice(digest);
+            for number in [place.offset, place.stored, place.bytes] {
+                directory.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        directory.extend_from_slice(&self.end.to_le_bytes());
+        directory.extend_from_slice(&(self.by_digest.len() as u32).to_le_bytes());
+        directory.extend_from_slice(&crc32c::crc32c(&directory).to_le_bytes());
+        file.write_all(&directory).map_err(StoreError::io("write", &self.path))
     }
 }
 
@@ -218,12 +256,12 @@ mod tests {
     fn payloads_come_back_and_equal_ones_are_stored_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.bodies");
-        let mut bodies = Bodies::default();
+        let mut bodies = Bodies::new(path.clone());
         let mut rows = [large(), large(), Record::new("t", "api:2", Kind::Log)];
-        rows.iter_mut().for_each(|row| bodies.take_from(row));
+        rows.iter_mut().for_each(|row| bodies.take_from(row).unwrap());
         assert_eq!((rows[0].result.is_none(), rows[0].text.as_deref()), (true, Some("short")));
         assert_eq!(rows[2].bodies, None);
-        bodies.write(&path).unwrap();
+        bodies.finish().unwrap();
         let directory = BodyDirectory::open(&path).unwrap();
         assert_eq!(directory.entries.len(), 2 * ENTRY_BYTES);
         rows.iter_mut().for_each(|row| directory.put_back(row).unwrap());
@@ -234,10 +272,10 @@ mod tests {
     fn damage_is_noticed_or_harmless() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.bodies");
-        let mut bodies = Bodies::default();
+        let mut bodies = Bodies::new(path.clone());
         let mut row = large();
-        bodies.take_from(&mut row);
-        bodies.write(&path).unwrap();
+        bodies.take_from(&mut row).unwrap();
+        bodies.finish().unwrap();
         let good = std::fs::read(&path).unwrap();
         for at in [0, 6, 12, good.len() / 2, good.len() - 60, good.len() - 10, good.len() - 1] {
             let mut bad = good.clone();

@@ -9,7 +9,7 @@
 //!
 //! No bloom filters: the id sidecar answers what they would, for 2 bytes per row less.
 
-use std::{borrow::Cow, fs::File, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{borrow::Cow, cmp::Ordering, fs::File, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, RecordBatch, RecordBatchOptions, new_null_array},
@@ -19,7 +19,10 @@ use arrow::{
 use parquet::{
     arrow::{
         ArrowWriter, ProjectionMask,
-        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection},
+        arrow_reader::{
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+            RowSelection,
+        },
     },
     basic::{Compression, Encoding, ZstdLevel},
     errors::ParquetError,
@@ -42,37 +45,52 @@ const ZSTD_LEVEL: i32 = 1;
 const PAGE_ROWS_MAX: usize = 512;
 /// Rows encoded between two looks at the page size; bounds what a page of large payloads can grow to.
 const WRITE_BATCH_ROWS: usize = 128;
+/// Rows that are written at once.
+pub(crate) const PART_ROWS_MAX: usize = 4096;
 /// Rows per batch when a file is read.
 const READ_BATCH_ROWS: usize = 4096;
+/// Rows per batch when records are made one after another.
+const READ_PART_ROWS: usize = 512;
 
 /// Key of the Parquet footer that holds the record version of the writer.
 const RECORD_VERSION_KEY: &str = "threadline.record_version";
 
 /// The order of rows within a file.
-pub(crate) fn sort(records: &mut [Arc<Record>]) {
-    records.sort_by(|a, b| {
-        let key = |r: &Record| (r.time_unix_nano, r.observed_time_unix_us, r.event_id);
-        a.session_key.cmp(&b.session_key).then_with(|| key(a).cmp(&key(b)))
-    });
+pub(crate) fn order(a: &Record, b: &Record) -> Ordering {
+    let key = |r: &Record| (r.time_unix_nano, r.observed_time_unix_us, r.event_id);
+    a.session_key.cmp(&b.session_key).then_with(|| key(a).cmp(&key(b)))
 }
 
-/// Writes a new file; syncing is the caller's part. Returns its size.
-pub(crate) fn write(path: &Path, records: Vec<Record>) -> Result<u64, StoreError> {
-    let batch = to_batch(&records).map_err(|source| StoreError::Arrow { file: Uuid::nil(), source })?;
-    // Twice in memory is enough: in the tail and in the batch.
-    drop(records);
-    let file = File::options().write(true).create_new(true).mode(0o600).open(path);
-    let file = file.map_err(StoreError::io("create", path))?;
-    let write = || -> Result<u64, ParquetError> {
-        let mut writer = ArrowWriter::try_new(&file, batch.schema(), Some(properties()?))?;
-        // Batches of pages keep what the encoders hold small.
-        for start in (0..batch.num_rows()).step_by(READ_BATCH_ROWS) {
-            writer.write(&batch.slice(start, READ_BATCH_ROWS.min(batch.num_rows() - start)))?;
-        }
-        writer.close()?;
-        Ok(file.metadata()?.len())
-    };
-    write().map_err(StoreError::parquet("write", path))
+/// A new file of rows in the right order, given in parts: what is in memory are one part and the compressed pages.
+pub(crate) struct Writer<'p> {
+    path: &'p Path,
+    file: File,
+    parquet: ArrowWriter<File>,
+}
+
+impl<'p> Writer<'p> {
+    /// Creates the file.
+    pub(crate) fn create(path: &'p Path) -> Result<Writer<'p>, StoreError> {
+        let file = File::options().write(true).create_new(true).mode(0o600).open(path);
+        let file = file.map_err(StoreError::io("create", path))?;
+        let handle = file.try_clone().map_err(StoreError::io("create", path))?;
+        let parquet = properties().and_then(|properties| ArrowWriter::try_new(handle, schema(), Some(properties)));
+        Ok(Writer { path, file, parquet: parquet.map_err(StoreError::parquet("write", path))? })
+    }
+
+    /// Adds rows; at most [`PART_ROWS_MAX`] keep what the encoders hold small.
+    pub(crate) fn write(&mut self, records: Vec<Record>) -> Result<(), StoreError> {
+        debug_assert!(records.len() <= PART_ROWS_MAX);
+        let batch = to_batch(&records).map_err(|source| StoreError::Arrow { file: Uuid::nil(), source })?;
+        drop(records);
+        self.parquet.write(&batch).map_err(StoreError::parquet("write", self.path))
+    }
+
+    /// Ends the file; syncing is the caller's part. Returns its size.
+    pub(crate) fn finish(self) -> Result<u64, StoreError> {
+        self.parquet.close().map_err(StoreError::parquet("write", self.path))?;
+        Ok(self.file.metadata().map_err(StoreError::io("look at", self.path))?.len())
+    }
 }
 
 fn properties() -> Result<WriterProperties, ParquetError> {
@@ -123,9 +141,31 @@ pub(crate) fn read(
     rows: Option<&[u32]>,
     columns: Option<&[&str]>,
 ) -> Result<Vec<RecordBatch>, StoreError> {
-    let read = || -> Result<Vec<RecordBatch>, ParquetError> {
+    reader(file, path, footer, rows, columns, READ_BATCH_ROWS)?.collect()
+}
+
+/// The same, a few rows at a time.
+pub(crate) fn read_parts(
+    file: CheckedFile,
+    path: &Path,
+    footer: &ArrowReaderMetadata,
+    rows: Option<&[u32]>,
+    columns: Option<&[&str]>,
+) -> Result<impl Iterator<Item = Result<RecordBatch, StoreError>>, StoreError> {
+    reader(file, path, footer, rows, columns, READ_PART_ROWS)
+}
+
+fn reader(
+    file: CheckedFile,
+    path: &Path,
+    footer: &ArrowReaderMetadata,
+    rows: Option<&[u32]>,
+    columns: Option<&[&str]>,
+    batch_rows: usize,
+) -> Result<impl Iterator<Item = Result<RecordBatch, StoreError>> + use<>, StoreError> {
+    let build = || -> Result<ParquetRecordBatchReader, ParquetError> {
         let mut reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer.clone());
-        reader = reader.with_batch_size(READ_BATCH_ROWS);
+        reader = reader.with_batch_size(batch_rows);
         if let Some(rows) = rows {
             let ranges = rows.chunk_by(|a, b| a + 1 == *b).map(|run| run[0] as usize..run[run.len() - 1] as usize + 1);
             let total = footer.metadata().file_metadata().num_rows() as usize;
@@ -137,9 +177,11 @@ pub(crate) fn read(
             let mask = ProjectionMask::roots(reader.parquet_schema(), roots.collect::<Vec<_>>());
             reader = reader.with_projection(mask);
         }
-        Ok(reader.build()?.collect::<Result<Vec<_>, ArrowError>>()?)
+        reader.build()
     };
-    read().map_err(StoreError::parquet("read", path))
+    let reader = build().map_err(StoreError::parquet("read", path))?;
+    let path = path.to_path_buf();
+    Ok(reader.map(move |batch| batch.map_err(|error| StoreError::parquet("read", &path)(error.into()))))
 }
 
 /// The wanted columns in the wanted order, nulls for what the file lacks.

@@ -7,15 +7,19 @@
 //! - what can be made from the rows again (ids, text) is, when it is damaged; rows and bodies are not guessed
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    ops::Range,
+    collections::{BTreeMap, HashSet},
+    ops::{ControlFlow, Range},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use arrow::array::RecordBatch;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
-use threadline_schemas::{Record, columns::from_batch, residue};
+use threadline_schemas::{
+    Record,
+    columns::{from_batch, record_at},
+    residue,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -325,12 +329,36 @@ impl Files {
         columns: Option<&[&str]>,
     ) -> Result<Vec<Record>, StoreError> {
         let mut records = Vec::new();
-        for batch in self.stored_columns(file, rows, with_sources(file, columns).as_deref())? {
-            records.extend(from_batch(&batch).map_err(|source| StoreError::Arrow { file: file.id, source })?);
-        }
-        let restore = wants_raw(file, columns);
-        records.iter_mut().try_for_each(|record| self.complete(file, record, restore))?;
+        self.each_record(file, rows, columns, |record| {
+            records.push(record);
+            Ok(ControlFlow::Continue(()))
+        })?;
         Ok(records)
+    }
+
+    /// The same, one after another, until `take` breaks: the large payloads of one record are in memory at a time.
+    pub(crate) fn each_record(
+        &self,
+        file: &SealedFile,
+        rows: Option<&[u32]>,
+        columns: Option<&[&str]>,
+        mut take: impl FnMut(Record) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let names = with_sources(file, columns);
+        let restore = wants_raw(file, columns);
+        let footer = self.footer(file)?;
+        for batch in columnar::read_parts(self.checked(file)?, &file.path, &footer, rows, names.as_deref())? {
+            let batch = batch?;
+            for index in 0..batch.num_rows() {
+                let record = record_at(&batch, index);
+                let mut record = record.map_err(|source| StoreError::Arrow { file: file.id, source })?;
+                self.complete(file, &mut record, restore)?;
+                if take(record)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Puts the payloads beside the row back, and with `restore` what was taken out of `raw`.
@@ -474,9 +502,4 @@ pub(crate) fn by_file(rows: impl IntoIterator<Item = (u32, u32)>) -> BTreeMap<u3
         rows.dedup();
     }
     grouped
-}
-
-/// Where each wanted row stands among rows that were read in ascending order.
-pub(crate) fn places(rows: &[u32]) -> HashMap<u32, usize> {
-    rows.iter().enumerate().map(|(place, row)| (*row, place)).collect()
 }

@@ -63,6 +63,7 @@ mod sealer;
 mod search;
 mod sidecar;
 mod snapshot;
+mod stages;
 mod state;
 mod store;
 mod table;
@@ -83,6 +84,7 @@ pub use self::{
     reader::Reader,
     search::{TextHits, TextQuery},
     snapshot::{RowId, Snapshot},
+    stages::Stage,
     store::Store,
     verify::{Damage, Verification, verify},
 };

@@ -78,7 +78,7 @@ use self::{
     segment::SEGMENT_HEADER_BYTES,
     writer::Writer,
 };
-use crate::durable;
+use crate::{durable, stages::Stages};
 
 /// File whose lock says that a directory has a writer.
 pub const OWNER_LOCK: &str = "owner.lock";
@@ -179,6 +179,11 @@ impl Log {
     /// Bytes of all segments, with what is preallocated.
     pub fn disk_bytes(&self) -> u64 {
         self.shared.disk_bytes()
+    }
+
+    /// Where the time goes, of the log and of whoever stores through it.
+    pub(crate) fn stages(&self) -> &Arc<Stages> {
+        &self.shared.stages
     }
 
     /// The log's directory.

@@ -23,6 +23,7 @@ use crate::{
     layout::Layout,
     log::{Frames, LogError, LogReader},
     positions::{StreamPosition, positions},
+    stages::Stage,
     store::{Core, blocking, drain_now},
     table::RecordsTable,
     tail::{Tail, TailRow},
@@ -79,6 +80,14 @@ impl Reader {
             Way::Outside(outside) => outside.lock().await.layout.root().to_path_buf(),
         };
         blocking(move || positions(&root)).await
+    }
+
+    /// Time at work per stage since the store was opened; nothing of another process's store.
+    pub fn stage_times(&self) -> Vec<(Stage, Duration)> {
+        match &self.way {
+            Way::Within(core) => core.log.stages().times(),
+            Way::Outside(_) => Vec::new(),
+        }
     }
 
     /// Whether what is sent now could be made durable; another process's store is not asked.

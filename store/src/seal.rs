@@ -42,10 +42,15 @@ use crate::{
     faults::Step,
     files::{Digests, SealedFile},
     sidecar,
+    stages::Stage,
+    state::cost,
     store::Core,
     table::{RecordsTable, new_file_path},
     tail::TailRow,
 };
+
+/// Encoded bytes of rows that are made into columns at once.
+const PART_BYTES_MAX: usize = 4 << 20;
 
 /// Rows of a file in file order.
 pub(crate) type Rows = Arc<Vec<Arc<Record>>>;
@@ -54,7 +59,15 @@ pub(crate) type Rows = Arc<Vec<Arc<Record>>>;
 #[derive(Debug)]
 struct Sealed {
     file: Arc<SealedFile>,
-    rows: Rows,
+    held: HeldRows,
+}
+
+/// Rows in memory.
+#[derive(Debug)]
+pub(crate) struct HeldRows {
+    pub(crate) rows: Rows,
+    /// What they take, as the tail counts it.
+    pub(crate) bytes: usize,
 }
 
 /// Holds the one committing handle of the table.
@@ -75,8 +88,9 @@ impl Seal {
 
     /// The live files that were not returned by this before, with their rows where they are at hand. What a failed attempt
     /// committed after all is among them, and files whose index turned out to be damaged.
-    pub(crate) fn unindexed(&mut self) -> Vec<(Arc<SealedFile>, Option<Rows>)> {
-        let mut fresh: HashMap<Uuid, Rows> = self.fresh.drain(..).map(|sealed| (sealed.file.id, sealed.rows)).collect();
+    pub(crate) fn unindexed(&mut self) -> Vec<(Arc<SealedFile>, Option<HeldRows>)> {
+        let mut fresh: HashMap<Uuid, HeldRows> =
+            self.fresh.drain(..).map(|sealed| (sealed.file.id, sealed.held)).collect();
         let files = Arc::clone(&self.core.shared.lock().files);
         for broken in self.core.files.broken_texts() {
             self.handed_over.remove(&broken);
@@ -104,6 +118,7 @@ impl Seal {
         let written = tokio::task::spawn_blocking(move || write_files(&writing, rows)).await;
         let sealed = written.map_err(|_| StoreError::Closed)??;
 
+        let committing = core.log.stages().at_work(Stage::Commit);
         let added: Vec<SealedFile> = sealed.iter().map(|sealed| (*sealed.file).clone()).collect();
         let committed = match self.commit(&added, below).await {
             Ok(committed) => committed,
@@ -141,6 +156,7 @@ impl Seal {
         // A crash here leaves log segments that hold sealed frames only; the next trim takes them.
         core.faults.before(Step::Trim)?;
         core.log.trim(self.table.sealed_below()).await?;
+        drop(committing);
         core.faults.after(Step::Trim)?;
         Ok(())
     }
@@ -195,6 +211,7 @@ fn write_files(core: &Core, rows: Vec<TailRow>) -> Result<Vec<Sealed>, StoreErro
         });
     let synced = written.and_then(|()| {
         core.faults.before(Step::SyncFiles)?;
+        let _syncing = core.log.stages().at_work(Stage::FileSync);
         durable::sync_files_below(core.layout.root(), paths.iter().map(PathBuf::as_path))?;
         core.faults.after(Step::SyncFiles)
     });
@@ -246,41 +263,68 @@ fn file_rows(rows: Vec<TailRow>, rows_max: usize, bytes_max: u64) -> Vec<Vec<Tai
 fn write_file(
     core: &Core,
     date: NaiveDate,
-    rows: Vec<TailRow>,
+    mut rows: Vec<TailRow>,
     paths: &mut Vec<PathBuf>,
 ) -> Result<Sealed, StoreError> {
     let layout = &core.layout;
+    let stages = core.log.stages();
+    let at_work = stages.at_work(Stage::Arrange);
     let id = Uuid::now_v7();
     let offsets = rows.iter().filter_map(|row| row.offset);
     let offsets = offsets.clone().min().unwrap_or(0)..offsets.max().map_or(0, |last| last + 1);
-    let mut rows: Vec<Arc<Record>> = rows.into_iter().map(|row| row.record).collect();
-    columnar::sort(&mut rows);
-    let tenant = rows[0].tenant.clone();
+    rows.sort_by(|a, b| columnar::order(&a.record, &b.record));
+    let tenant = rows[0].record.tenant.clone();
     let path = new_file_path(layout, &tenant, date, id);
 
     core.faults.before(Step::Bodies)?;
-    let mut bodies = Bodies::default();
-    let mut stored: Vec<Record> = rows.iter().map(|row| Record::clone(row)).collect();
-    for record in &mut stored {
-        record.raw = residue::reduce(record);
-        bodies.take_from(record);
+    let mut bodies = Bodies::new(layout.bodies(id));
+    paths.push(layout.bodies(id));
+    // What is left of the rows that gave something to the bodies file.
+    let mut lightened: HashMap<usize, Record> = HashMap::new();
+    for (place, row) in rows.iter().enumerate().filter(|(_, row)| Bodies::wants(&row.record)) {
+        let mut record = reduced(&row.record);
+        bodies.take_from(&mut record)?;
+        lightened.insert(place, record);
     }
-    if !bodies.is_empty() {
-        paths.push(layout.bodies(id));
-        bodies.write(&layout.bodies(id))?;
+    bodies.finish()?;
+    if bodies.is_empty() {
+        paths.pop();
     }
     core.faults.after(Step::Bodies)?;
+    drop(at_work);
 
+    let at_work = stages.at_work(Stage::Rows);
     core.faults.before(Step::Rows)?;
     durable::create_dirs(path.parent().unwrap_or(layout.root()))?;
     paths.push(path.clone());
-    let bytes = columnar::write(&path, stored)?;
+    let mut file = columnar::Writer::create(&path)?;
+    let mut part = Vec::new();
+    let mut part_bytes = 0;
+    for (place, row) in rows.iter().enumerate() {
+        let (record, bytes) = match lightened.remove(&place) {
+            // Little is left of it.
+            Some(record) => (record, 0),
+            None => (reduced(&row.record), row.bytes as usize),
+        };
+        part_bytes += bytes;
+        part.push(record);
+        if part.len() == columnar::PART_ROWS_MAX || part_bytes >= PART_BYTES_MAX {
+            file.write(std::mem::take(&mut part))?;
+            part_bytes = 0;
+        }
+    }
+    if !part.is_empty() {
+        file.write(part)?;
+    }
+    let bytes = file.finish()?;
     core.faults.after(Step::Rows)?;
+    drop(at_work);
 
+    let at_work = stages.at_work(Stage::Ids);
     core.faults.before(Step::Ids)?;
     let (blocks, rows_digest) = Blocks::of_file(&path)?;
     let mut ids = sidecar::Builder::new(id);
-    rows.iter().for_each(|record| ids.add(record, Some(&record.content_digest())));
+    rows.iter().for_each(|row| ids.add(&row.record, Some(&row.content)));
     paths.push(layout.ids(id));
     let ids_digest = sidecar::write(&layout.ids(id), &ids.finish(&blocks))?;
     let digests = Digests {
@@ -292,11 +336,12 @@ fn write_file(
         },
     };
     core.faults.after(Step::Ids)?;
+    drop(at_work);
 
     // Ledger tiles go here: leaves are `threadline_schemas::leaf::hash` of `rows`, in log order per tenant; tile files
     // are written before the sync below, and the tree size goes into the Add's tags, so that the commit covers both.
 
-    let times = rows.iter().map(|row| row.time_unix_nano);
+    let times = rows.iter().map(|row| row.record.time_unix_nano);
     let file = SealedFile {
         id,
         path,
@@ -310,5 +355,14 @@ fn write_file(
         raw_is_reduced: true,
         digests: Some(digests),
     };
-    Ok(Sealed { file: Arc::new(file), rows: Arc::new(rows) })
+    let bytes = rows.iter().map(|row| cost(row.bytes as usize) as usize).sum();
+    let rows = Arc::new(rows.into_iter().map(|row| row.record).collect());
+    Ok(Sealed { file: Arc::new(file), held: HeldRows { rows, bytes } })
+}
+
+/// A row as it is stored: without what other columns hold of `raw`.
+fn reduced(record: &Record) -> Record {
+    let mut record = record.clone();
+    record.raw = residue::reduce(&record);
+    record
 }

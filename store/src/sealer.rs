@@ -5,7 +5,7 @@
 //! - a failed seal is tried again with growing pauses; meanwhile the tail fills and appends are refused as overloaded
 //! - the indexer never holds up the sealer: when it falls behind it reads the rows from the files instead of from memory
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -16,13 +16,16 @@ use crate::{
     StoreError,
     faults::Step,
     files::SealedFile,
-    seal::{Rows, Seal},
+    seal::{HeldRows, Rows, Seal},
+    stages::Stage,
     store::Core,
     text,
 };
 
-/// Sealed files whose rows are kept in memory until their text is indexed.
-const INDEX_ROWS_QUEUE: usize = 2;
+/// Memory of rows that are kept until their text is indexed (32 MiB); beyond it they are read from their files.
+const INDEX_ROWS_BYTES_MAX: usize = 32 << 20;
+/// Unit of the semaphore that bounds it.
+const INDEX_ROWS_UNIT_BYTES: usize = 1024;
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Share of the tail's budget below which the least time between commits does not count.
@@ -125,10 +128,13 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-/// Hands new files to the indexer, the rows of a few of them in memory.
-fn hand_over(index: &IndexQueue, files: Vec<(Arc<SealedFile>, Option<Rows>)>) {
-    for (file, rows) in files {
-        let kept = rows.zip(Arc::clone(&index.rows_kept).try_acquire_owned().ok());
+/// Hands new files to the indexer, with their rows where there is room for them.
+fn hand_over(index: &IndexQueue, files: Vec<(Arc<SealedFile>, Option<HeldRows>)>) {
+    for (file, held) in files {
+        let kept = held.and_then(|HeldRows { rows, bytes }| {
+            let units = u32::try_from(bytes / INDEX_ROWS_UNIT_BYTES + 1).ok()?;
+            Some((rows, Arc::clone(&index.rows_kept).try_acquire_many_owned(units).ok()?))
+        });
         index.send(IndexRequest::File(file, kept));
     }
 }
@@ -144,7 +150,10 @@ impl IndexQueue {
     pub(crate) fn new() -> (IndexQueue, mpsc::UnboundedReceiver<IndexRequest>) {
         // Without rows a request is a few words per file of the table, which is bound enough.
         let (requests, receiver) = mpsc::unbounded_channel();
-        (IndexQueue { requests, rows_kept: Arc::new(Semaphore::new(INDEX_ROWS_QUEUE)) }, receiver)
+        (
+            IndexQueue { requests, rows_kept: Arc::new(Semaphore::new(INDEX_ROWS_BYTES_MAX / INDEX_ROWS_UNIT_BYTES)) },
+            receiver,
+        )
     }
 
     pub(crate) fn send(&self, request: IndexRequest) {
@@ -184,14 +193,14 @@ fn index_file(core: &Core, file: &SealedFile, rows: Option<KeptRows>) -> Result<
         return Ok(());
     }
     core.faults.before(Step::Text)?;
+    let _indexing = core.log.stages().at_work(Stage::Text);
     let path = core.layout.text(file.id);
-    match rows {
-        Some((rows, _)) => text::build(&path, rows.iter().map(Arc::as_ref), core.config.text_index_bytes_max)?,
-        None => {
-            let rows = core.files.records(file, None, Some(text::SEARCHED_COLUMNS))?;
-            text::build(&path, rows.iter(), core.config.text_index_bytes_max)?;
-        }
-    }
+    text::build(&path, file.rows, core.config.text_index_bytes_max, |add| match rows {
+        Some((rows, _)) => rows.iter().try_for_each(|record| add(record)),
+        None => core.files.each_record(file, None, Some(text::SEARCHED_COLUMNS), |record| {
+            add(&record).map(|()| ControlFlow::Continue(()))
+        }),
+    })?;
     core.files.text_built(file.id);
     core.faults.after(Step::Text)
 }

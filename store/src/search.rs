@@ -5,7 +5,7 @@
 //! - a row is read only when the index alone cannot decide, and only while it could still be among the newest
 //! - at most `limit` hits are kept, whatever the number of candidates
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::{cmp::Reverse, collections::BinaryHeap, ops::ControlFlow, sync::Arc};
 
 use threadline_schemas::{Record, columns::from_batch};
 
@@ -169,11 +169,7 @@ impl Search<'_> {
             let (now, later) = rest.split_at(size.min(rest.len()));
             let mut rows: Vec<u32> = now.iter().map(|(_, row)| *row).collect();
             rows.sort_unstable();
-            for (row, record) in rows.iter().zip(self.view.access.records(file, Some(&rows), Some(SEARCHED_COLUMNS))?) {
-                if self.newest.wants(record.time_unix_nano) && self.is_hit(&record) {
-                    self.newest.push(record.time_unix_nano, RowId { file: index, row: *row });
-                }
-            }
+            self.look_at(index, file, &rows)?;
             rest = later;
             size = (size * 2).min(READ_ROWS_MAX);
         }
@@ -191,15 +187,22 @@ impl Search<'_> {
         }
         let timed = (0..).zip(rows).filter(|(_, time)| self.in_range(*time) && self.newest.wants(*time));
         let rows: Vec<u32> = timed.map(|(row, _)| row).collect();
-        for part in rows.chunks(READ_ROWS_MAX * 4) {
-            let records = self.view.access.records(file, Some(part), Some(SEARCHED_COLUMNS))?;
-            for (row, record) in part.iter().zip(&records) {
-                let time = record.time_unix_nano;
-                if self.newest.wants(time) && self.is_hit(record) {
-                    self.newest.push(time, RowId { file: index, row: *row });
-                }
+        self.look_at(index, file, &rows)
+    }
+
+    /// Reads rows (ascending, distinct) and keeps the hits among them.
+    fn look_at(&mut self, index: u32, file: &SealedFile, rows: &[u32]) -> Result<(), StoreError> {
+        let view = self.view;
+        let mut next = rows.iter();
+        view.access.each_record(file, Some(rows), Some(SEARCHED_COLUMNS), |record| {
+            let time = record.time_unix_nano;
+            if let Some(row) = next.next()
+                && self.newest.wants(time)
+                && self.is_hit(&record)
+            {
+                self.newest.push(time, RowId { file: index, row: *row });
             }
-        }
-        Ok(())
+            Ok(ControlFlow::Continue(()))
+        })
     }
 }

@@ -7,7 +7,11 @@
 //!
 //! Not here: how a moment is caught (`reader`), full text (`search`), SQL (`provider`).
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::HashMap,
+    ops::ControlFlow,
+    sync::{Arc, OnceLock},
+};
 
 use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
@@ -17,7 +21,7 @@ use threadline_schemas::columns::{BODY_INLINE_BYTES_MAX, COLUMNS};
 
 use crate::{
     StoreError, columnar,
-    files::{Files, SealedFile, by_file, places},
+    files::{Files, SealedFile, by_file},
     lookup::{KeyQuery, Wanted},
     provider::RecordsProvider,
     search::{TextHits, TextQuery, search},
@@ -117,9 +121,40 @@ impl Snapshot {
 
     /// The records of `rows`, whole, in the order of `rows`.
     pub async fn records(&self, rows: &[RowId]) -> Result<Vec<Record>, StoreError> {
+        self.records_reduced(rows, |_| {}).await
+    }
+
+    /// The same, each reduced to what its reader wants before the next one is read. A record may have many megabytes.
+    pub async fn records_reduced(
+        &self,
+        rows: &[RowId],
+        reduce: impl Fn(&mut Record) + Send + 'static,
+    ) -> Result<Vec<Record>, StoreError> {
         let view = Arc::clone(&self.inner);
         let rows = rows.to_vec();
-        blocking(move || view.records(&rows, false)).await
+        blocking(move || view.records(&rows, None, &reduce)).await
+    }
+
+    /// The records of `rows` one after another, reduced by `reduce`, until what they say they weigh is more than
+    /// `weight_max`; so there may be fewer than `rows`. Fast where `rows` ascend.
+    pub async fn records_within(
+        &self,
+        rows: &[RowId],
+        weight_max: usize,
+        reduce: impl Fn(&mut Record) -> usize + Send + 'static,
+    ) -> Result<Vec<Record>, StoreError> {
+        let view = Arc::clone(&self.inner);
+        let rows = rows.to_vec();
+        blocking(move || {
+            let (mut records, mut weight) = (Vec::new(), 0);
+            view.each_record(&rows, &mut |mut record| {
+                weight += reduce(&mut record);
+                records.push(record);
+                if weight > weight_max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            Ok(records)
+        })
+        .await
     }
 
     /// The same without the payloads that make a record large: no `raw`, `attributes` and `arguments`, and no text or
@@ -127,7 +162,7 @@ impl Snapshot {
     pub async fn records_light(&self, rows: &[RowId]) -> Result<Vec<Record>, StoreError> {
         let view = Arc::clone(&self.inner);
         let rows = rows.to_vec();
-        blocking(move || view.records(&rows, true)).await
+        blocking(move || view.records(&rows, Some(&light_columns()), &lighten)).await
     }
 
     /// Columns of one sealed file in row order, in batches. A column that the file lacks is null; payloads over 64 KiB are
@@ -204,13 +239,47 @@ impl View {
         Ok(rows)
     }
 
-    fn records(&self, rows: &[RowId], light: bool) -> Result<Vec<Record>, StoreError> {
-        let columns = light.then(light_columns);
+    fn each_record(&self, rows: &[RowId], take: &mut dyn FnMut(Record) -> ControlFlow<()>) -> Result<(), StoreError> {
+        let tail = self.tail();
+        for run in rows.chunk_by(|a, b| a.file == b.file && a.row < b.row) {
+            let file = run[0].file;
+            if file == RowId::TAIL {
+                for id in run {
+                    let record = tail.get(id.row as usize).ok_or(StoreError::NoSuchRow { file, row: id.row })?;
+                    if take(Record::clone(record)).is_break() {
+                        return Ok(());
+                    }
+                }
+                continue;
+            }
+            let sealed = self.file(file)?;
+            let wanted: Vec<u32> = run.iter().map(|id| id.row).collect();
+            if let Some(row) = wanted.last().filter(|row| **row >= sealed.rows) {
+                return Err(StoreError::NoSuchRow { file, row: *row });
+            }
+            let mut broke = false;
+            self.access.each_record(sealed, Some(&wanted), None, |record| {
+                let flow = take(record);
+                broke = flow.is_break();
+                Ok(flow)
+            })?;
+            if broke {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn records(
+        &self,
+        rows: &[RowId],
+        columns: Option<&[&str]>,
+        reduce: &dyn Fn(&mut Record),
+    ) -> Result<Vec<Record>, StoreError> {
         let mut records: Vec<Option<Record>> = vec![None; rows.len()];
         let tail = self.tail();
         for (place, id) in rows.iter().enumerate().filter(|(_, id)| id.file == RowId::TAIL) {
-            records[place] =
-                tail.get(id.row as usize).map(|record| if light { lightened(record) } else { Record::clone(record) });
+            records[place] = tail.get(id.row as usize).map(|record| reduced(record, reduce));
         }
         let sealed = rows.iter().filter(|id| id.file != RowId::TAIL);
         for (file, wanted) in by_file(sealed.map(|id| (id.file, id.row))) {
@@ -218,15 +287,30 @@ impl View {
             if let Some(row) = wanted.last().filter(|row| **row >= sealed.rows) {
                 return Err(StoreError::NoSuchRow { file, row: *row });
             }
-            let read = self.access.records(sealed, Some(&wanted), columns.as_deref())?;
-            let places = places(&wanted);
+            let mut places: HashMap<u32, Vec<usize>> = HashMap::new();
             for (place, id) in rows.iter().enumerate().filter(|(_, id)| id.file == file) {
-                records[place] = places.get(&id.row).and_then(|at| read.get(*at)).cloned();
+                places.entry(id.row).or_default().push(place);
             }
+            let mut read = wanted.iter();
+            self.access.each_record(sealed, Some(&wanted), columns, |mut record| {
+                reduce(&mut record);
+                let places = read.next().and_then(|row| places.get(row)).map_or(&[][..], Vec::as_slice);
+                if let [first @ .., last] = places {
+                    first.iter().for_each(|place| records[*place] = Some(record.clone()));
+                    records[*last] = Some(record);
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
         }
         let whole = rows.iter().zip(records);
         whole.map(|(id, record)| record.ok_or(StoreError::NoSuchRow { file: id.file, row: id.row })).collect()
     }
+}
+
+fn reduced(record: &Record, reduce: &dyn Fn(&mut Record)) -> Record {
+    let mut record = record.clone();
+    reduce(&mut record);
+    record
 }
 
 /// Payloads that [`Snapshot::records_light`] leaves out; without `bodies` none is put back.
@@ -237,11 +321,9 @@ fn light_columns() -> Vec<&'static str> {
 }
 
 /// As a sealed row is read with [`light_columns`].
-fn lightened(record: &Record) -> Record {
+fn lighten(record: &mut Record) {
     let inline = |text: &String| text.len() <= BODY_INLINE_BYTES_MAX;
-    let mut record = record.clone();
     (record.raw, record.attributes, record.arguments) = (None, None, None);
-    record.text = record.text.filter(inline);
-    record.result = record.result.filter(inline);
-    record
+    record.text = record.text.take().filter(inline);
+    record.result = record.result.take().filter(inline);
 }

@@ -20,6 +20,7 @@ use crate::{
     recovery,
     seal::Seal,
     sealer::{self, IndexQueue, Request},
+    stages::Stage,
     state::Shared,
 };
 
@@ -126,6 +127,11 @@ impl Store {
     /// A reader that shares the tail in memory.
     pub fn reader(&self) -> Reader {
         Reader::within(Arc::clone(&self.core))
+    }
+
+    /// Time at work per stage since the store was opened.
+    pub fn stage_times(&self) -> Vec<(Stage, Duration)> {
+        self.core.log.stages().times()
     }
 
     /// Returns when everything that was acknowledged before the call is sealed and has a text index.

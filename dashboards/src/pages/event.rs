@@ -131,7 +131,7 @@ pub(crate) async fn raw<E: Answers>(State(engine): State<E>, Path(id): Path<Stri
 pub(crate) async fn json<E: Answers>(State(engine): State<E>, Path(id): Path<String>, headers: HeaderMap) -> Response {
     match engine.event(&id).await {
         Ok(answer) => match serde_json::to_string_pretty(&answer.data) {
-            Ok(json) => download(&id, "json", "application/json", display::json(&json).into_bytes()),
+            Ok(json) => download(&id, "json", "application/json", display::json(json).into_bytes()),
             Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         },
         Err(error) => problem::page(&headers, &error, &Attempt { how: ATTEMPT, what: &id }),
@@ -383,7 +383,7 @@ fn json_tab(event: &Event) -> Body {
     }
     let text = serde_json::to_string_pretty(&shown).unwrap_or_default();
     Body::Json {
-        text: Shown::block(&display::json(&text), DETAIL_BYTES_MAX),
+        text: Shown::block(&display::json(text), DETAIL_BYTES_MAX),
         download: Href::to(&["events", &event.line.event_id, "json"]),
     }
 }

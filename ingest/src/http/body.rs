@@ -90,7 +90,14 @@ async fn receive(
         if bytes.len() + chunk.len() > BODY_BYTES_MAX {
             return Err(too_large());
         }
-        grow(collecting, &mut share, bytes.len() + chunk.len())?;
+        let wanted = bytes.len() + chunk.len();
+        if wanted > bytes.capacity() {
+            // Room is weighed before it is taken: twice what came, because what is announced alone must not hold it.
+            let announced = announced.map_or(BODY_BYTES_MAX, |announced| announced as usize);
+            let room = (2 * wanted).min(announced).max(wanted);
+            grow(collecting, &mut share, room)?;
+            bytes.reserve_exact(room - bytes.len());
+        }
         bytes.extend_from_slice(&chunk);
     }
 }

@@ -24,7 +24,6 @@ use super::counts::{OtlpCounts, Protocol};
 use super::problem::{REQUEST_ID, RequestId};
 use super::status::{RetryInfo, RpcStatus};
 use super::{Collecting, Refusal, body, grpc, weigh};
-use crate::pipeline::Pipeline;
 
 /// Estimated memory above which a body is refused even when nobody else is there.
 const WEIGHT_MAX: usize = 160 << 20;
@@ -38,9 +37,9 @@ pub struct Otlp {
 }
 
 impl Otlp {
-    /// Receivers that store through `pipeline` and leave out what `drop_list` names.
-    pub fn new(pipeline: Arc<Pipeline>, drop_list: DropList) -> Self {
-        Otlp { collecting: Collecting::new(pipeline), drop_list: Arc::new(drop_list), counts: Arc::default() }
+    /// Receivers that store through `collecting` and leave out what `drop_list` names.
+    pub fn new(collecting: Collecting, drop_list: DropList) -> Self {
+        Otlp { collecting, drop_list: Arc::new(drop_list), counts: Arc::default() }
     }
 
     /// Routes for OTLP/HTTP and OTLP/gRPC exporters: any address may take both, so that nobody fails who mixes up the

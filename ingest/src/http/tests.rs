@@ -34,8 +34,8 @@ impl Answer {
 impl Server {
     async fn start() -> Server {
         let bench = Bench::new().await;
-        let router =
-            Otlp::new(bench.pipeline.clone(), DropList::shipped()).router().merge(events(bench.pipeline.clone()));
+        let collecting = Collecting::new(bench.pipeline.clone());
+        let router = Otlp::new(collecting.clone(), DropList::shipped()).router().merge(events(collecting));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -258,7 +258,8 @@ async fn a_stopped_store_is_never_acknowledged() {
     let server = Server::start().await;
     let Bench { dir, store, pipeline } = server.bench;
     store.close().await.unwrap();
-    let router = Otlp::new(pipeline.clone(), DropList::none()).router().merge(events(pipeline));
+    let collecting = Collecting::new(pipeline);
+    let router = Otlp::new(collecting.clone(), DropList::none()).router().merge(events(collecting));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });

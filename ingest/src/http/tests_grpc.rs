@@ -31,7 +31,7 @@ struct Server {
 impl Server {
     async fn start(drop_list: DropList) -> Server {
         let bench = Bench::new().await;
-        let otlp = Otlp::new(bench.pipeline.clone(), drop_list);
+        let otlp = Otlp::new(Collecting::new(bench.pipeline.clone()), drop_list);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let router = otlp.router();

@@ -111,7 +111,7 @@ async fn a_run_reaches_a_server_elsewhere() {
     let bench = Bench::new().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let router = crate::http::events(bench.pipeline.clone());
+    let router = crate::http::events(crate::http::Collecting::new(bench.pipeline.clone()));
     tokio::spawn(async move { axum::serve(listener, router).await });
     let target = Target::new(&url, None, None).unwrap();
     let origin = Origin { collector: Collector::Tap, source_name: "orders".into() };

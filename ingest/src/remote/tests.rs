@@ -26,7 +26,8 @@ async fn troubled(State(trouble): State<Trouble>, request: Request, next: Next) 
 
 async fn serve(bench: &Bench, listener: tokio::net::TcpListener, status: StatusCode, count: usize) {
     let trouble = Trouble { status, left: Arc::new(AtomicUsize::new(count)) };
-    let router = http::events(bench.pipeline.clone()).layer(middleware::from_fn_with_state(trouble, troubled));
+    let router = http::events(http::Collecting::new(bench.pipeline.clone()))
+        .layer(middleware::from_fn_with_state(trouble, troubled));
     tokio::spawn(async move { axum::serve(listener, router).await });
 }
 

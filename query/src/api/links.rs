@@ -47,7 +47,7 @@ fn stream(walk: Walk) -> Body {
             .await?
             .iter()
             .filter_map(|placement| serde_json::to_string(placement).ok())
-            .map(|line| display::json(&line) + "\n")
+            .map(|line| display::json(line) + "\n")
             .collect();
         Ok(Some((Bytes::from(lines), (walk, step + 1))))
     });

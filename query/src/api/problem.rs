@@ -11,7 +11,7 @@ use super::json_as;
 use crate::error::QueryError;
 
 /// What a caller is told to wait when too much runs.
-const RETRY_SECONDS: u64 = 2;
+pub(super) const RETRY_SECONDS: u64 = 2;
 
 /// What went wrong, for the caller.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]

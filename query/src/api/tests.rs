@@ -67,6 +67,34 @@ fn records() -> Vec<Record> {
     records
 }
 
+/// Answers that are put together wait for their turn; health, and what has bounds of its own, do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_few_answers_are_put_together_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreConfig::default()).await.unwrap();
+    store.appender().append(records()).await.unwrap();
+    let engine = Arc::new(Engine::new(store.reader(), EngineConfig::default()));
+    let router = router(engine.clone());
+    let get = |path: &'static str| {
+        let router = router.clone();
+        async move { router.oneshot(Request::builder().uri(path).body(Body::empty()).unwrap()).await.unwrap().status() }
+    };
+    let mut turns = Vec::new();
+    for _ in 0..engine.config().answers_at_once_max {
+        turns.push(engine.turn(false).await.unwrap());
+    }
+    let mut waiting = Box::pin(get("/api/v1/sessions"));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    for path in ["/healthz", "/metrics", "/api/v1/export?q=refund", "/api/v1/sql?query=SELECT%201"] {
+        assert_eq!(get(path).await, StatusCode::OK, "{path}");
+    }
+    assert!(futures::poll!(&mut waiting).is_pending());
+    turns.pop();
+    assert_eq!(waiting.await, StatusCode::OK);
+    drop(turns);
+    store.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_id_leads_to_the_session_before_and_after_sealing() {
     let server = serve(records()).await;
@@ -253,6 +281,10 @@ async fn the_server_tells_about_itself() {
     assert_eq!(server.json("/api/v1/openapi.json").await["openapi"], "3.1.0");
     let metrics = String::from_utf8(server.get("/metrics").await.2).unwrap();
     assert!(metrics.contains("threadline_tail_rows 6\n"), "{metrics}");
+    let synced = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(r#"threadline_store_stage_seconds_total{stage="log_sync"} "#));
+    assert!(synced.is_some_and(|seconds| seconds.parse::<f64>().unwrap() > 0.0), "{metrics}");
     assert!(metrics.contains(r#"threadline_http_requests_total{route="/readyz",status="2xx"} 1"#), "{metrics}");
     let sources = server.json("/api/v1/sources").await;
     assert_eq!(

@@ -87,11 +87,11 @@ impl Prepared {
 
 /// A JSON document with line breaks, safe to look at.
 fn pretty(value: &impl Serialize) -> Result<String, QueryError> {
-    Ok(display::json(&serde_json::to_string_pretty(value).map_err(QueryError::unwritten)?) + "\n")
+    Ok(display::json(serde_json::to_string_pretty(value).map_err(QueryError::unwritten)?) + "\n")
 }
 
 fn line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    writeln!(out, "{}", display::json(&serde_json::to_string(value)?))
+    writeln!(out, "{}", display::json(serde_json::to_string(value)?))
 }
 
 /// The files in the making.

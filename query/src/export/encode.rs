@@ -63,7 +63,7 @@ impl Encoder {
         match &mut self.form {
             Form::Ndjson => {
                 let line = |record: &Record| serde_json::to_string(&record.to_json()).unwrap_or_default();
-                Ok(records.iter().map(|record| display::json(&line(record)) + "\n").collect::<String>().into_bytes())
+                Ok(records.iter().map(|record| display::json(line(record)) + "\n").collect::<String>().into_bytes())
             }
             Form::Csv { is_begun } => csv(records, std::mem::replace(is_begun, true)),
             Form::Parquet(writer) => {
@@ -81,7 +81,7 @@ impl Encoder {
                     *events += 1;
                     let text = to_text(&event(told.occurrence(), policy, *version));
                     // Writing to memory cannot fail.
-                    let _written = writeln!(out, "{}", display::json(&text));
+                    let _written = writeln!(out, "{}", display::json(text));
                 }
                 Ok(out)
             }
@@ -103,7 +103,7 @@ impl Encoder {
             Form::Ocsf { version, policy, mut occurrences, .. } => {
                 let told = occurrences.rest();
                 let lines =
-                    told.iter().map(|told| display::json(&to_text(&event(told.occurrence(), &policy, version))) + "\n");
+                    told.iter().map(|told| display::json(to_text(&event(told.occurrence(), &policy, version))) + "\n");
                 Ok(lines.collect::<String>().into_bytes())
             }
         }

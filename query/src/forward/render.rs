@@ -64,10 +64,10 @@ impl Renderer {
         if value["severity_id"].as_i64().unwrap_or(0) < self.severity_min {
             return Rendered::Filtered;
         }
-        let mut text = display::json(&ocsf::to_text(&value));
+        let mut text = display::json(ocsf::to_text(&value));
         if text.len() > self.bytes_max {
             value = ocsf::shortened(value, self.bytes_max, self.version);
-            text = display::json(&ocsf::to_text(&value));
+            text = display::json(ocsf::to_text(&value));
         }
         let number = |name: &str| value[name].as_i64().unwrap_or(0);
         let named = |path: &str| value.pointer(path).and_then(|text| text.as_str()).unwrap_or_default().to_string();

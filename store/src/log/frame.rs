@@ -58,8 +58,8 @@ impl FrameHeader {
         payload.len() == self.payload_bytes as usize && crc32c::crc32c(payload) == self.payload_crc
     }
 
-    /// Appends header and payload to `out`.
-    pub(super) fn encode(&self, salt: u32, payload: &[u8], out: &mut Vec<u8>) {
+    /// Appends the header to `out`; the payload comes next.
+    pub(super) fn encode(&self, salt: u32, out: &mut Vec<u8>) {
         let start = out.len();
         let flag = if self.ends_batch { ENDS_BATCH } else { 0 };
         out.extend_from_slice(&(self.payload_bytes | flag).to_le_bytes());
@@ -68,7 +68,6 @@ impl FrameHeader {
         out.extend_from_slice(&self.payload_crc.to_le_bytes());
         let crc = crc32c::crc32c_append(salt, &out[start..]);
         out.extend_from_slice(&crc.to_le_bytes());
-        out.extend_from_slice(payload);
     }
 }
 
@@ -86,7 +85,8 @@ mod tests {
             payload_crc: crc32c::crc32c(payload),
         };
         let mut out = Vec::new();
-        header.encode(salt, payload, &mut out);
+        header.encode(salt, &mut out);
+        out.extend_from_slice(payload);
         out
     }
 

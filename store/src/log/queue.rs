@@ -22,6 +22,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{Durability, LogConfig, LogError};
+use crate::stages::Stages;
 
 /// The answer to an append: its offsets.
 pub(super) type Reply = oneshot::Sender<Result<Range<u64>, LogError>>;
@@ -83,6 +84,7 @@ pub(super) struct Shared {
     grouping: Grouping,
     acknowledged: AtomicU64,
     disk_bytes: AtomicU64,
+    pub(super) stages: Arc<Stages>,
 }
 
 /// Queue room is counted in KiB, because permits are 32 bits wide.
@@ -108,6 +110,7 @@ impl Shared {
             },
             acknowledged: AtomicU64::new(acknowledged),
             disk_bytes: AtomicU64::new(0),
+            stages: Arc::default(),
         }
     }
 

@@ -361,7 +361,8 @@ async fn frames_inside_a_payload_are_no_evidence() {
         offset: 40,
         payload_crc: crc32c::crc32c(b"abc"),
     };
-    header.encode(0, b"abc", &mut forged);
+    header.encode(0, &mut forged);
+    forged.extend_from_slice(b"abc");
     log.append(vec![Bytes::from(forged)]).await.unwrap();
     log.close().await.unwrap();
     let segment = segments(dir.path()).remove(0);

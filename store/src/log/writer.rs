@@ -24,9 +24,12 @@ use super::{
     recover::{Active, LogState, Segment},
     segment::{SEGMENT_HEADER_BYTES, SegmentHeader, UNFINISHED_SUFFIX, segment_path},
 };
+use crate::stages::Stage;
 
-/// The encode buffer is given back above this size.
-const BUFFER_BYTES_KEPT: usize = 4 << 20;
+/// What is encoded is written once it has this size.
+const BUFFER_BYTES_MAX: usize = 4 << 20;
+/// Larger payloads are written as they are, so that they are not in memory twice.
+const COPIED_BYTES_MAX: usize = 1 << 20;
 
 /// State of the writer thread; nobody else touches it.
 pub(super) struct Writer {
@@ -165,22 +168,28 @@ impl Writer {
         let (Some(active), Some(segment)) = (&mut self.active, self.segments.last()) else {
             return Err(LogError::Closed);
         };
-        encode(part, active.salt, self.end, self.next, &mut self.buffer);
-        debug_assert_eq!(self.buffer.len() as u64, bytes);
+        let writing = self.shared.stages.at_work(Stage::LogWrite);
         let frames: usize = part.iter().map(|a| a.frames.len()).sum();
-        let start_byte = active.end_byte;
+        let first = self.next;
         // From here on bytes may be on the disk whatever comes back, so these offsets are spent.
         self.next += frames as u64;
         let step = |step| move |e| LogError::append(step, &segment.path, e);
-        let written = self.disk.write(&segment.path, &active.file, start_byte, &self.buffer).map_err(step("write"));
+        let mut at = active.end_byte;
+        let write = |bytes: &[u8]| {
+            self.disk.write(&segment.path, &active.file, at, bytes)?;
+            at += bytes.len() as u64;
+            Ok(())
+        };
+        let written = encode(part, active.salt, self.end, first, &mut self.buffer, write).map_err(step("write"));
+        debug_assert!(written.is_err() || at == active.end_byte + bytes);
+        drop(writing);
         // A crash here leaves a torn tail, or whole batches that nobody was told about.
+        let syncing = self.shared.stages.at_work(Stage::LogSync);
         let synced = written.and_then(|()| match self.config.durability {
             Durability::NoSync => Ok(()),
             _ => self.disk.sync(&segment.path, &active.file).map_err(step("sync")),
         });
-        if self.buffer.capacity() > BUFFER_BYTES_KEPT {
-            self.buffer = Vec::new();
-        }
+        drop(syncing);
         if let Err(error) = synced {
             // The kernel may have dropped the dirty pages: this file cannot be trusted with another write.
             self.active = None;
@@ -301,9 +310,16 @@ impl Writer {
     }
 }
 
-/// Encodes batches behind each other; `durable` is where the log was durable when they are written.
-fn encode(part: &[Append], salt: u32, durable: u64, first: u64, out: &mut Vec<u8>) {
-    out.clear();
+/// Encodes batches behind each other and gives the bytes to `write`; `durable` is where the log was durable when they are written.
+fn encode(
+    part: &[Append],
+    salt: u32,
+    durable: u64,
+    first: u64,
+    buffer: &mut Vec<u8>,
+    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    buffer.clear();
     let mut offset = first;
     for append in part {
         for (i, payload) in append.frames.iter().enumerate() {
@@ -314,8 +330,20 @@ fn encode(part: &[Append], salt: u32, durable: u64, first: u64, out: &mut Vec<u8
                 offset,
                 payload_crc: crc32c::crc32c(payload),
             };
-            header.encode(salt, payload, out);
+            header.encode(salt, buffer);
             offset += 1;
+            let is_large = payload.len() > COPIED_BYTES_MAX;
+            if !is_large {
+                buffer.extend_from_slice(payload);
+            }
+            if is_large || buffer.len() >= BUFFER_BYTES_MAX {
+                write(buffer)?;
+                buffer.clear();
+            }
+            if is_large {
+                write(payload)?;
+            }
         }
     }
+    if buffer.is_empty() { Ok(()) } else { write(buffer) }
 }

@@ -84,7 +84,9 @@ async fn a_directory_of_format_1_is_read_on() {
     store.close().await.unwrap();
     // As format 1 wrote it: `raw` whole, and nothing in the table that says otherwise.
     std::fs::remove_file(&file.path).unwrap();
-    let bytes = crate::columnar::write(&file.path, rows).unwrap();
+    let mut writer = crate::columnar::Writer::create(&file.path).unwrap();
+    writer.write(rows).unwrap();
+    let bytes = writer.finish().unwrap();
     let entry = dir.path().join("records/_delta_log/00000000000000000001.json");
     let text = std::fs::read_to_string(&entry).unwrap();
     let text = text.replace("\"threadline.raw\":\"references/1\"", "\"threadline.other\":\"\"");

@@ -5,13 +5,15 @@
 //! It is built under another name, synced, and renamed: what has its final name is whole.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 use tantivy::{
-    DocSet, Index, IndexSettings, ReloadPolicy, Searcher, TERMINATED, TantivyDocument, TantivyError, Term,
+    DocSet, Index, IndexSettings, ReloadPolicy, Searcher, SingleSegmentIndexWriter, TERMINATED, TantivyDocument,
+    TantivyError, Term,
     columnar::Column,
     directory::MmapDirectory,
     schema::{Field, IndexRecordOption, NumericOptions, Schema, TextFieldIndexing, TextOptions},
@@ -23,12 +25,16 @@ use threadline_schemas::Record;
 use super::{
     normal::record_texts,
     pattern::{Pattern, PatternWord},
-    words::WordTokenizer,
+    words::{WordTokenizer, cut, words},
 };
 use crate::{StoreError, durable};
 
 const VERSION: u32 = 2;
 const TOKENIZER: &str = "threadline_words";
+/// Texts above this size are given to the index as their distinct words.
+const WHOLE_TEXT_BYTES_MAX: usize = 64 * 1024;
+/// Words of a large text that are remembered; beyond them some are given again.
+const DISTINCT_WORDS_MAX: usize = 32 * 1024;
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct About {
@@ -58,19 +64,23 @@ fn schema() -> (Schema, Field, Field) {
     (builder.build(), text, time)
 }
 
-/// Builds and syncs the index of rows in file order; `path` then exists whole.
-pub(crate) fn build<'a>(
+/// Builds and syncs the index of `rows` rows; `path` then exists whole. `each` gives every record in file order to what it
+/// is given.
+pub(crate) fn build(
     path: &Path,
-    records: impl ExactSizeIterator<Item = &'a Record>,
+    rows: u32,
     memory_bytes_max: usize,
+    each: impl FnOnce(&mut dyn FnMut(&Record) -> Result<(), StoreError>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let unfinished = path.with_extension("tmp");
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).map_err(StoreError::io("remove", &unfinished))?;
     }
     durable::create_dirs(&unfinished)?;
-    let rows = records.len() as u32;
-    write(&unfinished, records, memory_bytes_max).map_err(StoreError::text("build", path))?;
+    let fails = || StoreError::text("build", path);
+    let (mut writer, text, time) = writer(&unfinished, memory_bytes_max).map_err(fails())?;
+    each(&mut |record| add(&mut writer, text, time, record).map_err(fails()))?;
+    writer.finalize().map_err(fails())?;
     let about = About { version: VERSION, rows, meta_crc32c: meta_crc32c(&unfinished)? };
     let about = serde_json::to_vec(&about).expect("three numbers");
     durable::write_atomic(&unfinished.join("threadline.json"), &about)?;
@@ -89,7 +99,7 @@ pub(crate) fn build<'a>(
     Ok(())
 }
 
-fn write<'a>(dir: &Path, records: impl Iterator<Item = &'a Record>, memory_bytes_max: usize) -> tantivy::Result<()> {
+fn writer(dir: &Path, memory_bytes_max: usize) -> tantivy::Result<(SingleSegmentIndexWriter, Field, Field)> {
     let (schema, text, time) = schema();
     let tokenizers = TokenizerManager::default();
     tokenizers.register(TOKENIZER, TextAnalyzer::from(WordTokenizer::default()));
@@ -98,22 +108,61 @@ fn write<'a>(dir: &Path, records: impl Iterator<Item = &'a Record>, memory_bytes
         docstore_compress_dedicated_thread: false,
         ..IndexSettings::default()
     };
-    let mut writer = Index::builder()
+    let writer = Index::builder()
         .schema(schema)
         .settings(settings)
         .tokenizers(tokenizers)
         .single_segment_index_writer(MmapDirectory::open(dir)?, memory_bytes_max)?;
-    for record in records {
-        let mut document = TantivyDocument::new();
-        record_texts(record, |normalised| {
+    Ok((writer, text, time))
+}
+
+/// Adds a row.
+fn add(writer: &mut SingleSegmentIndexWriter, text: Field, time: Field, record: &Record) -> tantivy::Result<()> {
+    let mut document = TantivyDocument::new();
+    let mut distinct = DistinctWords::default();
+    record_texts(record, |normalised| {
+        if normalised.len() <= WHOLE_TEXT_BYTES_MAX {
             document.add_text(text, normalised);
-            true
-        });
-        document.add_i64(time, record.time_unix_nano);
-        writer.add_document(document)?;
-    }
-    writer.finalize()?;
+        } else {
+            distinct.add(normalised, |words| document.add_text(text, words));
+        }
+        true
+    });
+    document.add_i64(time, record.time_unix_nano);
+    writer.add_document(document)?;
     Ok(())
+}
+
+/// The words of large texts, each once or nearly so: the index knows which rows have a word and nothing else, and a
+/// document of tantivy's holds all that it is given, twice while it grows.
+#[derive(Debug, Default)]
+struct DistinctWords {
+    seen: HashSet<String>,
+    words: String,
+}
+
+impl DistinctWords {
+    fn add(&mut self, text: &str, mut each: impl FnMut(&str)) {
+        for word in words(text).map(cut) {
+            if self.seen.contains(word) {
+                continue;
+            }
+            if self.seen.len() == DISTINCT_WORDS_MAX {
+                self.seen.clear();
+            }
+            self.seen.insert(word.to_string());
+            self.words.push_str(word);
+            self.words.push(' ');
+            if self.words.len() >= WHOLE_TEXT_BYTES_MAX {
+                each(&self.words);
+                self.words.clear();
+            }
+        }
+        if !self.words.is_empty() {
+            each(&self.words);
+            self.words.clear();
+        }
+    }
 }
 
 /// Rows of one file, as a set of bits.
@@ -310,6 +359,8 @@ mod tests {
     #[test]
     fn candidates_are_a_superset_of_hits() {
         let dir = tempfile::tempdir().unwrap();
+        // More distinct words than are remembered, the first of them again at the end.
+        let many: String = (0..DISTINCT_WORDS_MAX + 10).chain(0..10).map(|n| format!("w{n} ")).collect();
         let texts = [
             "DROP TABLE users; --",
             "see C:\\temp\\new.txt",
@@ -318,6 +369,7 @@ mod tests {
             "",
             "x$(id)y",
             &"q".repeat(100),
+            &many,
         ];
         let records: Vec<Record> = texts
             .iter()
@@ -332,7 +384,7 @@ mod tests {
             })
             .collect();
         let path = dir.path().join("index");
-        build(&path, records.iter(), 15 << 20).unwrap();
+        build(&path, records.len() as u32, 15 << 20, |add| records.iter().try_for_each(add)).unwrap();
         let index = TextIndex::open(&path, records.len() as u32).unwrap();
         assert_eq!(index.time(3), 3);
         let qs = "q".repeat(100);
@@ -346,6 +398,9 @@ mod tests {
             "*c123*",
             "$(",
             "missing",
+            "w7",
+            "w32777",
+            "w32777 w0 w1",
             &qs,
             "*q",
             "qqq*",
