@@ -30,7 +30,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::Utc;
 use reqwest::Url;
-use threadline_schemas::{Collector, Record, abandoned, encoding};
+use threadline_schemas::{Collector, Record, encoding};
 use threadline_store::inbox::{Inbox, InboxError, Removal, Spool, SpoolDrain};
 use threadline_store::log::LogConfig;
 use threadline_store::{AppendError, Receipt, StoreError};
@@ -337,8 +337,8 @@ async fn finish(sender: Arc<Sender>, outbox: std::sync::Weak<Outbox>, spool: Spo
             tracing::error!(spool = %spool.id(), error = &error as &dyn std::error::Error, "an outbox cannot be read");
             signs.extend(note.as_ref().and_then(|note| note.lost("the outbox is damaged")));
             is_damaged = true;
-        } else if spool.is_abandoned()? {
-            signs.push(end_of(&spool)?);
+        } else {
+            signs.extend(spool.gap_if_abandoned("default")?);
         }
         let Some(outbox) = outbox.upgrade() else { return Ok(()) };
         outbox.append(signs).await?;
@@ -356,23 +356,6 @@ async fn finish(sender: Arc<Sender>, outbox: std::sync::Weak<Outbox>, spool: Spo
     if let Err(error) = finishing.await {
         tracing::warn!(spool = %spool.id(), error = &error as &dyn std::error::Error, "an outbox that was sent stays");
     }
-}
-
-/// The sign of a process that was killed.
-fn end_of(spool: &SpoolDrain) -> Result<Record, OutboxError> {
-    let info = spool.info()?;
-    let mut seen = abandoned::Seen::default();
-    for frame in spool.frames_kept()? {
-        let Some(record) = frame.ok().and_then(|(_, payload)| encoding::decode(&payload).ok()) else { break };
-        seen.see(&record);
-    }
-    let owner = abandoned::Owner {
-        spool: spool.id(),
-        source_name: info.source_name,
-        pid: info.pid,
-        started_unix_us: i64::try_from(info.started_us).unwrap_or(i64::MAX),
-    };
-    Ok(seen.gap(&owner, "default", Utc::now().timestamp_micros()))
 }
 
 impl Note {

@@ -9,8 +9,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use chrono::Utc;
-use threadline_schemas::{Record, abandoned, encoding};
+use threadline_schemas::encoding;
 use uuid::Uuid;
 
 use crate::{
@@ -105,7 +104,7 @@ impl Drainer {
     /// Appends the sign of a killed collector, once everything that it had recorded is drained.
     async fn sign_off(&self, spool: &SpoolDrain) -> Result<usize, StoreError> {
         let (ended, tenant) = (spool.clone(), self.core.config.tenant.clone());
-        let Some(gap) = blocking(move || gap_of(&ended, &tenant)).await? else { return Ok(0) };
+        let Some(gap) = blocking(move || Ok(ended.gap_if_abandoned(&tenant)?)).await? else { return Ok(0) };
         let frame = frame(gap, &self.core.config).map_err(into_store_error)?;
         // A crash between this and the removal of the spool repeats it under the same id.
         append_all(&self.core, vec![frame], None).await.map_err(into_store_error)?;
@@ -150,27 +149,6 @@ fn read_round(spool: &SpoolDrain, frames: &mut Frames) -> Result<(Vec<Frame>, u6
         }
     }
     Ok((batch, end, true))
-}
-
-/// The `gap` record of a spool that its owner left without closing; `None` for any other.
-fn gap_of(spool: &SpoolDrain, tenant: &str) -> Result<Option<Record>, StoreError> {
-    if !spool.is_abandoned()? {
-        return Ok(None);
-    }
-    let info = spool.info()?;
-    let mut seen = abandoned::Seen::default();
-    // Only what is still there can be asked; an error behind it is none of this.
-    for frame in spool.frames_kept()? {
-        let Some(record) = frame.ok().and_then(|(_, payload)| encoding::decode(&payload).ok()) else { break };
-        seen.see(&record);
-    }
-    let owner = abandoned::Owner {
-        spool: spool.id(),
-        source_name: info.source_name,
-        pid: info.pid,
-        started_unix_us: i64::try_from(info.started_us).unwrap_or(i64::MAX),
-    };
-    Ok(Some(seen.gap(&owner, tenant, Utc::now().timestamp_micros())))
 }
 
 /// Errors of the main log, as opposed to those of one spool.

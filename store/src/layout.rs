@@ -22,9 +22,8 @@
 //! Format 2: `raw` of sealed rows refers to other columns. Files of format 1 stay as they are and stay readable.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File},
     io::{Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -32,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use threadline_schemas::digest::MatchKey;
 use uuid::Uuid;
 
-use crate::{StoreError, durable, inbox::Inbox, log::LogReader};
+use crate::{StoreError, durable, inbox::Inbox, lock::try_lock, log::LogReader};
 
 /// Version of the layout above and of every file format in it.
 pub const FORMAT_VERSION: u32 = 2;
@@ -127,24 +126,12 @@ impl Layout {
     /// Takes the lock of the sealing process. It goes with the returned file.
     pub(crate) fn lock(&self) -> Result<File, StoreError> {
         let path = self.root.join("seal.lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(StoreError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // The pid is a courtesy: an unreadable one is reported as 0.
-                let read = file.take(16).read_to_string(&mut pid).is_ok();
-                return Err(StoreError::Locked { pid: pid.trim().parse().ok().filter(|_| read).unwrap_or(0) });
-            }
-            Err(TryLockError::Error(source)) => return Err(StoreError::Io { step: "lock", path, source }),
-        }
+        let Some(mut file) = try_lock(&path)? else {
+            let mut pid = String::new();
+            // The pid is a courtesy: an unreadable one is reported as 0.
+            let read = File::open(&path).and_then(|file| file.take(16).read_to_string(&mut pid)).is_ok();
+            return Err(StoreError::Locked { pid: pid.trim().parse().ok().filter(|_| read).unwrap_or(0) });
+        };
         let write = |file: &mut File| -> std::io::Result<()> {
             file.set_len(0)?;
             file.rewind()?;

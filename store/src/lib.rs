@@ -52,6 +52,7 @@ pub mod inbox;
 mod layout;
 pub mod lines;
 pub mod links;
+pub mod lock;
 pub mod log;
 mod lookup;
 pub mod positions;

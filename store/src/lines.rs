@@ -7,7 +7,7 @@
 //! Not here: who may append (one process at a time), what the lines say.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -87,26 +87,10 @@ fn whole_bytes(file: &mut File) -> io::Result<u64> {
     Ok(0)
 }
 
-/// Locks a directory for this process by the file `lock` in it; `None` when another process has it.
-pub fn lock_dir(dir: &Path) -> Result<Option<File>, StoreError> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(StoreError::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(fs::TryLockError::WouldBlock) => Ok(None),
-        Err(fs::TryLockError::Error(source)) => Err(StoreError::Io { step: "lock", path, source }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -126,15 +110,5 @@ mod tests {
         assert!(!path.exists());
         fs::write(&path, b"never ended").unwrap();
         assert_eq!(Lines::open(&path).unwrap().bytes(), 0);
-    }
-
-    #[test]
-    fn a_directory_has_one_holder() {
-        let dir = tempfile::tempdir().unwrap();
-        let held = lock_dir(dir.path()).unwrap();
-        assert!(held.is_some());
-        assert!(lock_dir(dir.path()).unwrap().is_none());
-        drop(held);
-        assert!(lock_dir(dir.path()).unwrap().is_some());
     }
 }

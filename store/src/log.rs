@@ -55,9 +55,8 @@ mod writer;
 
 use std::{
     fmt,
-    fs::{File, OpenOptions, TryLockError},
+    fs::File,
     ops::Range,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -78,7 +77,7 @@ use self::{
     segment::SEGMENT_HEADER_BYTES,
     writer::Writer,
 };
-use crate::{durable, stages::Stages};
+use crate::{durable, lock::try_lock, stages::Stages};
 
 /// File whose lock says that a directory has a writer.
 pub const OWNER_LOCK: &str = "owner.lock";
@@ -231,16 +230,9 @@ impl Drop for Log {
 /// Takes the lock that makes this process the writer of `dir`. The lock goes with the returned file.
 pub(crate) fn lock_owner(dir: &Path) -> Result<File, LogError> {
     let path = dir.join(OWNER_LOCK);
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|source| LogError::Lock { path: path.clone(), source: Arc::new(source) })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LogError::Locked { dir: dir.to_path_buf() }),
-        Err(TryLockError::Error(source)) => Err(LogError::Lock { path, source: Arc::new(source) }),
+    match try_lock(&path) {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(LogError::Locked { dir: dir.to_path_buf() }),
+        Err(error) => Err(LogError::Lock { path, source: Arc::new(error.source) }),
     }
 }

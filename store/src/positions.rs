@@ -12,15 +12,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions, TryLockError},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{StoreError, durable, layout::Layout};
+use crate::{StoreError, durable, layout::Layout, lock::try_lock};
 
 /// Folder of the data directory.
 const FOLDER: &str = "kafka";
@@ -208,13 +207,7 @@ fn lock_of(path: &Path) -> PathBuf {
 
 /// `None` while another process holds it.
 fn lock(path: &Path) -> Result<Option<File>, StoreError> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(StoreError::io("open", path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(source)) => Err(StoreError::Io { step: "lock", path: path.into(), source }),
-    }
+    Ok(try_lock(path)?)
 }
 
 /// As [`lock`]; a lock file that is gone means that somebody else has just taken the positions over.

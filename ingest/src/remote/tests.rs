@@ -143,7 +143,7 @@ async fn what_a_killed_process_left_is_sent_by_the_next_with_a_sign() {
     let outbox = open(&bench, address).await;
     until(async || gaps(&bench).await.len() == 1).await;
     assert_eq!(stored(&bench).await.len(), 3);
-    assert_eq!(gaps(&bench).await[0].0, abandoned::ERROR_TYPE);
+    assert_eq!(gaps(&bench).await[0].0, threadline_schemas::abandoned::ERROR_TYPE);
     drop(outbox);
 }
 

@@ -123,34 +123,24 @@ impl Head<'_> {
         Block { shown, more: text.len() - shown.len() }
     }
 
-    fn or<'a>(text: &'a Option<String>, instead: &'a str) -> &'a str {
-        text.as_deref().unwrap_or(instead)
-    }
-
-    fn class(word: &str) -> &'static str {
-        class(word)
-    }
-
-    fn date(time: &str) -> &str {
-        date_and_clock(time).0
-    }
-
-    fn clock(time: &str) -> &str {
-        date_and_clock(time).1
-    }
-
     fn grade(&self, grade: &Grade) -> String {
         format!("{grade:?}").to_lowercase()
     }
 }
 
-impl Row<'_> {
+/// What templates say with.
+trait Words {
     fn or<'a>(text: &'a Option<String>, instead: &'a str) -> &'a str {
         text.as_deref().unwrap_or(instead)
     }
 
+    /// How an outcome or verdict is coloured.
     fn class(word: &str) -> &'static str {
-        class(word)
+        match word {
+            "ok" | "allow" => "ok",
+            "error" | "denied" | "deny" => "bad",
+            _ => "warn",
+        }
     }
 
     fn date(time: &str) -> &str {
@@ -162,18 +152,12 @@ impl Row<'_> {
     }
 }
 
+impl Words for Head<'_> {}
+impl Words for Row<'_> {}
+
 /// RFC 3339 in UTC as date and time of day.
 fn date_and_clock(time: &str) -> (&str, &str) {
     time.split_once('T').map_or((time, ""), |(date, clock)| (date, clock.trim_end_matches('Z')))
-}
-
-/// How an outcome or verdict is coloured.
-fn class(word: &str) -> &'static str {
-    match word {
-        "ok" | "allow" => "ok",
-        "error" | "denied" | "deny" => "bad",
-        _ => "warn",
-    }
 }
 
 impl Report<'_> {

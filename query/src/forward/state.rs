@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use threadline_store::durable;
-use threadline_store::lines::{Lines, lock_dir};
+use threadline_store::lines::Lines;
+use threadline_store::lock::try_lock;
 use uuid::Uuid;
 
 use super::ForwardError;
@@ -128,7 +129,7 @@ impl State {
     pub(super) fn open(data: &Path, sink: &str, dead_bytes_max: u64, first: Position) -> Result<State, ForwardError> {
         let dir = folder(data, sink);
         durable::create_dirs(&dir)?;
-        let lock = lock_dir(&dir)?.ok_or_else(|| ForwardError::Busy { sink: sink.into() })?;
+        let lock = try_lock(&dir.join("lock"))?.ok_or_else(|| ForwardError::Busy { sink: sink.into() })?;
         let cursor = match read_json(&dir.join("cursor.json"))? {
             Some(cursor) => cursor,
             None => {

@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use chrono::Utc;
+use threadline_schemas::{Record, abandoned, encoding};
 use uuid::Uuid;
 
 use super::{
@@ -103,6 +105,27 @@ impl SpoolDrain {
         let path = self.dir.join(SPOOL_FILE);
         let closes = read_json::<SpoolFile>(&path)?.is_some_and(|file| file.closes);
         Ok(closes && !self.dir.join(CLOSED_FILE).exists())
+    }
+
+    /// The sign that its owner left without closing it, as a `gap` record; `None` for any other.
+    pub fn gap_if_abandoned(&self, tenant: &str) -> Result<Option<Record>, InboxError> {
+        if !self.is_abandoned()? {
+            return Ok(None);
+        }
+        let info = self.info()?;
+        let mut seen = abandoned::Seen::default();
+        // Only what is still there can be asked; an error behind it is none of this.
+        for frame in self.frames_kept()? {
+            let Some(record) = frame.ok().and_then(|(_, payload)| encoding::decode(&payload).ok()) else { break };
+            seen.see(&record);
+        }
+        let owner = abandoned::Owner {
+            spool: self.id,
+            source_name: info.source_name,
+            pid: info.pid,
+            started_unix_us: i64::try_from(info.started_us).unwrap_or(i64::MAX),
+        };
+        Ok(Some(seen.gap(&owner, tenant, Utc::now().timestamp_micros())))
     }
 
     /// Whether the process that writes the spool is still there.
