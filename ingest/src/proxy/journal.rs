@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::Counts;
 use super::observation::{Event, Gap, GapReason, Observation};
 use crate::tap::OnRecordFailure;
-use crate::tap::recording::{Next, Queue};
+use crate::tap::recording::{BATCH_MAX, Next, Queue};
 
 #[derive(Debug)]
 struct State {
@@ -159,10 +159,12 @@ impl Queue for Journal {
 
     fn take(&self) -> Next<Observation> {
         let mut state = self.lock();
-        if state.gaps_welcome || !state.queue.is_empty() {
+        // Only where all that is queued leaves with it: taking again and again must not pile gaps up.
+        if (state.gaps_welcome && state.queue.is_empty()) || (1..=BATCH_MAX).contains(&state.queue.len()) {
             state.flush_gap();
         }
-        let entries = std::mem::take(&mut state.queue);
+        let count = state.queue.len().min(BATCH_MAX);
+        let entries: Vec<_> = state.queue.drain(..count).collect();
         if entries.is_empty() {
             return if state.closed { Next::Finished } else { Next::Wait(None) };
         }

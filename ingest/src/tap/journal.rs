@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use super::{
     Counts, OnRecordFailure,
     observation::{Direction, Event, Frame, Gap, GapReason, Observation},
-    recording::{Next, Queue},
+    recording::{BATCH_MAX, Next, Queue},
 };
 
 const ORDER_HOLD_MS: u64 = 1_000;
@@ -162,10 +162,12 @@ impl Queue for Journal {
         let young = state.forwarding.iter().flatten().filter(|(_, since)| since.elapsed() < hold).min().copied();
         let until = young.map_or(u64::MAX, |(ticket, _)| ticket);
         // Only where all that is queued leaves with them: taking again and again must not pile gaps up.
-        if (state.gaps_welcome && state.queue.is_empty()) || (until == u64::MAX && !state.queue.is_empty()) {
+        if (state.gaps_welcome && state.queue.is_empty())
+            || (until == u64::MAX && (1..=BATCH_MAX).contains(&state.queue.len()))
+        {
             Direction::ALL.into_iter().for_each(|direction| state.flush_gap(direction));
         }
-        let count = state.queue.partition_point(|entry| entry.ticket < until);
+        let count = state.queue.partition_point(|entry| entry.ticket < until).min(BATCH_MAX);
         if count > 0 {
             let entries: Vec<Entry> = state.queue.drain(..count).collect();
             return Next::Record(entries.into_iter().map(|entry| state.number(entry)).collect());

@@ -13,6 +13,9 @@ use tracing::{info, warn};
 
 use super::observation::{Record, RecordError};
 
+/// Observations that are taken at once. Small ones are many: as records they are ten times as large.
+pub(crate) const BATCH_MAX: usize = 2_000;
+
 /// What the recorder is to do next.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Next<O> {

@@ -229,3 +229,22 @@ proptest! {
         prop_assert_eq!(journal.lock().held_bytes, 0);
     }
 }
+
+#[test]
+fn many_small_frames_leave_in_parts_and_gaps_with_the_last() {
+    let journal = Journal::new(3 * (BATCH_MAX + 5) * OBSERVATION_BYTES, OnRecordFailure::Warn);
+    for n in 0..BATCH_MAX + 5 {
+        pass(&journal, UP, n as i64, "x");
+    }
+    let mut state = journal.lock();
+    let ticket = state.take_ticket();
+    state.lose(ticket, gap_of(&frame(DOWN, "lost"), 7, GapReason::Overflow));
+    drop(state);
+    let first = batch(&journal);
+    assert!(first.len() == BATCH_MAX && first.iter().all(|one| one.frame().is_some()), "{}", first.len());
+    journal.recorded(&first);
+    let second = batch(&journal);
+    assert_eq!((second.len(), second.iter().filter(|one| one.frame().is_none()).count()), (6, 1));
+    let sequences: Vec<u64> = first.iter().chain(&second).map(|one| one.sequence).collect();
+    assert_eq!(sequences, (0..BATCH_MAX as u64 + 6).collect::<Vec<_>>());
+}
