@@ -50,6 +50,7 @@ pub(crate) async fn run(arguments: DoctorArguments) -> anyhow::Result<ExitCode> 
         checks.push(("store", store(&arguments.place).await));
     }
     if let Some(directory) = local.filter(|directory| directory.join("format.json").exists()) {
+        checks.extend(torn_ends(&directory).into_iter().map(|verdict| ("log", verdict)));
         checks.extend(files(&directory).await.into_iter().map(|verdict| ("files", verdict)));
     }
     let (mut rows, mut failed) = (Vec::new(), false);
@@ -158,6 +159,23 @@ fn outbox() -> Option<Verdict> {
                 state.display()
             )))
         }
+    }
+}
+
+/// What was cut off the end of the log at a start.
+fn torn_ends(directory: &Path) -> Vec<Verdict> {
+    match threadline_store::log::Log::torn_ends(&directory.join("log/0")) {
+        Err(error) => vec![Verdict::Fail(format!("cannot be listed: {:#}", anyhow::Error::new(error)))],
+        Ok(ends) => ends
+            .iter()
+            .map(|end| {
+                Verdict::Warn(format!(
+                    "{} was cut off the end of the log at a start: a write that a crash tore before it was acknowledged, or \
+                     the newest one has rotted. Remove the file when nothing is missing",
+                    end.display()
+                ))
+            })
+            .collect(),
     }
 }
 

@@ -14,7 +14,8 @@
 //! a whole batch is **corrupt** when that was durable once: a later frame says so, or a later segment begins behind it,
 //! or a valid frame stands there with the wrong offset. Then opening fails and names segment, offset and byte. Else it
 //! is a **torn tail**: only unacknowledged bytes can look like this, so they are cut off, counted and reported. One case
-//! cannot be told apart: rot in the very last group, with nothing written after it, is reported as torn.
+//! cannot be told apart: rot in the very last group, with nothing written after it. So what is cut off is kept beside the
+//! segments, as `<offset, 20 digits>.torn`.
 //!
 //! A failed append. `LogError::NoSpace`, `Write` and `Sync` mean: not acknowledged. The batch is not visible in this
 //! process, and void for everybody once a later append succeeded. When the process ends before that, the next opening
@@ -196,6 +197,11 @@ impl Log {
         let (reply, answer) = oneshot::channel();
         self.shared.push(Request::Close { reply })?;
         answer.await.map_err(|_| LogError::Closed)?
+    }
+
+    /// Ends of the log in `dir` that were cut off and are kept, oldest first.
+    pub fn torn_ends(dir: &Path) -> Result<Vec<PathBuf>, LogError> {
+        segment::list_torn(dir)
     }
 
     /// Bytes the batch takes in a segment, or why it never fits.

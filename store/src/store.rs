@@ -79,9 +79,6 @@ impl Store {
         let table = recovery::open_table(&layout, config.checkpoint_interval).await?;
         let log_config = LogConfig { sealed_below: table.sealed_below(), ..config.log.clone() };
         let (log, recovered) = open_log(&layout, log_config).await?;
-        if let Some(torn) = &recovered.torn {
-            tracing::warn!(offset = torn.offset, bytes = torn.bytes, "cut a torn tail off the log");
-        }
 
         let (drains, drain_requests) = mpsc::channel(16);
         let core = Arc::new(Core {

@@ -92,6 +92,10 @@ impl From<QueryError> for Problem {
                 ..make(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many SQL queries at once")
             },
             QueryError::NoRoom => make(StatusCode::INSUFFICIENT_STORAGE, "no-room", "There is no room for this"),
+            QueryError::Store(StoreError::NoSpace { .. }) => Problem {
+                detail: "free some on the disk of the data directory; nothing is acknowledged until then".into(),
+                ..make(StatusCode::SERVICE_UNAVAILABLE, "no-space", "The disk is full")
+            },
             QueryError::Unwritten(_)
             | QueryError::Unread { .. }
             | QueryError::Store(_)

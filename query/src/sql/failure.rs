@@ -7,6 +7,7 @@ use std::time::Duration;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use threadline_schemas::{columns, display};
+use threadline_store::log::LogError;
 use threadline_store::{Snapshot, StoreError};
 
 use crate::error::QueryError;
@@ -108,6 +109,7 @@ pub(crate) fn error_file(error: &StoreError) -> Option<String> {
         | StoreError::Io { path, .. }
         | StoreError::Text { path, .. }
         | StoreError::TableCorrupt { path, .. } => Some(inside(path)),
+        StoreError::Log(LogError::Corrupt { segment, .. }) => Some(inside(segment)),
         StoreError::ForeignFile { path, .. } => Some(path.clone()),
         StoreError::Arrow { file, .. } => Some(format!("{file}.parquet")),
         _ => None,

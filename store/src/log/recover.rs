@@ -9,6 +9,7 @@
 
 use std::{
     fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -19,6 +20,9 @@ use super::{
     segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader, list_segments, segment_path},
 };
 use crate::durable;
+
+/// Torn ends that are kept; one is smaller than a segment.
+const TORN_KEPT_MAX: usize = 4;
 
 /// What opening found, for the operator and for counters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -39,7 +43,7 @@ pub struct Recovery {
     pub unfinished: usize,
 }
 
-/// Bytes at the end of the last segment that were never acknowledged.
+/// Bytes at the end of the last segment that nothing proves to have been acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TornTail {
     /// The segment.
@@ -50,6 +54,8 @@ pub struct TornTail {
     pub byte: u64,
     /// Bytes from there to the end of the file, with what was only preallocated.
     pub bytes: u64,
+    /// Where they are kept, without what was only preallocated; `None` when that failed.
+    pub kept: Option<PathBuf>,
 }
 
 /// One segment as the writer keeps it in mind.
@@ -189,7 +195,9 @@ fn verify_last(mut scan: SegmentScan, state: &mut LogState, recovery: &mut Recov
     match ending {
         Ending::Clean => {}
         Ending::Torn => {
-            recovery.torn = Some(TornTail { segment: path.clone(), offset, byte, bytes: scan.file_bytes()? - byte });
+            let bytes = scan.file_bytes()? - byte;
+            let kept = keep_torn(&path, offset, byte);
+            recovery.torn = Some(TornTail { segment: path.clone(), offset, byte, bytes, kept });
         }
         Ending::Corrupt { offset, byte, what } => {
             return Err(corrupt(&path, offset, byte, what));
@@ -206,12 +214,34 @@ fn verify_last(mut scan: SegmentScan, state: &mut LogState, recovery: &mut Recov
     Ok(byte)
 }
 
+/// Copies what is cut off beside the segment, so that it can be looked at: rot in the newest write looks the same. The
+/// oldest copies go.
+fn keep_torn(segment: &Path, offset: u64, byte: u64) -> Option<PathBuf> {
+    let keep = || -> Result<PathBuf, LogError> {
+        let mut file = File::open(segment).map_err(|e| LogError::read(segment, e))?;
+        let mut tail = Vec::new();
+        let read = file.seek(SeekFrom::Start(byte)).and_then(|_| file.read_to_end(&mut tail));
+        read.map_err(|e| LogError::read(segment, e))?;
+        tail.truncate(tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        let dir = segment.parent().unwrap_or(segment);
+        let path = segment::torn_path(dir, offset);
+        durable::write_atomic(&path, &tail)?;
+        let kept = segment::list_torn(dir)?;
+        for old in &kept[..kept.len().saturating_sub(TORN_KEPT_MAX)] {
+            durable::remove_file(old)?;
+        }
+        Ok(path)
+    };
+    keep().inspect_err(|error| tracing::warn!(%error, "the torn end of the log is not kept")).ok()
+}
+
 fn report(dir: &Path, recovery: &Recovery) {
     let dir = dir.display();
     if let Some(torn) = &recovery.torn {
         tracing::warn!(
             segment = %torn.segment.display(), offset = torn.offset, byte = torn.byte, bytes = torn.bytes,
-            "cut off a torn tail that was never acknowledged"
+            kept = ?torn.kept,
+            "cut off the end of the log: a crash tore it before it was acknowledged, or the newest write has rotted"
         );
     }
     tracing::debug!(

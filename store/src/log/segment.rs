@@ -27,6 +27,8 @@ const MAGIC: &[u8; 8] = b"TLINELOG";
 const SUFFIX: &str = ".log";
 /// A segment whose header is not durable yet; recovery removes it.
 pub(super) const UNFINISHED_SUFFIX: &str = ".new";
+/// A copy of what was cut off the end.
+const TORN_SUFFIX: &str = ".torn";
 
 /// What a segment says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +118,19 @@ pub(super) fn list_segments(dir: &Path) -> Result<Vec<u64>, LogError> {
     let mut found = entries(dir)?.iter().filter_map(|path| first_offset_of(path)).collect::<Vec<_>>();
     found.sort_unstable();
     Ok(found)
+}
+
+/// Where what is cut off at `offset` is kept.
+pub(super) fn torn_path(dir: &Path, offset: u64) -> PathBuf {
+    dir.join(format!("{offset:020}{TORN_SUFFIX}"))
+}
+
+/// What was cut off and kept, oldest first.
+pub(super) fn list_torn(dir: &Path) -> Result<Vec<PathBuf>, LogError> {
+    let mut paths = entries(dir)?;
+    paths.retain(|path| path.to_str().is_some_and(|path| path.ends_with(TORN_SUFFIX)));
+    paths.sort_unstable();
+    Ok(paths)
 }
 
 /// Segments whose creation was interrupted.

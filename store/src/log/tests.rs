@@ -293,6 +293,10 @@ async fn a_torn_tail_is_cut_off_and_reported() {
         let torn = recovery.torn.expect(name);
         assert_eq!((torn.offset, torn.byte), (4, starts[4] as u64), "{name}");
         assert_eq!(torn.bytes, (bytes.len() - starts[4]) as u64, "{name}");
+        let kept = torn.kept.unwrap();
+        let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        assert_eq!(fs::read(&kept).unwrap(), bytes[starts[4]..written.max(starts[4])], "{name}");
+        assert_eq!(Log::torn_ends(dir.path()).unwrap(), [kept], "{name}");
         assert_eq!(append(&log, 1, 9).await.unwrap(), 4..5, "{name}");
         assert_eq!(read(dir.path(), 0).unwrap().len(), 5, "{name}");
     }

@@ -45,6 +45,8 @@ pub(super) struct Writer {
     /// The next offset to give out; above `end` when an append failed.
     next: u64,
     buffer: Vec<u8>,
+    /// The last append failed.
+    failing: bool,
     /// Held until nothing more will be written.
     lock: Option<File>,
 }
@@ -77,6 +79,7 @@ impl Writer {
             end: state.end,
             next: state.end,
             buffer: Vec::new(),
+            failing: false,
             shared,
             lock: Some(lock),
         };
@@ -155,9 +158,15 @@ impl Writer {
             }
             from = to;
         }
-        if let Err(error) = result {
-            tracing::error!(error = &error as &dyn std::error::Error, "append failed, not acknowledged");
+        // A full disk fails as long as senders try; one line says it.
+        match (&result, self.failing) {
+            (Err(error), false) => {
+                tracing::error!(error = error as &dyn std::error::Error, "append failed, not acknowledged");
+            }
+            (Ok(()), true) => tracing::info!("appends succeed again"),
+            _ => {}
         }
+        self.failing = result.is_err();
     }
 
     fn write_part(&mut self, part: &[Append], bytes: u64) -> Result<(), LogError> {
