@@ -114,8 +114,11 @@ impl Writer {
             }
         }
         let released = self.release();
-        // Before the answer, so that whoever closed the log can open it again.
-        self.lock = None;
+        // Before the answer, so that whoever closed the log can open it again. Said outright, because a process that is just
+        // being started has a copy of the file until it becomes another program.
+        if let Some(lock) = self.lock.take() {
+            drop(lock.unlock());
+        }
         for reply in closing {
             drop(reply.send(released.clone()));
         }
