@@ -31,7 +31,7 @@ use bytes::Bytes;
 use chrono::Utc;
 use reqwest::Url;
 use threadline_schemas::{Collector, Record, encoding};
-use threadline_store::inbox::{Inbox, InboxError, Removal, Spool, SpoolDrain};
+use threadline_store::inbox::{End, Inbox, InboxError, Removal, Spool, SpoolDrain};
 use threadline_store::log::LogConfig;
 use threadline_store::{AppendError, Receipt, StoreError};
 use tokio::sync::{Mutex, watch};
@@ -338,7 +338,11 @@ async fn finish(sender: Arc<Sender>, outbox: std::sync::Weak<Outbox>, spool: Spo
             signs.extend(note.as_ref().and_then(|note| note.lost("the outbox is damaged")));
             is_damaged = true;
         } else {
-            signs.extend(spool.gap_if_abandoned("default")?);
+            match spool.end("default")? {
+                End::Open => return Ok(()),
+                End::Closed => {}
+                End::Abandoned(gap) => signs.push(*gap),
+            }
         }
         let Some(outbox) = outbox.upgrade() else { return Ok(()) };
         outbox.append(signs).await?;

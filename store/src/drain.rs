@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     AppendError, StoreError,
     appender::{Frame, append_all, frame},
-    inbox::{Inbox, Removal, SpoolDrain},
+    inbox::{End, Inbox, Removal, SpoolDrain},
     log::{Frames, LogError},
     store::{Core, blocking},
 };
@@ -93,7 +93,8 @@ impl Drainer {
                 break;
             }
         }
-        moved += self.sign_off(spool).await?;
+        let Some(signs) = self.sign_off(spool).await? else { return Ok(moved) };
+        moved += signs;
         let finished = spool.clone();
         if blocking(move || Ok(finished.remove_if_finished()?)).await? == Removal::Removed {
             self.open.remove(&spool.id());
@@ -101,14 +102,19 @@ impl Drainer {
         Ok(moved)
     }
 
-    /// Appends the sign of a killed collector, once everything that it had recorded is drained.
-    async fn sign_off(&self, spool: &SpoolDrain) -> Result<usize, StoreError> {
+    /// Appends the sign of a killed collector, once everything that it had recorded is drained; how many were appended.
+    /// `None` while its owner lives: one that is killed right now must not be removed without its sign.
+    async fn sign_off(&self, spool: &SpoolDrain) -> Result<Option<usize>, StoreError> {
         let (ended, tenant) = (spool.clone(), self.core.config.tenant.clone());
-        let Some(gap) = blocking(move || Ok(ended.gap_if_abandoned(&tenant)?)).await? else { return Ok(0) };
+        let gap = match blocking(move || Ok(ended.end(&tenant)?)).await? {
+            End::Open => return Ok(None),
+            End::Closed => return Ok(Some(0)),
+            End::Abandoned(gap) => *gap,
+        };
         let frame = frame(gap, &self.core.config).map_err(into_store_error)?;
         // A crash between this and the removal of the spool repeats it under the same id.
         append_all(&self.core, vec![frame], None).await.map_err(into_store_error)?;
-        Ok(1)
+        Ok(Some(1))
     }
 
     async fn give_up(&mut self, spool: &SpoolDrain, error: &StoreError) {

@@ -32,7 +32,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::drain::{Removal, SpoolDrain};
+pub use self::drain::{End, Removal, SpoolDrain};
 use crate::{
     durable::{self, DurableError},
     log::{Log, LogConfig, LogError, lock_owner},

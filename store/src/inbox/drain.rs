@@ -37,6 +37,17 @@ pub enum Removal {
     },
 }
 
+/// How a spool has ended.
+#[derive(Debug, PartialEq)]
+pub enum End {
+    /// It has not: its owner still writes.
+    Open,
+    /// Its owner closed it, or is of a version that does not say so.
+    Closed,
+    /// Its owner is gone without closing it; the `gap` record that says so.
+    Abandoned(Box<Record>),
+}
+
 /// A spool to be drained.
 #[derive(Debug, Clone)]
 pub struct SpoolDrain {
@@ -97,20 +108,15 @@ impl SpoolDrain {
         Ok(log.frames(first))
     }
 
-    /// Whether the owner is gone without having marked its end.
-    pub fn is_abandoned(&self) -> Result<bool, InboxError> {
+    /// Whether and how it has ended.
+    pub fn end(&self, tenant: &str) -> Result<End, InboxError> {
+        // Nobody comes back to a spool: once its lock was ours, the answer stays true.
         let Some(_lock) = self.lock()? else {
-            return Ok(false);
+            return Ok(End::Open);
         };
-        let path = self.dir.join(SPOOL_FILE);
-        let closes = read_json::<SpoolFile>(&path)?.is_some_and(|file| file.closes);
-        Ok(closes && !self.dir.join(CLOSED_FILE).exists())
-    }
-
-    /// The sign that its owner left without closing it, as a `gap` record; `None` for any other.
-    pub fn gap_if_abandoned(&self, tenant: &str) -> Result<Option<Record>, InboxError> {
-        if !self.is_abandoned()? {
-            return Ok(None);
+        let closes = read_json::<SpoolFile>(&self.dir.join(SPOOL_FILE))?.is_some_and(|file| file.closes);
+        if !closes || self.dir.join(CLOSED_FILE).exists() {
+            return Ok(End::Closed);
         }
         let info = self.info()?;
         let mut seen = abandoned::Seen::default();
@@ -125,7 +131,7 @@ impl SpoolDrain {
             pid: info.pid,
             started_unix_us: i64::try_from(info.started_us).unwrap_or(i64::MAX),
         };
-        Ok(Some(seen.gap(&owner, tenant, Utc::now().timestamp_micros())))
+        Ok(End::Abandoned(Box::new(seen.gap(&owner, tenant, Utc::now().timestamp_micros()))))
     }
 
     /// Whether the process that writes the spool is still there.
