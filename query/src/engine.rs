@@ -453,8 +453,15 @@ fn links_of(records: &[Record], contest: &Contest, event: &str) -> Vec<Link> {
 
 /// The completeness statement of a snapshot, before anything was left out.
 pub(crate) fn completeness(snapshot: &Snapshot) -> Completeness {
+    let unread = snapshot.unread_rows();
+    let waiting = (unread > 0).then(|| {
+        format!(
+            "{unread} records wait in the inbox and were not looked at; they are taken in now, ask again in a moment"
+        )
+    });
     Completeness {
         state: "complete".into(),
+        reasons: waiting.into_iter().collect(),
         snapshot: SnapshotInfo {
             table_version: snapshot.table_version(),
             read_at: snapshot.read_at().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),

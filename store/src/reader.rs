@@ -35,6 +35,8 @@ const ATTEMPTS_MAX: usize = 20;
 const FREE_BYTES_MIN: u64 = 8 << 20;
 /// How long a snapshot waits for the drainer before it reads the spools itself.
 const DRAIN_WAIT: Duration = Duration::from_millis(500);
+/// Encoded bytes of undrained spools that a snapshot reads; what is beyond is only counted, until the drainer gets there.
+const SPOOLED_BYTES_MAX: usize = 16 << 20;
 
 /// Makes snapshots. Clones share what they have read.
 #[derive(Debug, Clone)]
@@ -112,27 +114,28 @@ impl Reader {
 async fn within(core: &Arc<Core>) -> Result<Snapshot, StoreError> {
     let read_at = Utc::now();
     let drained = tokio::time::timeout(DRAIN_WAIT, drain_now(core)).await;
-    let mut spooled = Vec::new();
+    let mut spooled = Spooled::default();
     if !matches!(drained, Ok(Ok(()))) {
         // The disk may be full, or there is a lot to drain: look into the spools, before the tail.
         let layout = core.layout.clone();
         spooled = blocking(move || read_spools(&layout)).await?;
     }
     let (version, files, mut chunks) = core.shared.view();
-    if !spooled.is_empty() {
+    let unread = spooled.unread;
+    if !spooled.records.is_empty() {
         let (access, sealed) = (Arc::clone(&core.files), Arc::clone(&files));
         let known: Vec<Uuid> = chunks.iter().flat_map(|c| c.rows.iter().map(|row| row.record.event_id)).collect();
         chunks.extend(
             blocking(move || {
                 let known = known.into_iter().collect();
                 let mut extra = Tail::default();
-                add_spooled(&access, &sealed, &known, spooled, &mut extra)?;
+                add_spooled(&access, &sealed, &known, spooled.records, &mut extra)?;
                 Ok(extra.chunks())
             })
             .await?,
         );
     }
-    Ok(Snapshot::new(Arc::clone(&core.files), version, files, chunks, read_at))
+    Ok(Snapshot::new(Arc::clone(&core.files), version, files, chunks, read_at, unread))
 }
 
 /// What a reader in another process keeps between snapshots.
@@ -179,19 +182,20 @@ impl Outside {
             };
             let mut chunks = follow.as_ref().map(|follow| follow.tail.chunks()).unwrap_or_default();
             self.follow = follow;
-            if !spooled.is_empty() {
+            let unread = spooled.unread;
+            if !spooled.records.is_empty() {
                 let (access, sealed) = (Arc::clone(&self.access), Arc::clone(&files));
                 let known = chunks.iter().flat_map(|c| c.rows.iter().map(|row| row.record.event_id)).collect();
                 chunks.extend(
                     blocking(move || {
                         let mut extra = Tail::default();
-                        add_spooled(&access, &sealed, &known, spooled, &mut extra)?;
+                        add_spooled(&access, &sealed, &known, spooled.records, &mut extra)?;
                         Ok(extra.chunks())
                     })
                     .await?,
                 );
             }
-            return Ok(Snapshot::new(Arc::clone(&self.access), version, files, chunks, read_at));
+            return Ok(Snapshot::new(Arc::clone(&self.access), version, files, chunks, read_at, unread));
         }
         Err(StoreError::Moving)
     }
@@ -231,15 +235,24 @@ fn follow(
     Ok(Some(follow))
 }
 
-/// Records of all spools that are not drained. A spool that goes away meanwhile was drained into the log, which is read
-/// later.
-fn read_spools(layout: &Layout) -> Result<Vec<(Record, usize)>, StoreError> {
-    let mut records = Vec::new();
+/// Records of spools that are not drained.
+#[derive(Debug, Default)]
+struct Spooled {
+    /// With their encoded size.
+    records: Vec<(Record, usize)>,
+    bytes: usize,
+    /// How many more there are.
+    unread: u64,
+}
+
+/// A spool that goes away meanwhile was drained into the log, which is read later.
+fn read_spools(layout: &Layout) -> Result<Spooled, StoreError> {
+    let mut spooled = Spooled::default();
     if !layout.inbox().is_dir() {
-        return Ok(records);
+        return Ok(spooled);
     }
     for spool in Inbox::open(layout.root())?.spools()? {
-        match read_spool(&spool, &mut records) {
+        match spooled.read(&spool) {
             Err(StoreError::Log(LogError::Read { source, .. })) if source.kind() == io::ErrorKind::NotFound => {}
             Err(StoreError::Inbox(InboxError::Read { source, .. })) if source.kind() == io::ErrorKind::NotFound => {}
             Err(StoreError::Log(LogError::Trimmed { .. })) => {}
@@ -250,17 +263,27 @@ fn read_spools(layout: &Layout) -> Result<Vec<(Record, usize)>, StoreError> {
             Ok(()) => {}
         }
     }
-    Ok(records)
+    Ok(spooled)
 }
 
-fn read_spool(spool: &SpoolDrain, records: &mut Vec<(Record, usize)>) -> Result<(), StoreError> {
-    for frame in spool.frames()? {
-        let (offset, payload) = frame?;
-        let record = encoding::decode(&payload);
-        let record = record.map_err(|source| StoreError::Frame { dir: spool.dir().to_path_buf(), offset, source })?;
-        records.push((record, payload.len()));
+impl Spooled {
+    fn read(&mut self, spool: &SpoolDrain) -> Result<(), StoreError> {
+        for frame in spool.frames()? {
+            let (offset, payload) = frame?;
+            if self.bytes + payload.len() > SPOOLED_BYTES_MAX {
+                // Nothing after it either: order within a source is kept.
+                self.bytes = SPOOLED_BYTES_MAX;
+                self.unread += 1;
+                continue;
+            }
+            let record = encoding::decode(&payload);
+            let record =
+                record.map_err(|source| StoreError::Frame { dir: spool.dir().to_path_buf(), offset, source })?;
+            self.bytes += payload.len();
+            self.records.push((record, payload.len()));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Adds spooled records that are neither known nor sealed.

@@ -57,6 +57,7 @@ pub(crate) struct View {
     pub(crate) chunks: Vec<Arc<Chunk>>,
     table_version: i64,
     read_at: DateTime<Utc>,
+    unread: u64,
     tail: OnceLock<Vec<Arc<Record>>>,
 }
 
@@ -67,9 +68,15 @@ impl Snapshot {
         files: Arc<Vec<Arc<SealedFile>>>,
         chunks: Vec<Arc<Chunk>>,
         read_at: DateTime<Utc>,
+        unread: u64,
     ) -> Snapshot {
-        let inner = View { access, files, chunks, table_version, read_at, tail: OnceLock::new() };
+        let inner = View { access, files, chunks, table_version, read_at, unread, tail: OnceLock::new() };
         Snapshot { inner: Arc::new(inner) }
+    }
+
+    /// Records that wait in the inbox and are not in it: there were too many to read.
+    pub fn unread_rows(&self) -> u64 {
+        self.inner.unread
     }
 
     /// The data directory.

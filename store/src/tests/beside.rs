@@ -53,6 +53,24 @@ async fn a_spool_that_holds_no_records_does_not_hold_up_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_long_inbox_a_snapshot_holds_a_part_and_counts_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Appender::spool(dir.path(), "tap", by_hand()).unwrap();
+    for n in 0..20 {
+        let text = Some("x".repeat(1 << 20));
+        spool.append(vec![Record { text, ..call(n) }]).await.unwrap();
+    }
+    let snapshot = Reader::open(dir.path()).unwrap().snapshot().await.unwrap();
+    assert_eq!((snapshot.tail_rows(), snapshot.unread_rows()), (15, 5));
+    let store = Store::open(dir.path(), by_hand()).await.unwrap();
+    spool.close().await.unwrap();
+    store.close().await.unwrap();
+    let snapshot = Reader::open(dir.path()).unwrap().snapshot().await.unwrap();
+    assert_eq!(snapshot.unread_rows(), 0);
+    assert_exactly(dir.path(), &snapshot, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_store_leaves_readers_with_what_is_on_disk() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), by_hand()).await.unwrap();
