@@ -68,7 +68,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         EngineConfig {
             gather_rows_max: 100_000,
-            gather_bytes_max: 24 << 20,
+            gather_bytes_max: 16 << 20,
             answers_at_once_max: 2,
             session_records_max: 20_000,
             index_bytes_max: 512 << 20,

@@ -142,7 +142,7 @@ struct Heap {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { rows_max: 100_000, bytes_max: 24 << 20, payloads: true }
+        Bounds { rows_max: 100_000, bytes_max: 16 << 20, payloads: true }
     }
 }
 
