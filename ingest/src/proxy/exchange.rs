@@ -176,9 +176,7 @@ impl Exchange {
     }
 
     pub(super) fn end(self: &Arc<Self>, trailers: Option<HeaderMap>) {
-        let was_closed = self.lock().is_closed;
-        self.event(What::End { trailers }, true);
-        if !was_closed && self.is_request_coming() {
+        if self.event(What::End { trailers }, true) {
             let ending = Ending(Open::new(Arc::clone(self)));
             // Without a runtime there is nobody left who could send the rest.
             if let Ok(runtime) = Handle::try_current() {
@@ -187,18 +185,15 @@ impl Exchange {
         }
     }
 
-    fn is_request_coming(&self) -> bool {
-        self.lock().request.is_some()
-    }
-
     pub(super) fn failure(&self, reason: &'static str, status: Option<u16>, is_refusal: bool) {
         self.event(What::Failure { reason, status, is_refusal }, true);
     }
 
-    fn event(&self, what: What, is_last: bool) {
+    /// Enters an event, or keeps it until the request has ended: then true.
+    fn event(&self, what: What, is_last: bool) -> bool {
         let mut state = self.lock();
         if state.is_closed {
-            return;
+            return false;
         }
         state.is_closed = is_last;
         let may_wait = !is_last || matches!(what, What::End { .. });
@@ -207,11 +202,13 @@ impl Exchange {
             let bytes = event.held_bytes();
             if self.shared.journal.reserve(bytes) {
                 state.early_bytes += bytes;
-                return state.early.push((now, event));
+                state.early.push((now, event));
+                return true;
             }
         }
         self.enter_request(&mut state, false);
         self.push(&mut state, now, event);
+        false
     }
 
     fn enter_request(&self, state: &mut State, is_complete: bool) {
@@ -286,11 +283,9 @@ impl Ending {
     async fn wait(self) {
         let exchange = &self.0.0;
         let moved = async {
-            while exchange.is_request_coming() {
+            while exchange.lock().request.is_some() {
+                exchange.request_moved.notified().await;
                 exchange.read_rest().await;
-                if exchange.is_request_coming() {
-                    exchange.request_moved.notified().await;
-                }
             }
         };
         if tokio::time::timeout(REST_TIMEOUT, moved).await.is_err() {
