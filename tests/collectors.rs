@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -12,16 +12,8 @@ use crate::support::{Serve, json, ok, run, threadline};
 /// How long an event is awaited that has to come. Reached only when the test fails.
 const AWAITED: Duration = Duration::from_secs(120);
 
-/// Asks again and again until `found` says what was looked for.
-fn awaited<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(start.elapsed() < AWAITED, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+fn awaited<T>(what: &str, found: impl FnMut() -> Option<T>) -> T {
+    crate::support::awaited(AWAITED, what, found)
 }
 
 /// The rows of a query.

@@ -24,17 +24,10 @@ const POISON_EVERY: i64 = 500;
 /// Time of the first message, milliseconds.
 const TIME: i64 = 1_795_000_000_000;
 
-fn awaited<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+fn awaited<T>(what: &str, found: impl FnMut() -> Option<T>) -> T {
     // A million messages take their time.
     let patience = AWAITED.max(Duration::from_millis(u64::try_from(messages()).unwrap_or(0)));
-    let start = Instant::now();
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(start.elapsed() < patience, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(500));
-    }
+    crate::support::awaited(patience, what, found)
 }
 
 /// The rows of a query. A machine that is busy with other tests may need more than the server allows a query.

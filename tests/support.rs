@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// The built program.
 pub(crate) fn threadline() -> Command {
@@ -47,6 +48,34 @@ pub(crate) fn run(command: &mut Command) -> Output {
 pub(crate) fn import(data: &Path, path: &Path) -> Vec<serde_json::Value> {
     let text = ok(threadline().args(["import", "--format", "ndjson", "--data"]).arg(data).arg(path));
     ndjson(&text)
+}
+
+/// Time of the first of [`import_events`], milliseconds.
+pub(crate) const EVENTS_BEGIN: u64 = 1_795_000_000_000;
+
+/// Imports native events `from` to `to`, a millisecond apart, whose sessions take turns.
+pub(crate) fn import_events(data: &Path, numbers: std::ops::Range<u64>, sessions: u64) {
+    let event = |number: u64| {
+        let (time, session) = ((EVENTS_BEGIN + number) * 1_000_000, number % sessions);
+        format!(
+            "{{\"id\":\"{number}\",\"kind\":\"log\",\"time_unix_nano\":{time},\"conversation_id\":\"c-{session}\"}}\n"
+        )
+    };
+    let path = data.with_extension("jsonl");
+    std::fs::write(&path, numbers.map(event).collect::<String>()).unwrap();
+    import(data, &path);
+}
+
+/// Asks again and again until `found` says what was looked for; `patience` is reached only when the test fails.
+pub(crate) fn awaited<T>(patience: Duration, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(start.elapsed() < patience, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// The objects of NDJSON text.

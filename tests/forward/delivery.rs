@@ -11,10 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{Stopped, certificates, configured};
-use crate::support::{import, json, ndjson, ok, run, skip, threadline};
+use crate::support::{EVENTS_BEGIN, import, import_events, json, ndjson, ok, run, skip, threadline};
 
-/// Time of the first event, milliseconds.
-const TIME: u64 = 1_795_000_000_000;
 const SESSIONS: u64 = 5;
 
 /// What came in one request, and when.
@@ -54,7 +52,8 @@ impl Receiver {
                     continue;
                 }
                 let events: Vec<Value> = serde_json::from_slice(&body).unwrap_or_default();
-                let numbers: Vec<u64> = events.iter().map(|event| event["time"].as_u64().unwrap() - TIME).collect();
+                let numbers: Vec<u64> =
+                    events.iter().map(|event| event["time"].as_u64().unwrap() - EVENTS_BEGIN).collect();
                 let said = {
                     let mut got = kept.lock().unwrap();
                     let said = answer(got.len(), &numbers);
@@ -82,18 +81,6 @@ fn webhook(folder: &Path, url: &str, more: &str) -> PathBuf {
          result_wait_s = 0\nretry_max_s = 1\nlinger_ms = 20\nkinds = [\"log\"]\n{more}\n"
     );
     configured(folder, &text)
-}
-
-/// Imports events `from` to `to`, a millisecond apart, whose sessions take turns.
-fn record(data: &Path, from: u64, to: u64) {
-    let path = data.with_extension("jsonl");
-    let mut file = std::fs::File::create(&path).unwrap();
-    for number in from..to {
-        let (time, session) = ((TIME + number) * 1_000_000, number % SESSIONS);
-        writeln!(file, r#"{{"id":"{number}","kind":"log","time_unix_nano":{time},"conversation_id":"c-{session}"}}"#)
-            .unwrap();
-    }
-    import(data, &path);
 }
 
 fn forwarder(config: &Path, data: &Path) -> Stopped {
@@ -130,10 +117,10 @@ fn events_of_a_session_come_in_order_though_requests_fail() {
         &format!("http://127.0.0.1:{}/", receiver.port),
         "allow_private = true\nbatch_events = 37",
     );
-    record(&data, 0, 300);
+    import_events(&data, 0..300, SESSIONS);
     let mut running = forwarder(&config, &data);
     for part in 1..5 {
-        record(&data, part * 300, (part + 1) * 300);
+        import_events(&data, part * 300..(part + 1) * 300, SESSIONS);
         if part % 2 == 0 {
             drop(running);
             running = forwarder(&config, &data);
@@ -166,7 +153,7 @@ fn a_receiver_that_says_when_to_come_again_is_heard() {
     });
     // Without being heard it would come again within a second.
     let config = webhook(work.path(), &format!("http://127.0.0.1:{}/", receiver.port), "allow_private = true");
-    record(&data, 0, 10);
+    import_events(&data, 0..10, SESSIONS);
     let _running = forwarder(&config, &data);
     let status = until(&data, "hook", is_done);
     assert_eq!((&status["sent"], &status["retries"]), (&10.into(), &1.into()), "{status}");
@@ -197,7 +184,7 @@ fn full_dead_letters_stop_the_sink_and_a_replay_makes_room() {
         work.path(),
         &format!("{text}[[sink]]\nname = \"lines\"\ntype = \"file\"\npath = \"out\"\nkinds = [\"log\"]\n"),
     );
-    record(&data, 0, 90);
+    import_events(&data, 0..90, SESSIONS);
     let running = forwarder(&config, &data);
     let stopped = until(&data, "hook", |sink| sink["state"] == "stopped");
     assert!(stopped["reason"].as_str().unwrap().contains("dead letters"), "{stopped}");
@@ -206,7 +193,7 @@ fn full_dead_letters_stop_the_sink_and_a_replay_makes_room() {
     assert!(std::fs::metadata(data.join("forward/hook/dead.jsonl")).unwrap().len() <= 4096);
     assert!(stopped["newest_dead_letters"][0]["reason"].as_str().unwrap().contains("400"), "{stopped}");
     // Others go on.
-    record(&data, 90, 120);
+    import_events(&data, 90..120, SESSIONS);
     until(&data, "lines", |sink| sink["sent"] == 120);
     drop(running);
 
@@ -238,7 +225,7 @@ fn an_event_that_is_not_valid_is_kept_back_until_it_can_be_sent() {
     let path = work.path().join("events.jsonl");
     let mut file = std::fs::File::create(&path).unwrap();
     for number in 0..40u64 {
-        let time = (TIME + number) * 1_000_000;
+        let time = (EVENTS_BEGIN + number) * 1_000_000;
         // Names are never cut away; together these are longer than an event of this sink may be.
         let name = if number == 20 { "n".repeat(500) } else { "n".into() };
         writeln!(
@@ -274,7 +261,7 @@ fn an_event_that_is_not_valid_is_kept_back_until_it_can_be_sent() {
     let status = replay();
     assert_eq!((&status["sent"], &status["dead_letters"]), (&40.into(), &0.into()), "{status}");
     let lines = ndjson(&std::fs::read_to_string(work.path().join("out/lines.jsonl")).unwrap());
-    let numbers: BTreeSet<u64> = lines.iter().map(|event| event["time"].as_u64().unwrap() - TIME).collect();
+    let numbers: BTreeSet<u64> = lines.iter().map(|event| event["time"].as_u64().unwrap() - EVENTS_BEGIN).collect();
     assert_eq!(numbers, (0..40).collect());
 }
 
@@ -282,7 +269,7 @@ fn an_event_that_is_not_valid_is_kept_back_until_it_can_be_sent() {
 fn private_addresses_are_not_connected_to_by_address_by_name_or_by_redirect() {
     let work = tempfile::tempdir().unwrap();
     let data = work.path().join("data");
-    record(&data, 0, 10);
+    import_events(&data, 0..10, SESSIONS);
     let hidden = Receiver::start(|_, _| TAKEN.into());
     let port = hidden.port;
     // By address, however it is spelt: the configuration is refused.
@@ -331,7 +318,7 @@ fn a_syslog_receiver_that_wants_to_know_us_gets_our_certificate() {
     }
     let work = tempfile::tempdir().unwrap();
     let data = work.path().join("data");
-    record(&data, 0, 50);
+    import_events(&data, 0..50, SESSIONS);
     let [ca, cert, key] = certificates(work.path());
     let other = work.path().join("other");
     std::fs::create_dir(&other).unwrap();
@@ -371,6 +358,6 @@ input(type="imtcp" port="{port}" address="127.0.0.1" ruleset="keep")
     let _running = forwarder(&sink(&format!("client_cert = {cert:?}\nclient_key = {key:?}\n")), &data);
     until(&data, "log", is_done);
     let lines = ndjson(&std::fs::read_to_string(work.path().join("out")).unwrap());
-    let numbers: BTreeSet<u64> = lines.iter().map(|event| event["time"].as_u64().unwrap() - TIME).collect();
+    let numbers: BTreeSet<u64> = lines.iter().map(|event| event["time"].as_u64().unwrap() - EVENTS_BEGIN).collect();
     assert_eq!(numbers, (0..50).collect());
 }

@@ -12,12 +12,10 @@ use serde_json::Value;
 
 use super::awaited;
 use super::cluster::{Cluster, shared};
-use crate::support::{import, json, ndjson, ok, threadline};
+use crate::support::{EVENTS_BEGIN, import, import_events, json, ndjson, ok, threadline};
 
 const PARTITIONS: i32 = 4;
 const SESSIONS: u64 = 7;
-/// Time of the first event, milliseconds.
-const TIME: u64 = 1_795_000_000_000;
 
 struct Forwarder(Child);
 
@@ -69,18 +67,6 @@ fn configuration(servers: &str, folder: &Path, topic: &str, more: &str) -> PathB
     path
 }
 
-/// Records events `from` to `to`, a millisecond apart, whose sessions take turns.
-fn record(data: &Path, from: u64, to: u64) {
-    let path = data.with_extension("jsonl");
-    let mut file = std::fs::File::create(&path).unwrap();
-    for number in from..to {
-        let (time, session) = ((TIME + number) * 1_000_000, number % SESSIONS);
-        writeln!(file, r#"{{"id":"{number}","kind":"log","time_unix_nano":{time},"conversation_id":"c-{session}"}}"#)
-            .unwrap();
-    }
-    import(data, &path);
-}
-
 fn status(data: &Path) -> Option<Value> {
     let status = json(threadline().args(["forward", "status", "--format", "json", "--data"]).arg(data));
     status["data"].as_array()?.iter().find(|sink| sink["name"] == "bus").cloned()
@@ -102,7 +88,7 @@ fn killed_at_random(topic: &str, seconds: u64, is_control: bool) -> Option<(usiz
     let mut random = Random(seed);
     let mut recorded = 0;
     let mut record_more = |count: u64| {
-        record(&data, recorded, recorded + count);
+        import_events(&data, recorded..recorded + count, SESSIONS);
         recorded += count;
     };
     record_more(500);
@@ -151,7 +137,7 @@ fn killed_at_random(topic: &str, seconds: u64, is_control: bool) -> Option<(usiz
         assert_eq!(headers["metadata.uid"], uid);
         assert!(committed.contains(&*uid), "{uid} was never committed");
         if seen.insert(uid) {
-            let number = event["time"].as_u64().unwrap() - TIME;
+            let number = event["time"].as_u64().unwrap() - EVENTS_BEGIN;
             by_session.entry(number % SESSIONS).or_default().push(number);
         }
     }
@@ -182,7 +168,7 @@ fn without_delivery_reports_events_are_lost() {
 fn a_broker_that_is_not_there_is_waited_for_and_a_stop_is_heard_meanwhile() {
     let work = tempfile::tempdir().unwrap();
     let data = work.path().join("data");
-    record(&data, 0, 10);
+    import_events(&data, 0..10, SESSIONS);
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let config = configuration(&format!("127.0.0.1:{port}"), work.path(), "nowhere", "");
     let mut forwarder = Forwarder::start(&data, &config, false);
@@ -208,7 +194,7 @@ fn a_message_that_the_topic_refuses_is_a_dead_letter_and_the_rest_arrives_in_ord
         let mut random = Random(number);
         let words = if number % 50 == 49 { 4000 } else { 20 };
         let text: Vec<String> = (0..words).map(|_| random.below(1 << 40).to_string()).collect();
-        let (time, session) = ((TIME + number) * 1_000_000, number % SESSIONS);
+        let (time, session) = ((EVENTS_BEGIN + number) * 1_000_000, number % SESSIONS);
         let text = text.join(" ");
         writeln!(
             file,
@@ -226,7 +212,7 @@ fn a_message_that_the_topic_refuses_is_a_dead_letter_and_the_rest_arrives_in_ord
     let mut seen = BTreeSet::new();
     for (value, _) in &found {
         let event: Value = serde_json::from_slice(value).unwrap();
-        let number = event["time"].as_u64().unwrap() - TIME;
+        let number = event["time"].as_u64().unwrap() - EVENTS_BEGIN;
         if seen.insert(number) {
             first.entry(number % SESSIONS).or_default().push(number);
         }
@@ -246,7 +232,7 @@ fn a_message_that_the_topic_refuses_is_a_dead_letter_and_the_rest_arrives_in_ord
     let found = cluster.messages("large", PARTITIONS);
     let times: BTreeSet<u64> = found
         .iter()
-        .map(|(value, _)| serde_json::from_slice::<Value>(value).unwrap()["time"].as_u64().unwrap() - TIME)
+        .map(|(value, _)| serde_json::from_slice::<Value>(value).unwrap()["time"].as_u64().unwrap() - EVENTS_BEGIN)
         .collect();
     assert_eq!(times, BTreeSet::from([49, 99, 149, 199]));
 

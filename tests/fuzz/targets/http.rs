@@ -14,19 +14,13 @@ use threadline_schemas::decode::http_capture::HttpCapture;
 use threadline_schemas::json::{self, Json};
 use threadline_schemas::{Kind, Record};
 
-use super::records::{accounted, bounded, context, of_lines, sound};
+use super::records::{bounded, capture, context, sound};
 use super::seeds::{chunked, files};
 use super::stdio::TIMES;
 
 pub(super) fn run(bytes: &[u8]) {
     if bytes.first() == Some(&b'{') {
-        let decode = || of_lines(&mut HttpCapture::new("orders.http.jsonl", "id"), bytes);
-        let records = decode();
-        assert_eq!(records, decode());
-        accounted(&records, bytes, false);
-        sound(&records);
-        bounded(&records, bytes.len(), 64 << 10, TIMES);
-        return;
+        return capture(|| HttpCapture::new("orders.http.jsonl", "id"), bytes, TIMES);
     }
     let records = seen(bytes, usize::MAX);
     assert_eq!(records, seen(bytes, usize::MAX));

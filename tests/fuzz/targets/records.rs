@@ -37,6 +37,15 @@ pub(super) fn of_lines(decoder: &mut dyn LineDecoder, bytes: &[u8]) -> Vec<Recor
     records
 }
 
+/// A file of recorded frames, line by line.
+pub(super) fn capture<D: LineDecoder>(decoder: impl Fn() -> D, bytes: &[u8], times: usize) {
+    let records = of_lines(&mut decoder(), bytes);
+    assert_eq!(records, of_lines(&mut decoder(), bytes));
+    accounted(&records, bytes, false);
+    sound(&records);
+    bounded(&records, bytes.len(), 64 << 10, times);
+}
+
 /// Every line stands in exactly one record that carries it, byte for byte and in order.
 pub(super) fn accounted(records: &[Record], bytes: &[u8], with_empty: bool) {
     let carried = records.iter().filter_map(|record| record.raw.as_deref());

@@ -10,18 +10,12 @@ use threadline_schemas::decode::stdio_capture::StdioCapture;
 use threadline_schemas::json::{self, Json};
 use threadline_schemas::{Direction, Record};
 
-use super::records::{accounted, bounded, context, of_lines, sound};
+use super::records::{bounded, capture, context, sound};
 use super::seeds::{chunked, files};
 
 pub(super) fn run(bytes: &[u8]) {
     if bytes.first() == Some(&b'{') {
-        let decode = || of_lines(&mut StdioCapture::new("orders.stdio.jsonl", "id"), bytes);
-        let records = decode();
-        assert_eq!(records, decode());
-        accounted(&records, bytes, false);
-        sound(&records);
-        bounded(&records, bytes.len(), 64 << 10, TIMES);
-        return;
+        return capture(|| StdioCapture::new("orders.stdio.jsonl", "id"), bytes, TIMES);
     }
     let records = tapped(bytes);
     assert_eq!(records, tapped(bytes));
