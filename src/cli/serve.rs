@@ -88,8 +88,11 @@ impl Server {
             tokio::spawn(threadline_ingest::correlate::beside::run_beside(beside, store.reader(), stopped.clone()));
         let forwarding = forward.map(|config| tokio::spawn(forward_beside(config, directory.into(), stopped.clone())));
         let mut listeners = JoinSet::new();
-        let listen =
-            listen(&mut listeners, arguments.listen, guarded(api, api_guard), tls.clone(), stopped.clone()).await?;
+        let listen = listen(&mut listeners, arguments.listen, guarded(api, api_guard), tls.clone(), stopped.clone())
+            .await
+            .with_context(|| {
+                format!("is another server using {}? choose another with --listen ADDR", arguments.listen)
+            })?;
         let grpc = guarded(otlp.clone(), grpc_guard);
         let otlp_grpc =
             listen_otlp(&mut listeners, "--otlp-grpc", arguments.otlp_grpc, grpc, tls.clone(), stopped.clone()).await?;
