@@ -126,6 +126,24 @@ fn an_import_beside_a_server_says_that_duplicates_are_found_later() {
     assert!(duplicates == 1 && said.contains("1 known already"), "{duplicates} {said}");
 }
 
+#[test]
+fn a_tap_whose_records_all_arrived_ends_without_a_word() {
+    let place = tempfile::tempdir().unwrap();
+    let serve = Serve::start(&place.path().join("data"));
+    let state = place.path().join("state");
+    // Several, because what sends and what removes the outbox end at about the same time.
+    for _ in 0..12 {
+        let mut command = tap_command(["--to", &serve.url], "orders");
+        let mut tap = command.env("THREADLINE_STATE", &state).stderr(Stdio::piped()).spawn().unwrap();
+        writeln!(tap.stdin.take().unwrap(), "{}", call(1)).unwrap();
+        let output = tap.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{}: {said}", output.status);
+    }
+    assert_eq!(calls_stored(&serve.url, "orders"), 12);
+    serve.stop();
+}
+
 /// Names of the folders in the inbox.
 fn spools(place: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(place.join("inbox")).unwrap().flatten();

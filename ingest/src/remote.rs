@@ -35,7 +35,7 @@ use threadline_store::inbox::{End, Inbox, InboxError, Removal, Spool, SpoolDrain
 use threadline_store::log::LogConfig;
 use threadline_store::{AppendError, Receipt, StoreError};
 use tokio::sync::{Mutex, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use uuid::Uuid;
 
 use self::identity::Identity;
@@ -165,6 +165,8 @@ pub struct Outbox {
     /// Offset behind the last record that was appended.
     news: watch::Sender<u64>,
     delivery: watch::Receiver<Delivery>,
+    /// The task that sends.
+    sending: AbortHandle,
     /// Outboxes of earlier processes on their way.
     left: Mutex<JoinSet<()>>,
 }
@@ -202,11 +204,11 @@ impl Outbox {
         let (news, appended) = watch::channel(0);
         let (done, delivery) = watch::channel(Delivery::default());
         let stream = Stream::new(drain.clone(), Some(Arc::clone(&note)));
-        tokio::spawn(Arc::clone(&sender).send_own(stream, appended, done));
+        let sending = tokio::spawn(Arc::clone(&sender).send_own(stream, appended, done)).abort_handle();
         let marker = meta.marker();
         let next = Mutex::new(0);
         let left = Mutex::default();
-        let outbox = Arc::new(Outbox { spool, drain, note, marker, next, news, delivery, left });
+        let outbox = Arc::new(Outbox { spool, drain, note, marker, next, news, delivery, sending, left });
         if let Err(error) = inbox.sweep() {
             tracing::warn!(error = &error as &dyn std::error::Error, "what interrupted spools left stays");
         }
@@ -282,8 +284,12 @@ impl Outbox {
             is_sent = self.flush(patience).await;
         }
         self.spool.close().await.map_err(StoreError::from)?;
-        if is_sent && matches!(self.drain.remove_if_finished(), Ok(Removal::Removed)) {
-            self.note.remove();
+        if is_sent {
+            // Or it looks once more into what is removed now, and takes that for damage.
+            self.sending.abort();
+            if matches!(self.drain.remove_if_finished(), Ok(Removal::Removed)) {
+                self.note.remove();
+            }
         }
         Ok(is_sent)
     }
