@@ -314,6 +314,37 @@ fn order_is_kept_and_a_restart_reads_nothing_twice() {
     serve.stop();
 }
 
+/// A group that is being formed takes no commits; what it refused is committed again, also where nothing more is read.
+#[test]
+fn the_group_has_every_position_though_members_come_and_go() {
+    let Some(cluster) = shared() else { return };
+    let work = tempfile::tempdir().unwrap();
+    let data = work.path().join("data");
+    cluster.topic("members", PARTITIONS, &[]);
+    let configuration = configuration(cluster, work.path(), "members", "");
+    let serve = Serve::start(&data);
+    let stored = || stored(&serve.url, "members");
+    let (rounds, each) = (3, 1000);
+    let mut members: Vec<Consumer> = Vec::new();
+    for round in 0..rounds {
+        cluster.produce("members", (round * each..(round + 1) * each).map(message));
+        members.push(Consumer::start(&data, &configuration, false));
+        awaited("the records", || (stored() >= (round + 1) * each).then_some(()));
+        // Two that find everything read come while the group gets over the kill.
+        let killed = members.remove(0);
+        members.push(Consumer::start(&data, &configuration, false));
+        killed.kill();
+        members.push(Consumer::start(&data, &configuration, false));
+    }
+    for member in members {
+        member.stop();
+    }
+    let positions = cluster.committed("g-members", "members", PARTITIONS);
+    let ends = (0..PARTITIONS).map(|_| Some(rounds * each / i64::from(PARTITIONS)));
+    assert_eq!(positions, ends.collect::<Vec<_>>());
+    serve.stop();
+}
+
 #[test]
 fn what_a_topic_does_not_have_any_more_is_a_gap_with_counts() {
     let Some(cluster) = shared() else { return };

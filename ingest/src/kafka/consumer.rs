@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::BaseConsumer;
 use rdkafka::consumer::{CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError as Client, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError as Client, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
@@ -38,6 +38,8 @@ const POLL_MAX: Duration = Duration::from_millis(200);
 const ROOM_WAIT: Duration = Duration::from_millis(500);
 /// How often positions are written and committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long the last commit is tried: a group that is being formed anew takes none.
+const COMMIT_MAX: Duration = Duration::from_secs(5);
 
 /// What the thread begins with.
 pub(super) struct Begin {
@@ -114,6 +116,8 @@ struct Partition {
     next: Option<i64>,
     /// What was written last.
     saved: StreamPosition,
+    /// What the group is known to have.
+    committed: Option<i64>,
     /// End as the broker told it last.
     end: Option<i64>,
 }
@@ -263,20 +267,19 @@ impl Member {
         };
         let now_unix_us = now_unix_us();
         let mut changed = Vec::new();
-        for partition in state.partitions.values_mut().filter(|partition| wanted(partition)) {
+        let mut commit = TopicPartitionList::new();
+        for ((topic, number), partition) in state.partitions.iter_mut().filter(|(_, partition)| wanted(partition)) {
             changed.extend(partition.moved(&self.progress, now_unix_us));
-        }
-        if changed.is_empty() {
-            return;
-        }
-        let mut commit = TopicPartitionList::with_capacity(changed.len());
-        for position in &changed {
-            let StreamName { topic, partition, .. } = &position.stream;
-            if let Err(error) = commit.add_partition_offset(topic, *partition, Offset::Offset(position.next)) {
+            let next = partition.saved.next;
+            if next >= 0
+                && partition.committed != Some(next)
+                && let Err(error) = commit.add_partition_offset(topic, *number, Offset::Offset(next))
+            {
                 self.quiet.say(&error);
             }
         }
-        if let Some(positions) = &mut state.positions
+        if !changed.is_empty()
+            && let Some(positions) = &mut state.positions
             && let Err(error) = positions.save(changed)
         {
             let error = &error as &dyn std::error::Error;
@@ -286,14 +289,48 @@ impl Member {
             return;
         }
         drop(state);
-        if let Err(error) = consumer.commit(&commit, mode) {
-            self.quiet.say(&error);
+        if commit.count() == 0 {
+            return;
         }
+        match consumer.commit(&commit, mode) {
+            // Else the callback tells.
+            Ok(()) if matches!(mode, CommitMode::Sync) => self.committed(&commit),
+            Ok(()) => {}
+            Err(error) => self.quiet.say(&error),
+        }
+    }
+
+    /// The group has these now; what it refused is committed again next time.
+    fn committed(&self, list: &TopicPartitionList) {
+        let mut state = self.lock();
+        for element in list.elements() {
+            let place = (element.topic().to_string(), element.partition());
+            if let (Ok(()), Some(partition)) = (element.error(), state.partitions.get_mut(&place)) {
+                partition.committed = element.offset().to_raw();
+            }
+        }
+    }
+
+    fn is_committed(&self) -> bool {
+        is_control() || self.lock().partitions.values().all(|p| p.saved.next < 0 || p.committed == Some(p.saved.next))
     }
 
     fn finish(&self, consumer: &BaseConsumer<Member>) {
         self.flush();
+        let until = Instant::now() + COMMIT_MAX;
         self.settle(consumer, CommitMode::Sync, None);
+        while !self.is_committed() && Instant::now() < until {
+            // The group is formed inside; what is read besides is not stored, so it is the next owner's.
+            if let Some(Err(error)) = consumer.poll(POLL_MAX) {
+                self.quiet.say(&error);
+            }
+            self.settle(consumer, CommitMode::Sync, None);
+        }
+        if !self.is_committed() {
+            tracing::warn!(
+                "the group does not have all positions: what no data directory here remembers is read again"
+            );
+        }
     }
 
     /// Partitions that are ours from now on.
@@ -318,7 +355,7 @@ impl Member {
             let saved = own.unwrap_or_else(|| StreamPosition::new(stream));
             // What another process wrote since is no matter: the next write says how far this lease is.
             let saved = StreamPosition { next: next.unwrap_or(-1), ..saved };
-            state.partitions.insert(place, Partition { lease, next, saved, end: None });
+            state.partitions.insert(place, Partition { lease, next, saved, committed: None, end: None });
         }
         begin
     }
@@ -523,6 +560,13 @@ impl ClientContext for Member {
 }
 
 impl ConsumerContext for Member {
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        match result {
+            Ok(()) => self.committed(offsets),
+            Err(error) => self.quiet.say(&error),
+        }
+    }
+
     fn rebalance(&self, consumer: &BaseConsumer<Member>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let is_cooperative = is_cooperative(consumer);
         let outcome = match error {
