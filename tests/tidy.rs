@@ -30,6 +30,38 @@ fn every_file_says_what_it_is_for() {
     assert!(silent.is_empty(), "{silent:?}");
 }
 
+/// Names after `crate::` in a file, its tests left out.
+fn modules_named_in(text: &str) -> Vec<String> {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let after = |rest: &str| {
+        let list = rest.strip_prefix('{').map_or(rest, |list| list.split('}').next().unwrap_or_default());
+        let many = rest.starts_with('{');
+        let word =
+            |item: &str| item.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        list.split(',').take(if many { usize::MAX } else { 1 }).map(word).collect::<Vec<_>>()
+    };
+    text.split("crate::").skip(1).flat_map(after).filter(|name| !name.is_empty()).collect()
+}
+
+/// The workspace of the fuzz targets compiles the log without the store, and no other build notices when it cannot.
+#[test]
+fn the_log_as_it_is_fuzzed_has_the_modules_that_it_needs() {
+    let fuzzed = std::fs::read_to_string(repository("tests/fuzz/lib.rs")).unwrap();
+    let is_there = |name: &str| fuzzed.contains(&format!("pub mod {name};"));
+    let of_the_log = |path: &PathBuf| {
+        let inside = path.strip_prefix(repository("store/src")).ok().and_then(|path| path.iter().next());
+        inside.and_then(|first| first.to_str()).is_some_and(|first| is_there(first.trim_end_matches(".rs")))
+    };
+    let missing: Vec<_> = sources()
+        .iter()
+        .filter(|path| of_the_log(path))
+        .flat_map(|path| modules_named_in(&std::fs::read_to_string(path).unwrap()))
+        .filter(|name| !is_there(name))
+        .collect();
+    assert_eq!(missing, Vec::<String>::new());
+    assert!(is_there("log"));
+}
+
 #[test]
 fn no_template_bypasses_the_escaping_module() {
     let folders = ["dashboards/templates", "query/templates"].map(repository);

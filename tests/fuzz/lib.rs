@@ -4,12 +4,14 @@
 #[allow(dead_code, unused_imports)]
 mod store {
     pub mod durable;
+    pub mod lock;
     pub mod log;
+    pub mod stages;
 }
 #[allow(dead_code)]
 mod targets;
 
-use store::{durable, log as store_log};
+use store::{durable, lock, log as store_log, stages};
 
 /// Tries one input of a target.
 pub fn run(name: &str, bytes: &[u8]) {
