@@ -51,8 +51,6 @@ use crate::record::{Direction, Kind, Outcome, SourceKind};
 
 /// Decoder name in records.
 pub const DECODER: &str = "mcp-http";
-/// The revision in which a disconnect became a cancel; revisions compare as text.
-const CANCEL_BY_DISCONNECT_SINCE: &str = "2026-07-28";
 
 /// Decodes the exchanges of one recording in order.
 #[derive(Debug)]
@@ -200,8 +198,8 @@ impl HttpDecoder {
         let mut exchange = Exchange::new(self.next_exchange, connection, http_method);
         exchange.request_ids = headers.request_ids();
         exchange.answers_elsewhere = is_endpoint;
-        exchange.is_before_cancel_by_disconnect =
-            headers.get("mcp-protocol-version").is_some_and(|version| version < CANCEL_BY_DISCONNECT_SINCE);
+        let revision = headers.get("mcp-protocol-version");
+        exchange.is_stateless = revision.map(|revision| revision >= method::STATELESS_SINCE);
         let mut transport = exchange.transport();
         transport.traceparent = headers.get("traceparent").and_then(super::mcp::meta::parse_traceparent);
         transport.credential_fingerprint = headers.credential_fingerprint(parts.context);
@@ -372,7 +370,7 @@ impl HttpDecoder {
             return self.unknown_exchange(parts, seen, "client-disconnect", None);
         };
         let (connection, serial, is_get) = (exchange.connection, exchange.serial, exchange.http_method == "GET");
-        let may_be_resumed = exchange.is_before_cancel_by_disconnect;
+        let may_be_resumed = exchange.is_stateless == Some(false);
         let transport = exchange.transport();
         let decoder = self.decoder(connection);
         let mut notes = Attributes::default();

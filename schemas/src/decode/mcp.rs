@@ -81,6 +81,8 @@ pub(crate) struct Transport {
     pub(crate) request_ids: Vec<String>,
     /// Fingerprint of the credential.
     pub(crate) credential_fingerprint: Option<String>,
+    /// Whether the exchange names a revision without sessions, where it names one.
+    pub(crate) is_stateless: Option<bool>,
     /// More for `attributes`.
     pub(crate) notes: Attributes,
 }
@@ -92,6 +94,8 @@ pub struct McpDecoder {
     source_name: String,
     server_name: Option<String>,
     client_name: Option<String>,
+    /// The client speaks a revision without sessions.
+    is_stateless: bool,
     connection_id: String,
     session: Option<Key>,
     pending: Pending,
@@ -108,6 +112,7 @@ impl McpDecoder {
             source_name: source_name.into(),
             server_name: server_name.map(str::to_string),
             client_name: None,
+            is_stateless: false,
             connection_id: connection_id.into(),
             session: None,
             pending: Pending::default(),
@@ -224,7 +229,9 @@ impl McpDecoder {
         transport: &Transport,
     ) {
         let params = message.value.get("params").unwrap_or(&Json::Null);
-        self.learn_client(method, params);
+        if frame.direction == Direction::ClientToServer {
+            self.learn_client(method, params);
+        }
         let id = message.id.clone().unwrap_or_default();
         let mut record = parts.begin(method::request_kind(method));
         self.frame_columns(&mut record, parts, frame, transport);
@@ -235,6 +242,10 @@ impl McpDecoder {
         self.ids_of(&mut record, frame.direction, method, params, transport);
         let mut attributes = transport.notes.clone();
         note_sender(&mut attributes, method, frame.direction);
+        if frame.direction == Direction::ServerToClient && transport.is_stateless.unwrap_or(self.is_stateless) {
+            // What a server asks stands inside an `input_required` result there.
+            attributes.texts("threadline.protocol_mismatch", vec!["server_request".into()]);
+        }
         match method {
             "tools/call" => self.definition_in_force(&mut record, &mut attributes),
             "tools/list" if params.get("cursor").is_none() => self.inventory.begin(),
@@ -359,7 +370,7 @@ impl McpDecoder {
             Some(asked) => (method::response_kind(&asked.method), Some(asked.method.as_str())),
             None => method::kind_by_shape(result),
         };
-        self.learn_server(result);
+        self.learn_server(result, method == Some("initialize"));
         let about = asked.as_ref().and_then(Asked::task).or_else(|| task::related(result));
         let kind = match (method, about) {
             (Some("tasks/result"), Some(task)) => self.kind_of_task(task).unwrap_or(kind),
@@ -478,6 +489,13 @@ impl McpDecoder {
     }
 
     fn learn_client(&mut self, method: &str, params: &Json) {
+        let revision = match method {
+            "initialize" => params.str_at("protocolVersion"),
+            _ => params.at(&["_meta", "io.modelcontextprotocol/protocolVersion"]).and_then(Json::as_str),
+        };
+        if let Some(revision) = revision {
+            self.is_stateless = revision >= method::STATELESS_SINCE;
+        }
         let info = match method {
             "initialize" => params.get("clientInfo"),
             _ => params.at(&["_meta", "io.modelcontextprotocol/clientInfo"]),
@@ -487,7 +505,10 @@ impl McpDecoder {
         }
     }
 
-    fn learn_server(&mut self, result: &Json) {
+    fn learn_server(&mut self, result: &Json, is_initialize: bool) {
+        if let Some(revision) = result.str_at("protocolVersion").filter(|_| is_initialize) {
+            self.is_stateless = revision >= method::STATELESS_SINCE;
+        }
         let info = result.get("serverInfo").or_else(|| result.at(&["_meta", "io.modelcontextprotocol/serverInfo"]));
         let name = info.and_then(|info| info.str_at("name")).filter(|name| name.len() <= NAME_BYTES_MAX);
         if self.server_name.is_none() {

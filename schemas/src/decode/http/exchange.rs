@@ -17,8 +17,8 @@ pub(super) struct Exchange {
     pub(super) answers_elsewhere: bool,
     /// It is part of OAuth.
     pub(super) is_auth: bool,
-    /// Its revision is from before a disconnect meant a cancel.
-    pub(super) is_before_cancel_by_disconnect: bool,
+    /// Whether `Mcp-Protocol-Version` names a revision without sessions, where it names one.
+    pub(super) is_stateless: Option<bool>,
     /// What its request was, for the lines that follow.
     pub(super) asked: Option<Asked>,
     pub(super) body: Body,
@@ -45,7 +45,7 @@ impl Exchange {
             request_ids: Vec::new(),
             answers_elsewhere: false,
             is_auth: false,
-            is_before_cancel_by_disconnect: false,
+            is_stateless: None,
             asked: None,
             body: Body::Other,
         }
@@ -82,6 +82,7 @@ impl Exchange {
             exchange: Some(self.serial),
             status: self.status.clone(),
             request_ids: self.request_ids.clone(),
+            is_stateless: self.is_stateless,
             ..Transport::default()
         }
     }

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::decode::Context;
 use crate::decode::mcp::inventory::Mirrored;
+use crate::decode::mcp::method::STATELESS_SINCE;
 use crate::decode::mcp::parts::Attributes;
 use crate::json::Json;
 
@@ -83,7 +84,7 @@ impl<'a> Headers<'a> {
         let method = message.get("method").and_then(Json::as_str);
         let name = params.str_at("name").or(params.str_at("uri"));
         let is_mirroring =
-            [self.get("mcp-protocol-version"), version].into_iter().flatten().any(|v| v >= MIRRORS_SINCE);
+            [self.get("mcp-protocol-version"), version].into_iter().flatten().any(|v| v >= STATELESS_SINCE);
         let is_request = is_mirroring && method.is_some() && message.get("id").is_some();
         let is_named = matches!(method, Some("tools/call" | "resources/read" | "prompts/get")) && name.is_some();
         let mut found = Vec::new();
@@ -114,9 +115,6 @@ impl<'a> Headers<'a> {
         self.0.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 }
-
-/// The revision in which headers mirror the body; revisions compare as text.
-const MIRRORS_SINCE: &str = "2026-07-28";
 
 /// Whether a header says the value of an argument; integers as numbers, because `42.0` is `42`.
 fn is_same(value: &Json, said: &str) -> bool {

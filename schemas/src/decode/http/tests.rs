@@ -276,6 +276,30 @@ fn headers_of_2026_07_28_say_what_the_body_says_and_all_of_it() {
 }
 
 #[test]
+fn a_server_that_sends_requests_where_the_revision_has_none_is_recorded_as_such() {
+    let ask = b"data: {\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"sampling/createMessage\",\"params\":{}}\n\n";
+    let notify = b"data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{}}\n\n";
+    let meta = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+    let initialize = |revision: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"{revision}","capabilities":{{}}}}}}"#
+        )
+    };
+    let is_mismatch = |fields: &[(&str, &str)], body: &str, message: &[u8]| {
+        let mut run = Run::new();
+        run.post(1, "/mcp", fields, body).head(1, 200, &[SSE]).see(1, Event::BodyChunk(message));
+        run.shown.lines().last().unwrap().contains(r#""threadline.protocol_mismatch":["server_request"]"#)
+    };
+    assert!(is_mismatch(&[("mcp-protocol-version", "2026-07-28")], CALL, ask));
+    assert!(is_mismatch(&[], meta, ask));
+    assert!(is_mismatch(&[], &initialize("2026-07-28"), ask));
+    assert!(!is_mismatch(&[("mcp-protocol-version", "2026-07-28")], CALL, notify));
+    assert!(!is_mismatch(&[("mcp-protocol-version", "2025-11-25")], CALL, ask));
+    assert!(!is_mismatch(&[], &initialize("2025-11-25"), ask));
+    assert!(!is_mismatch(&[], CALL, ask));
+}
+
+#[test]
 fn what_a_definition_mirrors_is_compared_with_the_headers_of_the_call() {
     let list = r#"data: {"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"x","inputSchema":{"properties":{"region":{"type":"string","x-mcp-header":"Region"}}}}]}}
 

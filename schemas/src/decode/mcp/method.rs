@@ -65,6 +65,10 @@ pub(crate) const METHODS: &[Method] = &[
     method("notifications/subscriptions/acknowledged", Sender::Server, Kind::Notification),
 ];
 
+/// The first revision without sessions: servers send no requests, headers mirror the body, and a disconnect cancels.
+/// Revisions compare as text.
+pub(crate) const STATELESS_SINCE: &str = "2026-07-28";
+
 /// Whether this side sends a method of the protocol; what the protocol does not have may come from either.
 pub(crate) fn is_sender(method: &str, direction: Direction) -> bool {
     let sender = METHODS.iter().find(|known| known.name == method).map_or(Sender::Either, |known| known.sender);

@@ -361,6 +361,24 @@ fn an_inventory_is_bounded() {
 }
 
 #[test]
+fn over_stdio_too_a_server_sends_no_requests_since_2026_07_28() {
+    let mismatches = |frames: &str| {
+        let said = |record: &&Record| record.attributes.as_deref().is_some_and(|a| a.contains("protocol_mismatch"));
+        decode(frames).iter().filter(said).count()
+    };
+    let modern = r#"{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+    let ask = r#"{"jsonrpc":"2.0","id":7,"method":"roots/list"}"#;
+    assert_eq!(mismatches(&format!("> {modern}\n< {ask}")), 1);
+    // The server does not know the revision, and the client falls back.
+    let back = r#"{"jsonrpc":"2.0","id":2,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;
+    assert_eq!(mismatches(&format!("> {modern}\n> {back}\n< {ask}")), 0);
+    // What the server settles for counts.
+    let newer = r#"{"jsonrpc":"2.0","id":2,"method":"initialize","params":{"protocolVersion":"2026-07-28"}}"#;
+    let older = r#"{"jsonrpc":"2.0","id":2,"result":{"protocolVersion":"2025-06-18","capabilities":{},"serverInfo":{"name":"s"}}}"#;
+    assert_eq!(mismatches(&format!("> {newer}\n< {older}\n< {ask}")), 0);
+}
+
+#[test]
 fn what_comes_on_a_subscription_names_its_request() {
     check(
         r#"
