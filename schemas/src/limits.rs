@@ -75,12 +75,16 @@ pub mod mcp {
     pub const NAME_BYTES_MAX: usize = 1024;
     /// Tools of one connection whose definitions are followed.
     pub const TOOLS_MAX: usize = 4_096;
+    /// Bytes of what is remembered of them per connection.
+    pub const TOOLS_BYTES_MAX: usize = 4 << 20;
     /// Longer tool names are not followed.
     pub const TOOL_NAME_BYTES_MAX: usize = 256;
     /// Arguments of a tool that are compared with headers.
     pub const MIRRORED_MAX: usize = 32;
     /// How deep in the arguments.
     pub const MIRRORED_DEPTH_MAX: usize = 8;
+    /// Longer names of members on the way to one are not followed.
+    pub const MIRRORED_STEP_BYTES_MAX: usize = 256;
     /// Tasks of one connection whose origin is remembered.
     pub const TASKS_MAX: usize = 512;
     /// Connections that may be interleaved in one recording.
@@ -93,6 +97,8 @@ pub mod http {
     pub const EXCHANGES_MAX: usize = 4096;
     /// Connections whose state is kept.
     pub const CONNECTIONS_MAX: usize = 4096;
+    /// Bytes of all their states: requests that wait, tools, tasks. Beyond, the connection with most forgets them.
+    pub const REMEMBERED_BYTES_MAX: usize = 64 << 20;
     /// Bytes held of one body.
     pub const BODY_BYTES_MAX: usize = 16 << 20;
     /// Bytes held of all bodies.

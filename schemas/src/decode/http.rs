@@ -25,7 +25,8 @@
 //! 2024-11-05 the stream's `endpoint` event does, and responses come in that stream, not in that of the request; without
 //! either see [`sessionless`]. Connection id: `<scope>-<n>`.
 //!
-//! Bounds: [`EXCHANGES_MAX`] open exchanges, [`CONNECTIONS_MAX`] connections (oldest dropped),
+//! Bounds: [`EXCHANGES_MAX`] open exchanges, [`CONNECTIONS_MAX`] connections (oldest dropped), which remember
+//! [`REMEMBERED_BYTES_MAX`] together,
 //! [`BODY_BYTES_MAX`] held per body and [`HELD_BYTES_MAX`] in all (then `rejected`, and the rest of that body `log`).
 
 mod exchange;
@@ -34,7 +35,7 @@ pub mod proxy;
 mod sessionless;
 mod sse;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::exchange::{Body, Exchange};
 pub use self::headers::Headers;
@@ -46,7 +47,9 @@ use super::{Context, Line};
 use crate::columns::Record;
 use crate::json::{self, Json, JsonError, Parsed};
 use crate::keys::{Key, KeyKind};
-use crate::limits::http::{BODY_BYTES_MAX, CONNECTIONS_MAX, EXCHANGES_MAX, HELD_BYTES_MAX, SESSION_BYTES_MAX};
+use crate::limits::http::{
+    BODY_BYTES_MAX, CONNECTIONS_MAX, EXCHANGES_MAX, HELD_BYTES_MAX, REMEMBERED_BYTES_MAX, SESSION_BYTES_MAX,
+};
 use crate::record::{Direction, Kind, Outcome, SourceKind};
 
 /// Decoder name in records.
@@ -60,7 +63,11 @@ pub struct HttpDecoder {
     scope: String,
     next_connection: u64,
     next_exchange: u64,
-    connections: BTreeMap<u64, McpDecoder>,
+    connections: BTreeMap<u64, Connection>,
+    /// Those that may remember more or less than they are charged for.
+    touched: BTreeSet<u64>,
+    /// What all of them are charged for.
+    remembered: usize,
     /// Session id -> connection.
     sessions: HashMap<String, u64>,
     /// Path and query that an `endpoint` event named -> connection.
@@ -69,6 +76,14 @@ pub struct HttpDecoder {
     /// By the number that the recorder gave.
     exchanges: BTreeMap<i64, Exchange>,
     held: usize,
+}
+
+/// State of a connection.
+#[derive(Debug)]
+struct Connection {
+    decoder: McpDecoder,
+    /// Bytes of it in the sum of all.
+    charged: usize,
 }
 
 /// Where and when something was seen.
@@ -150,6 +165,8 @@ impl HttpDecoder {
             next_connection: 0,
             next_exchange: 0,
             connections: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            remembered: 0,
             sessions: HashMap::new(),
             endpoints: HashMap::new(),
             sessionless: Sessionless::default(),
@@ -175,6 +192,7 @@ impl HttpDecoder {
                 self.failure(&mut parts, seen, reason, status, is_refusal);
             }
         }
+        self.charge();
         parts.finish()
     }
 
@@ -529,10 +547,12 @@ impl HttpDecoder {
         self.next_connection += 1;
         let id = format!("{}-{}", self.scope, self.next_connection);
         let decoder = McpDecoder::new(DECODER, &self.source_name, self.server_name.as_deref(), &id);
-        if self.connections.len() == CONNECTIONS_MAX {
-            self.connections.pop_first();
+        if self.connections.len() == CONNECTIONS_MAX
+            && let Some((_, oldest)) = self.connections.pop_first()
+        {
+            self.remembered -= oldest.charged;
         }
-        self.connections.insert(self.next_connection, decoder);
+        self.connections.insert(self.next_connection, Connection { decoder, charged: 0 });
         self.next_connection
     }
 
@@ -540,7 +560,25 @@ impl HttpDecoder {
     fn decoder(&mut self, number: u64) -> &mut McpDecoder {
         let id = format!("{}-{number}", self.scope);
         let (source, server) = (&self.source_name, self.server_name.as_deref());
-        self.connections.entry(number).or_insert_with(|| McpDecoder::new(DECODER, source, server, &id))
+        self.touched.insert(number);
+        let fresh = || Connection { decoder: McpDecoder::new(DECODER, source, server, &id), charged: 0 };
+        &mut self.connections.entry(number).or_insert_with(fresh).decoder
+    }
+
+    /// Brings the sum up to date. Beyond its bound the connection that remembers most forgets it, so that one that fills
+    /// its state costs no other.
+    fn charge(&mut self) {
+        while let Some(number) = self.touched.pop_first() {
+            let Some(connection) = self.connections.get_mut(&number) else { continue };
+            let is = connection.decoder.remembered();
+            self.remembered = self.remembered - connection.charged + is;
+            connection.charged = is;
+        }
+        while self.remembered > REMEMBERED_BYTES_MAX {
+            let Some(most) = self.connections.values_mut().max_by_key(|connection| connection.charged) else { return };
+            most.decoder.forget();
+            self.remembered -= std::mem::take(&mut most.charged);
+        }
     }
 
     fn bind_session(&mut self, session: &str, number: u64, host: Option<&str>) {

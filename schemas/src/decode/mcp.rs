@@ -147,6 +147,18 @@ impl McpDecoder {
         self.pending.dropped()
     }
 
+    /// Bytes of what is remembered for messages to come; names are bounded by their number.
+    pub(crate) fn remembered(&self) -> usize {
+        self.pending.bytes() + self.inventory.bytes() + self.tasks.bytes()
+    }
+
+    /// Forgets that: responses to what waited are unpaired, and which definitions are in force is not known.
+    pub(crate) fn forget(&mut self) {
+        self.pending.forget();
+        self.inventory = Inventory::default();
+        self.tasks = Tasks::default();
+    }
+
     pub(crate) fn has_session(&self) -> bool {
         self.session.is_some()
     }

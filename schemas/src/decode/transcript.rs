@@ -43,6 +43,10 @@ impl<V> Remembered<V> {
         self.entries.insert(key, value);
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
     pub(crate) fn get(&self, key: &str) -> Option<&V> {
         self.entries.get(key)
     }

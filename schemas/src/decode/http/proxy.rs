@@ -49,6 +49,12 @@ impl ProxyDecoder {
         ProxyDecoder { run: run.into(), server_name: server_name.into(), exchanges }
     }
 
+    /// Bytes of what connections remember.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.exchanges.remembered
+    }
+
     /// Something was seen of an exchange; `raw` are the bytes that the record keeps.
     pub fn exchange(
         &mut self,

@@ -300,6 +300,36 @@ fn a_server_that_sends_requests_where_the_revision_has_none_is_recorded_as_such(
 }
 
 #[test]
+fn all_connections_share_a_bound_of_what_is_remembered() {
+    let target = "u".repeat(crate::limits::mcp::CARRIED_BYTES_MAX);
+    let read =
+        |id: i64| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"resources/read","params":{{"uri":"{target}"}}}}"#);
+    let batch = format!("[{}]", (0..3_000).map(read).collect::<Vec<_>>().join(","));
+    let mut run = Run::new();
+    let mut exchange = 0;
+    let mut post = |run: &mut Run, session: &str, body: &str| {
+        exchange += 1;
+        run.post(exchange, "/mcp", &[("mcp-session-id", session)], body);
+        run.shown.clear();
+        exchange
+    };
+    let small = post(&mut run, "small", CALL);
+    // About 3.5 MB each, below the bound of one connection.
+    let mut most = 0;
+    for session in 0..30 {
+        post(&mut run, &format!("s-{session}"), &batch);
+        let remembered = run.decoder.remembered();
+        assert!(remembered <= REMEMBERED_BYTES_MAX, "{remembered}");
+        most = most.max(remembered);
+    }
+    assert!(most > REMEMBERED_BYTES_MAX - (4 << 20), "the bound was never met: {most}");
+    // Whoever holds little is not the one that forgets.
+    run.head(small, 200, &[SSE]).see(small, Event::BodyChunk(ANSWER));
+    assert!(run.shown.contains("result tools/call"), "{}", run.shown);
+    assert!(!run.shown.contains("threadline.unpaired"), "{}", run.shown);
+}
+
+#[test]
 fn what_a_definition_mirrors_is_compared_with_the_headers_of_the_call() {
     let list = r#"data: {"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"x","inputSchema":{"properties":{"region":{"type":"string","x-mcp-header":"Region"}}}}]}}
 

@@ -2,7 +2,8 @@
 //! changes between two lists is noticed.
 //!
 //! Invariants
-//! - at most [`TOOLS_MAX`] tools with names of at most [`TOOL_NAME_BYTES_MAX`] bytes; what is beyond is not followed
+//! - at most [`TOOLS_MAX`] tools with names of at most [`TOOL_NAME_BYTES_MAX`] bytes, [`TOOLS_BYTES_MAX`] in all; what is
+//!   beyond is not followed, and then no tool is said not to be listed
 //! - in force is what the client was told last, not what the server had: between `notifications/tools/list_changed` and
 //!   the next list they may differ, which is said
 //! - of two definitions under one name in one list, the first counts
@@ -15,7 +16,9 @@ use sha2::{Digest, Sha256};
 
 use super::definition::{self, COVERED};
 use crate::json::{Json, canonical};
-use crate::limits::mcp::{MIRRORED_DEPTH_MAX, MIRRORED_MAX, TOOL_NAME_BYTES_MAX, TOOLS_MAX};
+use crate::limits::mcp::{
+    MIRRORED_DEPTH_MAX, MIRRORED_MAX, MIRRORED_STEP_BYTES_MAX, TOOL_NAME_BYTES_MAX, TOOLS_BYTES_MAX, TOOLS_MAX,
+};
 
 /// What a connection was told about tools.
 #[derive(Debug, Default)]
@@ -26,6 +29,9 @@ pub(super) struct Inventory {
     /// Whether a list was given to its end.
     is_complete: bool,
     is_stale: bool,
+    /// Whether a tool of the list that was given last is not followed.
+    leaves_out: bool,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -69,6 +75,7 @@ impl Inventory {
     /// A list is asked for from its first page.
     pub(super) fn begin(&mut self) {
         self.seen.clear();
+        self.leaves_out = false;
     }
 
     /// The server says that its tools are others now.
@@ -78,12 +85,20 @@ impl Inventory {
 
     /// Takes one definition of a list.
     pub(super) fn take(&mut self, tool: &Json, digest: &str) -> Option<Change> {
-        let name = tool.str_at("name").filter(|name| name.len() <= TOOL_NAME_BYTES_MAX)?;
-        let is_room = self.tools.len() < TOOLS_MAX || self.tools.contains_key(name);
-        if !is_room || !self.seen.insert(name.to_string()) {
+        let name = tool.str_at("name")?;
+        if self.seen.contains(name) {
             return None;
         }
         let is = Version { digest: digest.into(), members: members(tool), mirrored: mirrored(tool), is_listed: true };
+        let was_bytes = self.tools.get(name).map_or(0, |was| was.bytes(name));
+        let is_room = self.tools.len() < TOOLS_MAX || self.tools.contains_key(name);
+        let bytes = self.bytes - was_bytes + is.bytes(name);
+        if !is_room || name.len() > TOOL_NAME_BYTES_MAX || bytes > TOOLS_BYTES_MAX {
+            self.leaves_out = true;
+            return None;
+        }
+        self.bytes = bytes;
+        self.seen.insert(name.to_string());
         let was = self.tools.insert(name.to_string(), is)?;
         let is = self.tools.get(name).filter(|is| is.digest != was.digest)?;
         let differs = |at: &usize| is.members[*at] != was.members[*at];
@@ -107,36 +122,57 @@ impl Inventory {
     pub(super) fn in_force(&self, name: &str) -> InForce<'_> {
         match self.tools.get(name).filter(|version| version.is_listed) {
             Some(version) => InForce::Listed { digest: &version.digest, is_stale: self.is_stale },
-            None if self.is_complete && !self.is_stale && self.tools.len() < TOOLS_MAX => InForce::NotListed,
+            None if self.is_complete && !self.is_stale && !self.leaves_out => InForce::NotListed,
             None => InForce::Unknown,
         }
     }
-}
 
-impl Inventory {
+    /// Bytes of what is remembered.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// What a tool wants in headers too; nothing when its definition is not known.
     pub(super) fn mirrored(&self, name: &str) -> &[Mirrored] {
         self.tools.get(name).filter(|version| version.is_listed).map_or(&[], |version| &version.mirrored)
     }
 }
 
+impl Version {
+    /// About what it takes, its name in both sets included.
+    fn bytes(&self, name: &str) -> usize {
+        let mirrored = |it: &Mirrored| {
+            it.header.len() + it.path.iter().map(|step| step.len() + size_of::<String>()).sum::<usize>()
+        };
+        let mirrored: usize = self.mirrored.iter().map(|it| mirrored(it) + size_of::<Mirrored>()).sum();
+        size_of::<Self>() + 2 * (name.len() + size_of::<String>()) + self.digest.len() + mirrored
+    }
+}
+
 /// The properties marked with `x-mcp-header` that are reached by `properties` alone, as the revision asks.
 fn mirrored(tool: &Json) -> Vec<Mirrored> {
     let mut found = Vec::new();
-    let mut waiting = vec![(tool.get("inputSchema"), Vec::new())];
-    while let Some((schema, path)) = waiting.pop() {
-        let properties = schema.and_then(|schema| schema.get("properties")).map(Json::members).unwrap_or_default();
-        for property in properties {
-            let path: Vec<String> = path.iter().chain([&property.key]).cloned().collect();
-            let header = property.value.str_at("x-mcp-header").filter(|header| header.len() <= TOOL_NAME_BYTES_MAX);
-            if let Some(header) = header.filter(|_| found.len() < MIRRORED_MAX) {
-                found.push(Mirrored { header: header.to_ascii_lowercase(), path });
-            } else if path.len() < MIRRORED_DEPTH_MAX {
-                waiting.push((Some(&property.value), path));
-            }
-        }
-    }
+    look_for_mirrored(tool.get("inputSchema"), &mut Vec::new(), &mut found);
     found
+}
+
+/// `path` is the way to `schema`: one for all, because a schema may have many properties at the end of a long way.
+fn look_for_mirrored<'a>(schema: Option<&'a Json>, path: &mut Vec<&'a str>, found: &mut Vec<Mirrored>) {
+    let properties = schema.and_then(|schema| schema.get("properties")).map(Json::members).unwrap_or_default();
+    for property in properties.iter().filter(|property| property.key.len() <= MIRRORED_STEP_BYTES_MAX) {
+        if found.len() == MIRRORED_MAX {
+            return;
+        }
+        path.push(&property.key);
+        let header = property.value.str_at("x-mcp-header").filter(|header| header.len() <= TOOL_NAME_BYTES_MAX);
+        if let Some(header) = header {
+            let path = path.iter().map(|step| step.to_string()).collect();
+            found.push(Mirrored { header: header.to_ascii_lowercase(), path });
+        } else if path.len() < MIRRORED_DEPTH_MAX {
+            look_for_mirrored(Some(&property.value), path, found);
+        }
+        path.pop();
+    }
 }
 
 fn members(tool: &Json) -> [Option<[u8; 8]>; COVERED.len()] {

@@ -178,6 +178,16 @@ impl Pending {
         of_exchange.map(|asked| asked.rpc_id.clone()).take(8).collect()
     }
 
+    /// Drops and counts all that wait.
+    pub(crate) fn forget(&mut self) {
+        *self = Pending { next: self.next, dropped: self.dropped + self.waiting.len() as u64, ..Pending::default() };
+    }
+
+    /// Bytes of what waits.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Requests that were dropped because too many waited.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped

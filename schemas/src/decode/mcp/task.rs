@@ -14,6 +14,7 @@ use crate::columns::Record;
 use crate::decode::transcript::{Remembered, short};
 use crate::json::Json;
 use crate::keys::{Key, KeyKind};
+use crate::limits::keys::VALUE_BYTES_MAX;
 use crate::limits::mcp::TASKS_MAX;
 use crate::record::{Kind, Outcome};
 use std::sync::Arc;
@@ -36,6 +37,14 @@ pub(super) struct Tasks(Remembered<Origin>);
 impl Default for Tasks {
     fn default() -> Self {
         Tasks(Remembered::new(TASKS_MAX))
+    }
+}
+
+impl Tasks {
+    /// At most what they take: an id and six values that are [`short`], twice what they are for their place in maps.
+    pub(super) fn bytes(&self) -> usize {
+        const TASK_BYTES: usize = 14 * VALUE_BYTES_MAX;
+        self.0.len() * TASK_BYTES
     }
 }
 

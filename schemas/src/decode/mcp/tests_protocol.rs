@@ -3,7 +3,7 @@
 use super::method::{METHODS, Sender, is_known};
 use super::tests::{check, decode, feed};
 use super::*;
-use crate::limits::mcp::{TASKS_MAX, TOOLS_MAX};
+use crate::limits::mcp::{MIRRORED_MAX, TASKS_MAX, TOOLS_BYTES_MAX, TOOLS_MAX};
 use expect_test::expect;
 
 /// Methods as the schemas of the revisions list them.
@@ -358,6 +358,34 @@ fn an_inventory_is_bounded() {
     assert_eq!(inventory.in_force(&format!("t{}", TOOLS_MAX + 1)), InForce::Unknown);
     let long = json::parse(format!(r#"{{"name":"{}"}}"#, "x".repeat(1000)).as_bytes()).unwrap().value;
     assert_eq!(inventory.take(&long, "d"), None);
+}
+
+#[test]
+fn an_inventory_is_bounded_in_bytes_too() {
+    let property = |at: usize| format!(r#""{at:0>256}":{{"x-mcp-header":"{at:0>256}"}}"#);
+    let properties: Vec<String> = (0..40).map(property).collect();
+    let schema = format!(r#"{{"properties":{{{}}}}}"#, properties.join(","));
+    let mut inventory = inventory::Inventory::default();
+    inventory.begin();
+    for at in 0..TOOLS_MAX {
+        let tool = format!(r#"{{"name":"t{at}","inputSchema":{schema}}}"#);
+        inventory.take(&json::parse(tool.as_bytes()).unwrap().value, "d");
+        assert!(inventory.bytes() <= TOOLS_BYTES_MAX);
+    }
+    inventory.page(true);
+    assert!(inventory.bytes() > TOOLS_BYTES_MAX - (1 << 16), "the bound was never met");
+    assert_eq!(inventory.in_force("t0"), InForce::Listed { digest: "d", is_stale: false });
+    assert_eq!(inventory.in_force("t4000"), InForce::Unknown);
+    assert_eq!(inventory.mirrored("t0").len(), MIRRORED_MAX);
+    // A way of long names, many times over, is not remembered.
+    let long =
+        format!(r#"{{"name":"l","inputSchema":{{"properties":{{"{}":{{"x-mcp-header":"h"}}}}}}}}"#, "x".repeat(257));
+    let mut inventory = inventory::Inventory::default();
+    inventory.take(&json::parse(long.as_bytes()).unwrap().value, "d");
+    inventory.page(true);
+    assert_eq!(inventory.mirrored("l"), []);
+    // A shorter list makes room again.
+    assert_eq!(inventory.in_force("other"), InForce::NotListed);
 }
 
 #[test]
