@@ -10,8 +10,8 @@
 //!   counted in a gap
 //! - requests go to the configured server only; redirects are passed on, not followed
 //! - memory: `held_bytes_max` (32 MiB) wait for the recorder, request bodies in the making included; per connection two
-//!   buffers of [`BUFFER_BYTES_MAX`] on each side, at most `connections_max` (512) connections, so 128 MiB; the recorder
-//!   holds at most 64 MiB of response bodies in the making
+//!   buffers of [`BUFFER_BYTES_MAX`] on each side, at most `connections_max` (512) connections, so 128 MiB; in HTTP/2 per
+//!   stream beyond its connection's first, at most `exchanges_max` (1,024) under way; the recorder holds at most 64 MiB of response bodies in the making, and 64 MiB of what it remembers of connections
 //!
 //! Not here: what exchanges mean (`schemas::decode::http`), who may use the server (its authorization passes through), TLS
 //! certificates (a configuration is given).
@@ -60,6 +60,8 @@ use crate::tap::{Clock, OnRecordFailure, Record, Retry};
 
 /// Bytes of one read or write buffer; also the longest head of a request or response.
 pub const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// What all streams of one HTTP/2 connection of a client may send before it is passed on.
+const CLIENT_WINDOW_BYTES: u32 = 128 * 1024;
 /// What one HTTP/2 stream may have on its way.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// Streams of one HTTP/2 connection of a client.
@@ -96,6 +98,9 @@ pub struct ProxyOptions {
     pub response_timeout: Option<Duration>,
     /// Connections of clients at once; further ones wait. Default 512.
     pub connections_max: usize,
+    /// Requests of all connections under way at once; a further one is told to come back. Default 1,024, which only HTTP/2
+    /// can reach.
+    pub exchanges_max: usize,
     /// A longer request body is passed on, but only its beginning and a digest are recorded. Default 16 MiB.
     pub request_bytes_max: usize,
     /// Bytes that may wait for the recorder. Default 32 MiB.
@@ -127,6 +132,7 @@ impl ProxyOptions {
             connect_timeout: Duration::from_secs(10),
             response_timeout: None,
             connections_max: 512,
+            exchanges_max: 1_024,
             request_bytes_max: BODY_BYTES_MAX,
             held_bytes_max: 32 << 20,
             retry: Retry::default(),
@@ -350,6 +356,7 @@ where
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CLIENT_WINDOW_BYTES)
         .max_send_buf_size(BUFFER_BYTES_MAX)
         .max_header_list_size(BUFFER_BYTES_MAX as u32);
     let service = service_fn(move |request| forward::forward(Arc::clone(&shared), client.ip(), request));

@@ -22,6 +22,11 @@ pub(super) async fn forward(
 ) -> Result<Response<Answer>, Infallible> {
     let (mut head, body) = request.into_parts();
     let open = Open::new(Exchange::begin(&shared, client, &head));
+    if *shared.open.borrow() > shared.options.exchanges_max {
+        open.0.failure("too_many_exchanges", Some(StatusCode::SERVICE_UNAVAILABLE.as_u16()), false);
+        let detail = "too many requests are under way; try again when some are answered";
+        return Ok(problem(StatusCode::SERVICE_UNAVAILABLE, detail));
+    }
     if let Some(refusal) = shared.guard.refusal(&head) {
         return Ok(refuse(&open.0, refusal.status, refusal.reason, refusal.detail));
     }

@@ -419,6 +419,46 @@ async fn many_exchanges_at_once_do_not_mix() {
 }
 
 #[tokio::test]
+async fn beyond_the_exchanges_under_way_a_request_is_told_to_come_back() {
+    let (listener, url) = server().await;
+    let (sender, mut observations) = mpsc::unbounded_channel();
+    let proxy = Running::start(&url, Collect(sender), |options| options.exchanges_max = 2).await;
+    let ask = async || {
+        let mut client = proxy.connect().await;
+        client.write_all(post(proxy.address, "connection: close\r\n", "{}").as_bytes()).await.unwrap();
+        client
+    };
+    let mut asked = Vec::new();
+    for _ in 0..2 {
+        let client = ask().await;
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_until(&mut stream, "{}").await;
+        asked.push((client, stream));
+    }
+    let answer = read_all(&mut ask().await).await;
+    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+    let answer_to = async |(mut client, mut stream): (TcpStream, TcpStream)| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]").await.unwrap();
+        read_all(&mut client).await
+    };
+    assert!(answer_to(asked.remove(0)).await.ends_with("[]"));
+    // Its place is free a moment later.
+    let (client, mut stream) = loop {
+        let mut client = ask().await;
+        tokio::select! {
+            accepted = listener.accept() => break (client, accepted.unwrap().0),
+            answer = read_all(&mut client) => assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}"),
+        }
+    };
+    read_until(&mut stream, "{}").await;
+    assert!(answer_to((client, stream)).await.ends_with("[]"));
+    assert!(answer_to(asked.remove(0)).await.ends_with("[]"));
+    proxy.stop().await;
+    let shown = shown(&mut observations);
+    assert!(shown.contains("3 failure too_many_exchanges Some(503) false\n"), "{shown}");
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_passes_whole_and_is_recorded_in_part() {
     let (listener, url) = server().await;
     let (sender, mut observations) = mpsc::unbounded_channel();
