@@ -7,6 +7,7 @@
 //! - the permit is held until the worker is reaped; a worker whose server is gone sees its input end and stops
 //! - a worker's private memory is at most `process_bytes` and its stack; it writes no core file
 //! - at most [`REPLY_BYTES_MAX`] bytes of a reply are taken
+//! - a worker without a reply is logged with its status and the end of what it said
 //!
 //! Between them: one line of JSON (a `Task`) on the worker's standard input, which stays open until the reply is
 //! taken; then `A` and the answer, or `E` and a `Failure`, both JSON, on its standard output.
@@ -21,9 +22,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
+use threadline_schemas::display;
 use threadline_store::Reader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::failure::MEMORY_STEP;
@@ -37,8 +39,10 @@ use crate::model::SqlQuestion;
 const REPLY_BYTES_MAX: u64 = (ANSWER_BYTES_MAX + (2 << 20)) as u64;
 /// Bytes of a task; the guard has bounded its query.
 const TASK_BYTES_MAX: u64 = 1 << 20;
-/// Bytes kept of what a dying worker says.
-const LAST_WORDS_BYTES_MAX: u64 = 4096;
+/// Bytes kept of the end of what a worker says on its standard error.
+const LAST_WORDS_BYTES_MAX: usize = 4096;
+/// How long a worker that gave no reply may take to end by itself, so that its own status is seen.
+const DYING_MAX: Duration = Duration::from_secs(1);
 /// Seconds of processor time beyond the time limit, for the case that nobody kills the worker.
 const CPU_SLACK_SECONDS: u64 = 30;
 /// What executing takes beside the query's own data: stacks of the threads.
@@ -106,11 +110,18 @@ async fn attend(
     permit: OwnedSemaphorePermit,
 ) {
     let limit = Duration::from_millis(limits.time_ms);
+    let mut last_words = Vec::new();
     let outcome = tokio::select! {
-        outcome = converse(&mut child, line, limits) => Some(outcome),
+        outcome = converse(&mut child, line, limits, &mut last_words) => Some(outcome),
         () = tokio::time::sleep(limit) => None,
         () = sender.closed() => None,
     };
+    if let Some(Err(QueryError::Interrupted)) = outcome {
+        let status = tokio::time::timeout(DYING_MAX, child.wait()).await;
+        let status = status.ok().and_then(Result::ok).map(|status| status.to_string());
+        let last_words = display::visible_bytes(&last_words, display::Lines::Show);
+        tracing::error!(status, last_words, "an SQL worker gave no answer");
+    }
     let Some(outcome) = outcome else {
         // The asker does not wait for the end of what it will not get.
         drop(sender.send(Err(QueryError::Timeout { limit_ms: limits.time_ms })));
@@ -130,26 +141,42 @@ async fn end(child: &mut Child) {
     }
 }
 
-async fn converse(child: &mut Child, line: String, limits: Limits) -> Result<Bytes, QueryError> {
+async fn converse(
+    child: &mut Child,
+    line: String,
+    limits: Limits,
+    last_words: &mut Vec<u8>,
+) -> Result<Bytes, QueryError> {
     let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(QueryError::Interrupted);
     };
-    let (mut reply, mut last_words) = (Vec::new(), Vec::new());
+    let mut reply = Vec::new();
     let give = async {
         // A worker that is gone already has said why, or will be found without a reply.
         let _gone: std::io::Result<()> = give(&mut stdin, &line).await;
     };
-    let (mut stdout, mut stderr) = (stdout.take(REPLY_BYTES_MAX), stderr.take(LAST_WORDS_BYTES_MAX));
-    let (_, taken, _) = tokio::join!(give, stdout.read_to_end(&mut reply), stderr.read_to_end(&mut last_words));
+    let mut stdout = stdout.take(REPLY_BYTES_MAX);
+    let (_, taken, ()) = tokio::join!(give, stdout.read_to_end(&mut reply), listen(stderr, last_words));
     drop(stdin);
     let whole = taken.is_ok() && (reply.len() as u64) < REPLY_BYTES_MAX;
     match reply.split_first() {
         Some((b'A', _)) if whole => Ok(Bytes::from(reply).slice(1..)),
-        Some((b'E', failure)) if whole => {
-            Err(serde_json::from_slice::<Failure>(failure).map_or(QueryError::Interrupted, QueryError::from))
-        }
-        _ => Err(died(&last_words, limits)),
+        Some((b'E', failure)) if whole => match serde_json::from_slice(failure) {
+            // A thread of its own died, and has said of what.
+            Ok(Failure::Interrupted) | Err(_) => Err(died(last_words, limits)),
+            Ok(failure) => Err(failure.into()),
+        },
+        _ => Err(died(last_words, limits)),
+    }
+}
+
+/// Reads to the end, so that no worker waits for room to speak, and keeps the last of it: what it died of.
+async fn listen(mut stderr: ChildStderr, last_words: &mut Vec<u8>) {
+    let mut part = [0; 1024];
+    while let Ok(bytes @ 1..) = stderr.read(&mut part).await {
+        last_words.extend_from_slice(&part[..bytes]);
+        last_words.drain(..last_words.len().saturating_sub(LAST_WORDS_BYTES_MAX));
     }
 }
 
@@ -244,5 +271,35 @@ impl From<Failure> for QueryError {
             Failure::Unread { file, reason } => QueryError::Unread { file, reason },
             Failure::Interrupted => QueryError::Interrupted,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn asked(script: &str) -> Result<Bytes, QueryError> {
+        let arguments = vec!["-c".into(), script.into()];
+        let program = Program { path: "/bin/sh".into(), arguments, environment: Vec::new() };
+        let question = SqlQuestion { query: "select 1".into(), limit: None, timeout_ms: None };
+        let limits =
+            Limits { rows_max: 1, time_ms: 60_000, pool_bytes: 1, process_bytes: 384 << 20, links_rows_max: 1 };
+        let permits = Arc::new(tokio::sync::Semaphore::new(1));
+        ask(&program, &question, limits, permits.acquire_owned().await.unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn what_a_worker_says_last_is_heard_however_much_it_says() {
+        let warnings = "seq 100000 | sed 's/^/cannot allocate, warning /' >&2";
+        let refused = asked(&format!("{warnings}; echo 'memory allocation of 8 bytes failed' >&2; exit 134")).await;
+        assert!(
+            matches!(&refused, Err(QueryError::SqlRefused { reason, .. }) if reason.contains("384 MiB")),
+            "{refused:?}"
+        );
+        let died = asked(&format!("{warnings}; exit 3")).await;
+        assert!(matches!(died, Err(QueryError::Interrupted)), "{died:?}");
+        let panicked = asked(r#"echo 'OS can'"'"'t spawn worker thread' >&2; printf 'E"Interrupted"'"#).await;
+        assert!(matches!(panicked, Err(QueryError::SqlRefused { .. })), "{panicked:?}");
+        assert_eq!(asked("printf 'A1'").await.unwrap(), "1");
     }
 }
