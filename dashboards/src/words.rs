@@ -184,8 +184,17 @@ pub(crate) fn typed_time(text: &str) -> Option<String> {
 
 /// `1.8 s`, `340 ms`, `2 m 05 s`, `3 h 12 m`, `4 d 02 h`.
 pub(crate) fn duration(nanos: i64) -> Shown {
-    let ns = nanos.max(0);
-    let text = match ns {
+    Shown::line(&length(nanos.max(0)))
+}
+
+/// The same with its sign: how far a clock is ahead.
+pub(crate) fn signed_duration(nanos: i64) -> Shown {
+    let sign = if nanos < 0 { "−" } else { "+" };
+    Shown::line(&format!("{sign}{}", length(nanos.saturating_abs())))
+}
+
+fn length(ns: i64) -> String {
+    match ns {
         0 => "0".into(),
         1..1_000_000 => format!("{} µs", (ns / 1_000).max(1)),
         1_000_000..1_000_000_000 => format!("{} ms", ns / 1_000_000),
@@ -195,8 +204,7 @@ pub(crate) fn duration(nanos: i64) -> Shown {
             format!("{} h {:02} m", ns / 3_600_000_000_000, ns / 60_000_000_000 % 60)
         }
         _ => format!("{} d {:02} h", ns / 86_400_000_000_000, ns / 3_600_000_000_000 % 24),
-    };
-    Shown::line(&text)
+    }
 }
 
 /// `1,204,118`.
@@ -234,6 +242,9 @@ mod tests {
                 .map(|&ns| duration(ns).to_string())
                 .collect();
         expect!["0 | 1 µs | 12 ms | 1.8 s | 2 m 05 s | 3 h 12 m | 1 d 02 h | 0"].assert_eq(&shown.join(" | "));
+        let signed: Vec<String> =
+            [1_849_999_999, -340_000_000, 0].iter().map(|&ns| signed_duration(ns).to_string()).collect();
+        expect!["+1.8 s | −340 ms | +0"].assert_eq(&signed.join(" | "));
         expect!["1,204,118"].assert_eq(count(1_204_118).as_str());
         expect!["3.2 MB"].assert_eq(bytes(3_400_000).as_str());
     }

@@ -17,7 +17,11 @@
 //!   per file and in the answer, [`SLOTS_MAX`] slots per source
 //! - what is left out is counted in the completeness statement
 //!
-//! Not here: clock offsets. They are null until they are measured where records are correlated.
+//! Of a source's clock this says a bound: nothing arrives before it happened, so the least distance between event and
+//! arrival in the last hour is at least how far the clock stands ahead (below zero: how far it stands behind at most; the
+//! quickest delivery is part of it).
+//!
+//! Not here: how far clocks really are apart, which only correlation can tell, per emitter and time.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,8 +119,12 @@ pub struct SourceSummary {
     pub behind: Option<u64>,
     /// Messages written to the dead-letter topic, of a topic that is read.
     pub dead_lettered: Option<u64>,
-    /// How far its clock is ahead of ours, milliseconds; null until it was measured.
-    pub clock_offset_ms: Option<f64>,
+    /// Its clock is ahead of its collector's by at least so many milliseconds (below zero: behind by at most so many): the
+    /// least of observed minus event time in the hour before its last record, with the sign turned, because nothing is
+    /// observed before it happened. Null where nothing says when it happened, and for what was loaded from files.
+    pub clock_offset_min_ms: Option<f64>,
+    /// Records that this is taken from.
+    pub clock_records: u64,
     /// Way in of the newest record: tap, import, watch, otlp, api, kafka, own.
     pub collector: String,
     /// Which collector elsewhere sent the newest record, if one did.
@@ -143,8 +151,26 @@ struct Tally {
     all_imported: bool,
     started: Option<i64>,
     exited: Option<i64>,
-    /// Records by five-second slot of observed time, of the hour before the last.
-    slots: BTreeMap<i64, u64>,
+    /// By five-second slot of observed time, of the hour before the last.
+    slots: BTreeMap<i64, Slot>,
+}
+
+/// What came in five seconds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    records: u64,
+    /// Those that say when they happened, by a clock that ran when they were sent.
+    timed: u64,
+    /// Least distance between event and arrival among them, nanoseconds.
+    nearest: Option<i64>,
+}
+
+impl Slot {
+    fn add(&mut self, other: Slot) {
+        self.records += other.records;
+        self.timed += other.timed;
+        self.nearest = self.nearest.into_iter().chain(other.nearest).min();
+    }
 }
 
 /// The tallies of one file or of the tail.
@@ -277,8 +303,15 @@ impl Tallies {
         tally.time = widened(tally.time, record.time_unix_nano);
         tally.observed = widened(tally.observed, observed);
         tally.all_imported &= record.collector == Collector::Import;
-        if record.time_quality == TimeQuality::Source && tally.lag.is_none_or(|(seen, _)| seen <= observed) {
-            tally.lag = Some((observed, observed.saturating_mul(1000).saturating_sub(record.time_unix_nano)));
+        let mut slot = Slot { records: 1, ..Slot::default() };
+        if record.time_quality == TimeQuality::Source {
+            let lag = observed.saturating_mul(1000).saturating_sub(record.time_unix_nano);
+            if tally.lag.is_none_or(|(seen, _)| seen <= observed) {
+                tally.lag = Some((observed, lag));
+            }
+            if record.collector != Collector::Import {
+                (slot.timed, slot.nearest) = (1, Some(lag));
+            }
         }
         if tally.newest.is_none_or(|(seen, ..)| seen <= observed) {
             tally.newest = Some((observed, at, record.collector));
@@ -290,7 +323,7 @@ impl Tallies {
                 _ => {}
             }
         }
-        *tally.slots.entry(observed.div_euclid(SLOT_US)).or_default() += 1;
+        tally.slots.entry(observed.div_euclid(SLOT_US)).or_default().add(slot);
         tally.forget_slots();
     }
 
@@ -340,8 +373,8 @@ impl Tallies {
             }
             tally.started = tally.started.max(seen.started);
             tally.exited = tally.exited.max(seen.exited);
-            for (slot, count) in &seen.slots {
-                *tally.slots.entry(*slot).or_default() += count;
+            for (at, slot) in &seen.slots {
+                tally.slots.entry(*at).or_default().add(*slot);
             }
             tally.forget_slots();
         }
@@ -368,7 +401,7 @@ impl Tally {
     /// Records observed since `from_us`, to the slot.
     fn since(&self, from_us: i64, now_us: i64) -> u64 {
         let slots = from_us.div_euclid(SLOT_US) + 1..=now_us.div_euclid(SLOT_US).max(from_us.div_euclid(SLOT_US) + 1);
-        self.slots.range(slots).map(|(_, count)| count).sum()
+        self.slots.range(slots).map(|(_, slot)| slot.records).sum()
     }
 
     fn state(&self, quiet_us: i64) -> SourceState {
@@ -408,6 +441,10 @@ fn summary(name: Name, tally: &Tally, marker: [Option<String>; 3], now_us: i64) 
         SourceState::Active | SourceState::Silent if collector == Collector::Import.as_str() => SourceState::Loaded,
         state => state,
     };
+    let mut clock = Slot::default();
+    if state != SourceState::Loaded {
+        tally.slots.values().for_each(|slot| clock.add(*slot));
+    }
     SourceSummary {
         source_name: name.0,
         source_kind: name.1.to_string(),
@@ -426,7 +463,8 @@ fn summary(name: Name, tally: &Tally, marker: [Option<String>; 3], now_us: i64) 
         lag_ms: tally.lag.map(|(_, nanos)| nanos as f64 / 1e6),
         behind: None,
         dead_lettered: None,
-        clock_offset_ms: None,
+        clock_offset_min_ms: clock.nearest.map(|nanos| -nanos as f64 / 1e6),
+        clock_records: clock.timed,
         collector,
         collector_id,
         collector_version,
@@ -490,9 +528,9 @@ mod tests {
             .map(|name| {
                 let s = summary(name.clone(), &all.by_source[name], Default::default(), NOW_US);
                 format!(
-                    "{} {:?}: {} records, {} rejected, {} gaps, {} dropped; quiet {} s, usual {:?} s; {} in the minute, {} in the hour; lag {:?} ms\n",
+                    "{} {:?}: {} records, {} rejected, {} gaps, {} dropped; quiet {} s, usual {:?} s; {} in the minute, {} in the hour; lag {:?} ms; clock {:?} ms by {}\n",
                     s.source_name, s.state, s.records, s.rejected, s.gaps, s.dropped, s.quiet_s, s.usual_interval_s,
-                    s.last_minute, s.last_hour, s.lag_ms,
+                    s.last_minute, s.last_hour, s.lag_ms, s.clock_offset_min_ms, s.clock_records,
                 )
             })
             .collect();
@@ -520,13 +558,13 @@ mod tests {
         check(
             &records.concat(),
             expect![[r#"
-            a steady, quiet for 55 s Active: 20 records, 0 rejected, 0 gaps, 0 dropped; quiet 55 s, usual Some(5.0) s; 1 in the minute, 20 in the hour; lag Some(1.5) ms
-            b steady, quiet for 70 s Silent: 20 records, 0 rejected, 0 gaps, 0 dropped; quiet 70 s, usual Some(5.0) s; 0 in the minute, 20 in the hour; lag Some(1.5) ms
-            c slow, quiet for 20 min Active: 20 records, 0 rejected, 0 gaps, 0 dropped; quiet 1200 s, usual Some(150.0) s; 0 in the minute, 16 in the hour; lag Some(1.5) ms
-            d slow, quiet for 30 min Silent: 20 records, 0 rejected, 0 gaps, 0 dropped; quiet 1800 s, usual Some(150.0) s; 0 in the minute, 12 in the hour; lag Some(1.5) ms
-            e once, 59 min ago Active: 1 records, 0 rejected, 0 gaps, 0 dropped; quiet 3540 s, usual None s; 0 in the minute, 1 in the hour; lag Some(1.5) ms
-            f once, 61 min ago Silent: 1 records, 0 rejected, 0 gaps, 0 dropped; quiet 3660 s, usual None s; 0 in the minute, 0 in the hour; lag Some(1.5) ms
-        "#]],
+                a steady, quiet for 55 s Active: 20 records, 0 rejected, 0 gaps, 0 dropped; quiet 55 s, usual Some(5.0) s; 1 in the minute, 20 in the hour; lag Some(1.5) ms; clock Some(-1.5) ms by 20
+                b steady, quiet for 70 s Silent: 20 records, 0 rejected, 0 gaps, 0 dropped; quiet 70 s, usual Some(5.0) s; 0 in the minute, 20 in the hour; lag Some(1.5) ms; clock Some(-1.5) ms by 20
+                c slow, quiet for 20 min Active: 20 records, 0 rejected, 0 gaps, 0 dropped; quiet 1200 s, usual Some(150.0) s; 0 in the minute, 16 in the hour; lag Some(1.5) ms; clock Some(-1.5) ms by 20
+                d slow, quiet for 30 min Silent: 20 records, 0 rejected, 0 gaps, 0 dropped; quiet 1800 s, usual Some(150.0) s; 0 in the minute, 12 in the hour; lag Some(1.5) ms; clock Some(-1.5) ms by 20
+                e once, 59 min ago Active: 1 records, 0 rejected, 0 gaps, 0 dropped; quiet 3540 s, usual None s; 0 in the minute, 1 in the hour; lag Some(1.5) ms; clock Some(-1.5) ms by 1
+                f once, 61 min ago Silent: 1 records, 0 rejected, 0 gaps, 0 dropped; quiet 3660 s, usual None s; 0 in the minute, 0 in the hour; lag Some(1.5) ms; clock Some(-1.5) ms by 1
+            "#]],
         );
     }
 
@@ -544,10 +582,43 @@ mod tests {
         check(
             &[gap, rejected, exited, record("b", 90_010), loaded],
             expect![[r#"
-            a Active: 2 records, 1 rejected, 1 gaps, 41 dropped; quiet 10 s, usual Some(10.0) s; 2 in the minute, 2 in the hour; lag Some(1.5) ms
-            b Ended: 2 records, 0 rejected, 0 gaps, 0 dropped; quiet 90000 s, usual Some(10.0) s; 0 in the minute, 0 in the hour; lag Some(1.5) ms
-            c Loaded: 1 records, 0 rejected, 0 gaps, 0 dropped; quiet 90000 s, usual None s; 0 in the minute, 0 in the hour; lag Some(1.5) ms
-        "#]],
+                a Active: 2 records, 1 rejected, 1 gaps, 41 dropped; quiet 10 s, usual Some(10.0) s; 2 in the minute, 2 in the hour; lag Some(1.5) ms; clock Some(-1.5) ms by 2
+                b Ended: 2 records, 0 rejected, 0 gaps, 0 dropped; quiet 90000 s, usual Some(10.0) s; 0 in the minute, 0 in the hour; lag Some(1.5) ms; clock Some(-1.5) ms by 2
+                c Loaded: 1 records, 0 rejected, 0 gaps, 0 dropped; quiet 90000 s, usual None s; 0 in the minute, 0 in the hour; lag Some(1.5) ms; clock None ms by 0
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_clock_is_ahead_by_at_least_what_comes_before_it_happened() {
+        let late = |source: &str, seconds_ago: i64, lag_ms: i64| {
+            let mut record = record(source, seconds_ago);
+            let observed = record.observed_time_unix_us;
+            record.set_time(Some((observed - lag_ms * 1000) * 1000), observed);
+            record
+        };
+        let mut untimed = record("b", 1);
+        untimed.set_time(None, untimed.observed_time_unix_us);
+        let mut loaded = late("c", 1, 86_400_000);
+        loaded.collector = Collector::Import;
+        check(
+            &[
+                late("a ahead", 30, -1800),
+                late("a ahead", 20, -1750),
+                late("a ahead", 10, 500),
+                // Beyond the hour: clocks are set.
+                late("a ahead", 7200, -60_000),
+                late("behind or slow", 5, 900),
+                late("behind or slow", 4, 400),
+                untimed,
+                loaded,
+            ],
+            expect![[r#"
+                a ahead Active: 4 records, 0 rejected, 0 gaps, 0 dropped; quiet 10 s, usual Some(10.0) s; 3 in the minute, 3 in the hour; lag Some(500.0) ms; clock Some(1800.0) ms by 3
+                b Active: 1 records, 0 rejected, 0 gaps, 0 dropped; quiet 1 s, usual None s; 1 in the minute, 1 in the hour; lag None ms; clock None ms by 0
+                behind or slow Active: 2 records, 0 rejected, 0 gaps, 0 dropped; quiet 4 s, usual None s; 2 in the minute, 2 in the hour; lag Some(400.0) ms; clock Some(-400.0) ms by 2
+                c Loaded: 1 records, 0 rejected, 0 gaps, 0 dropped; quiet 1 s, usual None s; 1 in the minute, 1 in the hour; lag Some(86400000.0) ms; clock None ms by 0
+            "#]],
         );
     }
 

@@ -21,6 +21,7 @@ const COLUMNS: &[Column] = &[
     ("BEHIND", "behind"),
     ("DEAD", "dead_lettered"),
     ("LAG MS", "lag_ms"),
+    ("CLOCK MS >=", "clock_offset_min_ms"),
     ("QUIET S", "quiet_s"),
     ("FIRST (UTC)", "first"),
     ("LAST (UTC)", "last"),

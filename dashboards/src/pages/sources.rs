@@ -90,7 +90,7 @@ fn row(source: &SourceSummary) -> Row {
         lag: source.lag_ms.map(millis),
         behind: source.behind.map(words::count),
         dead_lettered: source.dead_lettered.and_then(some),
-        offset: source.clock_offset_ms.map(millis),
+        offset: source.clock_offset_min_ms.map(|ms| words::signed_duration((ms * 1e6) as i64)),
         first: words::second(&source.first),
         last: words::second(&source.last),
         via: words::plain(&source.collector),
