@@ -3,6 +3,8 @@
 //!
 //! Invariants
 //! - [`Outbox::append`] returns once the records are synced here; the server may be away for as long as the disk lasts
+//! - while the disk is full, records go to the server without the outbox, behind all that is in it; appending then returns
+//!   once the server has them
 //! - a record leaves the outbox only after the server answered 2xx for it; what is sent twice is stored once, because the
 //!   delivery key travels as the event's `id`
 //! - every record bears who collected it and its number within this run (`threadline.stream`, `threadline.sequence`): the
@@ -24,7 +26,7 @@ mod sender;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,6 +48,8 @@ use crate::streams::{self, Lost, Marker};
 
 /// Bytes that are synced at once, unless one record alone has more.
 const APPEND_BYTES_MAX: usize = 4 << 20;
+/// How long the server may take, per step forward, for what finds no room on the disk: more than the sender's longest wait.
+const PASSING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where records are sent.
 #[derive(Clone)]
@@ -153,6 +157,17 @@ pub struct Delivery {
     pub refused: u64,
 }
 
+impl Delivery {
+    fn with(self, other: Delivery) -> Delivery {
+        Delivery {
+            done: self.done.max(other.done),
+            sent: self.sent + other.sent,
+            duplicates: self.duplicates + other.duplicates,
+            refused: self.refused + other.refused,
+        }
+    }
+}
+
 /// A synced queue of records and the task that sends them.
 #[derive(Debug)]
 pub struct Outbox {
@@ -165,6 +180,9 @@ pub struct Outbox {
     /// Offset behind the last record that was appended.
     news: watch::Sender<u64>,
     delivery: watch::Receiver<Delivery>,
+    /// What went to the server without the outbox.
+    passed: std::sync::Mutex<Delivery>,
+    sender: Arc<Sender>,
     /// The task that sends.
     sending: AbortHandle,
     /// Outboxes of earlier processes on their way.
@@ -208,12 +226,14 @@ impl Outbox {
         let marker = meta.marker();
         let next = Mutex::new(0);
         let left = Mutex::default();
-        let outbox = Arc::new(Outbox { spool, drain, note, marker, next, news, delivery, sending, left });
+        let passed = std::sync::Mutex::default();
+        let outbox =
+            Arc::new(Outbox { spool, drain, note, marker, next, news, delivery, passed, sender, sending, left });
         if let Err(error) = inbox.sweep() {
             tracing::warn!(error = &error as &dyn std::error::Error, "what interrupted spools left stays");
         }
         outbox.report_lost(state, &inbox, &server).await?;
-        outbox.take_over(state, &inbox, &server, &sender).await?;
+        outbox.take_over(state, &inbox, &server).await?;
         Ok(outbox)
     }
 
@@ -238,17 +258,35 @@ impl Outbox {
             if frames.is_empty() {
                 return Ok(Receipt { accepted, ..Receipt::default() });
             }
-            let range = self.spool.append(frames).await?;
+            match self.spool.append(frames.clone()).await.map_err(AppendError::from) {
+                // The receiver lives as long as the sending task.
+                Ok(range) => {
+                    self.news.send_replace(range.end);
+                }
+                Err(AppendError::NoSpace) => self.pass(&frames, sequence).await?,
+                Err(error) => return Err(error),
+            }
             *next = sequence;
             self.note.recorded(sequence);
-            // The receiver lives as long as the sending task.
-            self.news.send_replace(range.end);
         }
+    }
+
+    /// Has the server take what finds no room here: once it has all that is, so that the order stays.
+    async fn pass(&self, frames: &[Bytes], sequence: u64) -> Result<(), AppendError> {
+        let mut delivery = Delivery::default();
+        let is_empty = self.flush(PASSING_PATIENCE).await;
+        if !is_empty || !self.sender.pass(frames, PASSING_PATIENCE, &mut delivery).await {
+            return Err(AppendError::NoSpace);
+        }
+        self.note.sent(sequence);
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        *passed = passed.with(delivery);
+        Ok(())
     }
 
     /// What became of the records so far.
     pub fn delivery(&self) -> Delivery {
-        *self.delivery.borrow()
+        self.delivery.borrow().with(*self.passed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until everything appended so far is with the server, for as long as it goes on within `patience`; whether it is.
@@ -269,10 +307,10 @@ impl Outbox {
     /// then is gone from the disk, the rest is left to the next run. Says whether everything is with the server.
     ///
     /// # Errors
-    /// When the end cannot be marked: the run then looks as if it had been killed.
+    /// When the end cannot be marked and something is left: the run then looks as if it had been killed.
     pub async fn close(&self, patience: Duration) -> Result<bool, AppendError> {
         // First, so that whoever gives up on the waiting does not leave the sign of a killed process.
-        self.spool.mark_end().await.map_err(StoreError::from)?;
+        let marked = self.spool.mark_end().await;
         let mut is_sent = self.flush(patience).await;
         if is_sent {
             let mut left = self.left.lock().await;
@@ -283,14 +321,17 @@ impl Outbox {
             // They may have had something to tell.
             is_sent = self.flush(patience).await;
         }
-        self.spool.close().await.map_err(StoreError::from)?;
+        let closed = self.spool.close().await;
         if is_sent {
             // Or it looks once more into what is removed now, and takes that for damage.
             self.sending.abort();
-            if matches!(self.drain.remove_if_finished(), Ok(Removal::Removed)) {
+            // Not only where the disk had room for the mark that it was sent.
+            if matches!(self.drain.remove(), Ok(Removal::Removed)) {
                 self.note.remove();
+                return Ok(true);
             }
         }
+        marked.and(closed).map_err(StoreError::from)?;
         Ok(is_sent)
     }
 
@@ -308,13 +349,7 @@ impl Outbox {
     }
 
     /// Sends outboxes that nobody owns.
-    async fn take_over(
-        self: &Arc<Self>,
-        state: &Path,
-        inbox: &Inbox,
-        server: &str,
-        sender: &Arc<Sender>,
-    ) -> Result<(), OutboxError> {
+    async fn take_over(self: &Arc<Self>, state: &Path, inbox: &Inbox, server: &str) -> Result<(), OutboxError> {
         for spool in inbox.spools()? {
             if spool.id() == self.spool.id() || spool.owner_alive().unwrap_or(true) {
                 continue;
@@ -326,7 +361,7 @@ impl Outbox {
                 // Somebody removed the note: what is there is sent all the same.
                 Claim::None => None,
             };
-            self.left.lock().await.spawn(finish(Arc::clone(sender), Arc::downgrade(self), spool, note));
+            self.left.lock().await.spawn(finish(Arc::clone(&self.sender), Arc::downgrade(self), spool, note));
         }
         Ok(())
     }

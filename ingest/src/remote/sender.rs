@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::{StatusCode, header};
 use serde::Deserialize;
 use threadline_schemas::{encoding, wire};
@@ -138,6 +139,18 @@ impl Sender {
         }
     }
 
+    /// Has the server take frames that are in no outbox; whether it did, while each batch took at most `patience`.
+    pub(super) async fn pass(&self, frames: &[Bytes], patience: Duration, delivery: &mut Delivery) -> bool {
+        for part in frames.chunks(BATCH_EVENTS_MAX) {
+            let events: Vec<Event> =
+                part.iter().filter_map(|frame| Event::read(frame).map(|(event, _)| event)).collect();
+            if tokio::time::timeout(patience, self.deliver(&events, delivery)).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Returns once the server has every event that it does not refuse.
     async fn deliver(&self, events: &[Event], delivery: &mut Delivery) {
         let mut waiting = vec![events];
@@ -217,6 +230,22 @@ struct Event {
     line: String,
 }
 
+impl Event {
+    /// The event of a frame, and its number within the run; one that is no record is logged.
+    fn read(frame: &[u8]) -> Option<(Event, Option<u64>)> {
+        match encoding::decode(frame) {
+            Ok(record) => {
+                let event = Event { id: record.event_id, line: wire::write_event(&record) };
+                Some((event, Marker::of(&record).map(|(_, sequence)| sequence)))
+            }
+            Err(error) => {
+                tracing::error!(%error, "a frame of the outbox is no record; it is dropped");
+                None
+            }
+        }
+    }
+}
+
 /// What is posted at once.
 struct Batch {
     events: Vec<Event>,
@@ -246,14 +275,10 @@ fn read_batch(frames: &mut Frames) -> Result<Batch, InboxError> {
         };
         batch.frames += 1;
         batch.end = offset + 1;
-        match encoding::decode(&payload) {
-            Ok(record) => {
-                batch.last_sequence = Marker::of(&record).map(|(_, sequence)| sequence).or(batch.last_sequence);
-                let line = wire::write_event(&record);
-                bytes += line.len();
-                batch.events.push(Event { id: record.event_id, line });
-            }
-            Err(error) => tracing::error!(offset, %error, "a frame of the outbox is no record; it is dropped"),
+        if let Some((event, sequence)) = Event::read(&payload) {
+            batch.last_sequence = sequence.or(batch.last_sequence);
+            bytes += event.line.len();
+            batch.events.push(event);
         }
     }
     Ok(batch)

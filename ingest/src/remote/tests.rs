@@ -147,6 +147,56 @@ async fn what_a_killed_process_left_is_sent_by_the_next_with_a_sign() {
     drop(outbox);
 }
 
+/// A file system that goes away with the test.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg("-l").arg(&self.0).status().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_finds_no_room_on_the_disk_goes_to_the_server_behind_what_waits() {
+    let bench = Bench::new().await;
+    let (listener, address) = listen().await;
+    drop(listener);
+    let state = bench.path("state");
+    std::fs::create_dir_all(&state).unwrap();
+    let mount = |args: &[&str]| std::process::Command::new(args[0]).args(&args[1..]).arg(&state).status();
+    let mounted = mount(&["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs"]);
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: mounting a tmpfs needs root and CAP_SYS_ADMIN");
+        return;
+    }
+    let _mounted = Mounted(state.clone());
+    let outbox = open(&bench, address).await;
+    outbox.append(records(0..10)).await.unwrap();
+    let mut ballast = std::fs::File::create(state.join("ballast")).unwrap();
+    while std::io::Write::write_all(&mut ballast, &[1; 4096]).is_ok() {}
+    // What is preallocated takes some more; the server is away.
+    let (mut kept, mut refusal) = (10, None);
+    while refusal.is_none() && kept < 20_000 {
+        match outbox.append(records(kept..kept + 100)).await {
+            Ok(_) => kept += 100,
+            Err(error) => refusal = Some(error),
+        }
+    }
+    assert!(matches!(refusal, Some(AppendError::NoSpace)), "{refusal:?}");
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    serve(&bench, listener, StatusCode::OK, 0).await;
+    outbox.append(records(kept..kept + 1_000)).await.unwrap();
+    // Already there, though nothing waited for it.
+    assert_eq!(stored(&bench).await.len() as u32, kept + 1_000);
+    assert_eq!(outbox.delivery().sent, u64::from(kept + 1_000));
+    let mut numbers: Vec<u64> = bench.records().await.iter().map(|record| Marker::of(record).unwrap().1).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..u64::from(kept + 1_000)).collect::<Vec<_>>());
+    assert!(outbox.close(LONG).await.unwrap());
+    assert_eq!(left(&bench), (0, 0));
+    drop((outbox, ballast));
+}
+
 #[tokio::test]
 async fn a_deleted_outbox_is_a_gap_with_its_count() {
     let bench = Bench::new().await;

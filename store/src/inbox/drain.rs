@@ -153,6 +153,15 @@ impl SpoolDrain {
         Ok(Removal::Removed)
     }
 
+    /// Removes a spool whose contents its owner knows to be elsewhere. Refused while the owner lives.
+    pub fn remove(&self) -> Result<Removal, InboxError> {
+        let Some(_lock) = self.lock()? else {
+            return Ok(Removal::Alive);
+        };
+        self.rename_and_remove()?;
+        Ok(Removal::Removed)
+    }
+
     /// Takes a corrupt spool out of the way, with everything that is in it. Refused while its owner lives.
     pub fn set_aside(&self) -> Result<Removal, InboxError> {
         let Some(_lock) = self.lock()? else {
