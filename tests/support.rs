@@ -140,8 +140,13 @@ impl Serve {
                 address("OTLP/HTTP").map(|text| text.trim_end_matches("/v1/{logs,traces,metrics}").to_string())
             });
         }
-        // Keep the pipe drained, so that the server never waits for us.
-        std::thread::spawn(move || lines.for_each(drop));
+        // Keep the pipe drained, so that the server never waits for us; errors are shown beside the test that met them.
+        std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .filter(|line| line.contains("ERROR"))
+                .for_each(|line| eprintln!("serve: {line}"));
+        });
         Serve {
             child,
             url: url.expect("the address is printed"),
