@@ -4,11 +4,14 @@
 //! million, see tests/soak/kafka).
 
 pub(crate) mod cluster;
+mod hold;
 mod sink;
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -82,40 +85,63 @@ fn configuration(cluster: &Cluster, folder: &Path, topic: &str, rest: &str) -> P
     path
 }
 
-struct Consumer(Child);
+struct Consumer {
+    child: Child,
+    said: Arc<Mutex<String>>,
+}
 
 impl Consumer {
     fn start(data: &Path, configuration: &Path, control: bool) -> Consumer {
         let mut command = threadline();
-        command.args(["kafka", "--data"]).arg(data).arg("--config").arg(configuration);
         if control {
             command.env("THREADLINE_KAFKA_CONTROL", "no-positions");
         }
-        Consumer(command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts"))
+        Consumer::start_with(command.args(["kafka", "--data"]).arg(data).arg("--config").arg(configuration))
+    }
+
+    fn start_with(command: &mut Command) -> Consumer {
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let said = Arc::new(Mutex::new(String::new()));
+        let (lines, heard) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&said));
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                *heard.lock().unwrap() += &(line + "\n");
+            }
+        });
+        Consumer { child, said }
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// Waits until it has said something.
+    fn says(&self, what: &str) {
+        awaited(what, || self.said().contains(what).then_some(()));
     }
 
     fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Sends SIGTERM, waits for a clean end, and gives what it said.
     fn stop(mut self) -> String {
-        let pid = rustix::process::Pid::from_child(&self.0);
+        let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let mut said = String::new();
-        std::io::Read::read_to_string(&mut self.0.stderr.take().unwrap(), &mut said).unwrap();
-        let status = self.0.wait().unwrap();
-        assert!(status.success(), "{status}: {said}");
-        said
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.said());
+        // The last line comes before the end.
+        self.says(" to the dead-letter topic, ");
+        self.said()
     }
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
         // Already gone after `stop`.
-        let _gone = self.0.kill();
-        let _reaped = self.0.wait();
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 
