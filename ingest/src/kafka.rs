@@ -51,8 +51,6 @@ pub const BATCH_MESSAGES_MAX: usize = 2_000;
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Batches between reading and storing.
 pub const BATCHES_MAX: usize = 1;
-/// A larger message becomes `rejected` with its length, digest and beginning.
-pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// How long a partition that is taken away may be finished.
 pub const REVOKE_MAX: Duration = Duration::from_secs(10);
 /// How long a broker may take to answer a question.

@@ -115,6 +115,14 @@ pub mod http {
     pub const MIXED_MAX: usize = 1024;
 }
 
+/// Messages of Kafka topics.
+pub mod kafka {
+    /// A larger message becomes `rejected` with its length, digest and beginning.
+    pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+    /// Bytes of key and headers that are kept; of more, length and digest.
+    pub const HEADERS_BYTES_MAX: usize = 64 << 10;
+}
+
 /// OTLP bodies.
 pub mod otlp {
     /// Log records or spans in one body, its resources and scopes included.

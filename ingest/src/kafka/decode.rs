@@ -18,15 +18,13 @@ use threadline_schemas::decode::mcp::meta::parse_traceparent;
 use threadline_schemas::decode::otlp::{self, Encoding, Signal};
 use threadline_schemas::decode::recognise::{self, Format};
 use threadline_schemas::decode::{Context, Line, LineDecoder};
+use threadline_schemas::limits::arrival::LINE_BYTES_KEPT;
+use threadline_schemas::limits::kafka::{HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX};
 use threadline_schemas::{Kind, Record, SourceKind, TimeQuality};
 
 use super::batch::{Lease, Message};
 use super::config::Topic;
-use super::{MESSAGE_BYTES_MAX, is_control};
-use threadline_schemas::limits::arrival::LINE_BYTES_KEPT;
-
-/// Bytes of key and headers that are kept; of more, length and digest.
-const HEADERS_BYTES_MAX: usize = 64 * 1024;
+use super::is_control;
 
 /// What one message is.
 #[derive(Debug)]
