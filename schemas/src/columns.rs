@@ -10,6 +10,7 @@
 //!
 //! Not here: payloads over [`BODY_INLINE_BYTES_MAX`]; the store keeps those beside the row.
 
+use std::borrow::Borrow;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
@@ -426,18 +427,24 @@ macro_rules! columns {
             vec![$(Field::new(stringify!($name), <$type as FieldType>::data_type(), <$type as FieldType>::NULLABLE),)*]
         }
 
-        fn arrays(records: &[Record]) -> Vec<ArrayRef> {
-            vec![$(<$type as FieldType>::array(records.iter().map(|record| &record.$name)),)*]
+        fn arrays(records: &[impl Borrow<Record>]) -> Vec<ArrayRef> {
+            vec![$(<$type as FieldType>::array(records.iter().map(|record| &record.borrow().$name)),)*]
         }
 
-        fn row(batch: &RecordBatch, row: usize) -> Result<Record, ArrowError> {
-            Ok(Record { $($name: {
-                let column = batch.column_by_name(stringify!($name));
-                match column {
+        /// The columns of a batch by field, looked up once.
+        struct Arrays<'a> { $($name: Option<&'a ArrayRef>,)* }
+
+        impl<'a> Arrays<'a> {
+            fn of(batch: &'a RecordBatch) -> Self {
+                Arrays { $($name: batch.column_by_name(stringify!($name)),)* }
+            }
+
+            fn row(&self, row: usize) -> Result<Record, ArrowError> {
+                Ok(Record { $($name: match self.$name {
                     Some(column) => <$type as FieldType>::read(column, row)?,
                     None => <$type as FieldType>::absent().unwrap_or_else(|| $default),
-                }
-            },)* })
+                },)* })
+            }
         }
     };
 }
@@ -517,9 +524,9 @@ pub fn schema() -> SchemaRef {
 }
 
 /// One batch with a row per record, in order.
-pub fn to_batch(records: &[Record]) -> Result<RecordBatch, ArrowError> {
-    let time = records.iter().map(|r| r.time_unix_nano.div_euclid(1000));
-    let observed = records.iter().map(|r| r.observed_time_unix_us);
+pub fn to_batch(records: &[impl Borrow<Record>]) -> Result<RecordBatch, ArrowError> {
+    let time = records.iter().map(|r| r.borrow().time_unix_nano.div_euclid(1000));
+    let observed = records.iter().map(|r| r.borrow().observed_time_unix_us);
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(TimestampMicrosecondArray::from_iter_values(time).with_timezone("UTC")),
         Arc::new(TimestampMicrosecondArray::from_iter_values(observed).with_timezone("UTC")),
@@ -531,12 +538,13 @@ pub fn to_batch(records: &[Record]) -> Result<RecordBatch, ArrowError> {
 /// The records of a batch. Columns that the batch lacks (a projection, an older file) take their
 /// absent value, so a projected batch gives partial records.
 pub fn from_batch(batch: &RecordBatch) -> Result<Vec<Record>, ArrowError> {
-    (0..batch.num_rows()).map(|index| row(batch, index)).collect()
+    records(batch).collect()
 }
 
-/// One row of a batch; a column that is absent has its absent value.
-pub fn record_at(batch: &RecordBatch, index: usize) -> Result<Record, ArrowError> {
-    row(batch, index)
+/// The same, one after another.
+pub fn records(batch: &RecordBatch) -> impl Iterator<Item = Result<Record, ArrowError>> {
+    let arrays = Arrays::of(batch);
+    (0..batch.num_rows()).map(move |index| arrays.row(index))
 }
 
 #[cfg(test)]

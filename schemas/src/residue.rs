@@ -127,25 +127,24 @@ impl Values for Record {
 }
 
 /// Something that may be in `raw`, and what then stands for it.
-struct Candidate {
-    bytes: Vec<u8>,
+struct Candidate<'a> {
+    bytes: Cow<'a, [u8]>,
     reference: [u8; 3],
 }
 
 /// The stored form of the record's `raw`; `None` when it has none.
 pub fn reduce(record: &Record) -> Option<Vec<u8>> {
     let raw = record.raw.as_deref()?;
-    let mut candidates = candidates(record, raw.len());
+    let mut candidates = candidates(record, raw);
     // The longest first, so that a value inside another does not break it up; the sort is stable, so equal values are
     // always taken from the same column, which compresses.
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.bytes.len()));
+    candidates.dedup_by(|later, first| later.bytes == first.bytes);
+    let starts = starts_in_one_pass(&candidates, raw).unwrap_or_else(|| starts_one_by_one(&candidates, raw));
     let mut found: Vec<(usize, usize, [u8; 3])> = Vec::new();
-    for (index, candidate) in candidates.iter().enumerate() {
-        if index > 0 && candidates[index - 1].bytes == candidate.bytes {
-            continue;
-        }
+    for (candidate, starts) in candidates.iter().zip(starts) {
         let before = found.len();
-        for start in Finder::new(&candidate.bytes).find_iter(raw) {
+        for start in starts {
             let end = start + candidate.bytes.len();
             // What was found before is sorted.
             let next = found[..before].partition_point(|(from, ..)| *from < start);
@@ -170,37 +169,104 @@ pub fn reduce(record: &Record) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn candidates(record: &Record, bytes_max: usize) -> Vec<Candidate> {
-    let mut candidates = Vec::with_capacity(48);
-    let mut add = |bytes: Cow<'_, [u8]>, form: u8, place: u8| {
-        if (VALUE_BYTES_MIN..=bytes_max).contains(&bytes.len()) {
-            candidates.push(Candidate { bytes: bytes.into_owned(), reference: [MARK, form, place] });
-        }
-    };
-    for source in SOURCES {
-        let Some(value) = source_text(record, source) else { continue };
-        if value.len() > bytes_max {
+/// Where each candidate begins in `raw`, ascending; occurrences of one candidate do not overlap.
+fn starts_one_by_one(candidates: &[Candidate<'_>], raw: &[u8]) -> Vec<Vec<usize>> {
+    candidates.iter().map(|candidate| Finder::new(&candidate.bytes).find_iter(raw).collect()).collect()
+}
+
+/// The same in one pass over `raw` for all of them: a filter over the first [`VALUE_BYTES_MIN`] bytes tells most places
+/// apart from all candidates. `None` where too many differ late, which only somebody who wants it brings about.
+fn starts_in_one_pass(candidates: &[Candidate<'_>], raw: &[u8]) -> Option<Vec<Vec<usize>>> {
+    let mut filter = [0u64; FILTER_BITS / 64];
+    let mut heads = Vec::with_capacity(candidates.len());
+    for (index, candidate) in candidates.iter().enumerate() {
+        let head = u64::from_le_bytes(*candidate.bytes.first_chunk()?);
+        let bit = filter_bit(head);
+        filter[bit / 64] |= 1 << (bit % 64);
+        heads.push((head, index));
+    }
+    heads.sort_unstable();
+    let mut starts = vec![Vec::new(); candidates.len()];
+    let mut ends = vec![0; candidates.len()];
+    let mut compared = 0;
+    for (at, window) in raw.windows(VALUE_BYTES_MIN).enumerate() {
+        let head = u64::from_le_bytes(*window.first_chunk()?);
+        let bit = filter_bit(head);
+        if filter[bit / 64] >> (bit % 64) & 1 == 0 {
             continue;
         }
-        add(value.as_bytes().into(), PLAIN, source.tag);
-        let escaped = json_escaped(&value, false);
-        let ascii = json_escaped(&value, true);
-        if ascii.len() != escaped.len() {
-            add(ascii.into(), JSON_ASCII, source.tag);
+        let first = heads.partition_point(|(known, _)| *known < head);
+        for (_, index) in heads[first..].iter().take_while(|(known, _)| *known == head) {
+            let bytes = &candidates[*index].bytes;
+            if ends[*index] > at {
+                continue;
+            }
+            compared += bytes.len();
+            if raw[at..].starts_with(bytes) {
+                starts[*index].push(at);
+                ends[*index] = at + bytes.len();
+            }
         }
-        if escaped.len() != value.len() {
-            add(escaped.into(), JSON, source.tag);
+        if compared > COMPARED_MAX * raw.len() {
+            return None;
+        }
+    }
+    Some(starts)
+}
+
+/// Bytes that one pass compares per byte of `raw`: every candidate can match everywhere once.
+const COMPARED_MAX: usize = 128;
+const FILTER_BITS: usize = 4096;
+
+/// Fibonacci hashing (Knuth, The Art of Computer Programming, vol. 3, 6.4).
+fn filter_bit(head: u64) -> usize {
+    (head.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - FILTER_BITS.trailing_zeros())) as usize
+}
+
+fn candidates<'a>(record: &'a Record, raw: &[u8]) -> Vec<Candidate<'a>> {
+    let mut candidates = Vec::with_capacity(48);
+    let mut add = |bytes: Cow<'a, [u8]>, form: u8, place: u8| {
+        if (VALUE_BYTES_MIN..=raw.len()).contains(&bytes.len()) {
+            candidates.push(Candidate { bytes, reference: [MARK, form, place] });
+        }
+    };
+    // Every escape begins with one.
+    let has_escapes = memchr::memchr(b'\\', raw).is_some();
+    for source in SOURCES {
+        let Some(value) = source_text(record, source) else { continue };
+        if value.len() > raw.len() {
+            continue;
+        }
+        if has_escapes && value.bytes().any(is_escaped) {
+            let escaped = json_escaped(&value, false);
+            let ascii = if value.is_ascii() { Vec::new() } else { json_escaped(&value, true) };
+            if !ascii.is_empty() && ascii.len() != escaped.len() {
+                add(ascii.into(), JSON_ASCII, source.tag);
+            }
+            if escaped.len() != value.len() {
+                add(escaped.into(), JSON, source.tag);
+            }
         }
         if let Some(bytes) = hex_bytes(&value) {
             add(bytes.into(), HEX, source.tag);
         }
+        let plain = match value {
+            Cow::Borrowed(text) => text.as_bytes().into(),
+            Cow::Owned(text) => text.into_bytes().into(),
+        };
+        add(plain, PLAIN, source.tag);
     }
     for (index, key) in (0u8..).zip(record.keys.iter().take(KEYS_MAX)) {
         if let Some(value) = key_value(key) {
-            add(value.as_bytes().into(), KEY, index);
+            add(value.into_bytes().into(), KEY, index);
         }
     }
     candidates
+}
+
+/// Whether a byte of UTF-8 may look otherwise inside a JSON string.
+fn is_escaped(byte: u8) -> bool {
+    byte < b' ' || byte == b'"' || byte == b'\\' || !byte.is_ascii()
 }
 
 /// Most bytes that the stored form of `raw` has.
@@ -284,7 +350,7 @@ fn hex_bytes(text: &str) -> Option<Vec<u8>> {
 
 /// The inside of a JSON string.
 fn json_escaped(text: &str, ascii: bool) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 8);
+    let mut out = Vec::with_capacity(text.len() + text.len() / 8 + 8);
     for c in text.chars() {
         match c {
             '"' => out.extend_from_slice(b"\\\""),
@@ -403,6 +469,15 @@ mod tests {
         proptest::collection::vec(piece(), 0..6).prop_map(|pieces| pieces.concat())
     }
 
+    #[test]
+    fn values_made_to_be_compared_in_vain_are_looked_for_one_by_one() {
+        let raw = vec![b'a'; 100_000];
+        let mut record = record(&raw);
+        record.text = Some("a".repeat(50_000) + "b");
+        assert_eq!(starts_in_one_pass(&candidates(&record, &raw), &raw), None);
+        assert_eq!(restore(&reduce(&record).unwrap(), &record), Ok(raw));
+    }
+
     proptest! {
         #[test]
         fn raw_comes_back(
@@ -427,6 +502,10 @@ mod tests {
                 }
             }
             record.raw = Some(raw.clone());
+            let candidates = candidates(&record, &raw);
+            if let Some(starts) = starts_in_one_pass(&candidates, &raw) {
+                prop_assert_eq!(starts, starts_one_by_one(&candidates, &raw));
+            }
             prop_assert_eq!(restore(&reduce(&record).unwrap(), &record), Ok(raw));
         }
 

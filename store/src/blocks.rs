@@ -11,7 +11,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, BufReader, Read},
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -173,10 +173,12 @@ impl Length for CheckedFile {
 }
 
 impl ChunkReader for CheckedFile {
-    type T = CheckedRead;
+    // Page headers are read byte by byte, and every read compares a block.
+    type T = BufReader<CheckedRead>;
 
-    fn get_read(&self, start: u64) -> Result<CheckedRead, ParquetError> {
-        Ok(CheckedRead { file: self.clone(), at: start })
+    fn get_read(&self, start: u64) -> Result<BufReader<CheckedRead>, ParquetError> {
+        let read = CheckedRead { file: self.clone(), at: start };
+        Ok(BufReader::with_capacity(BLOCK_BYTES as usize, read))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - rows stand by `session_key`, then time, then event id, so a session is a short run of rows
-//! - pages hold at most 512 rows and have an index, so that reading one row decodes one page per column
+//! - pages hold at most 256 rows and have an index, so that reading one row decodes one page per column
+//! - no dictionary over values that few rows share: reading one row would decode all of it
 //! - no minimum or maximum of a payload column is written anywhere: statistics must not leak content
 //! - a column that a file lacks, because an older version wrote it, reads as null
 //! - `raw` is stored without what other columns of the row hold (`threadline_schemas::residue`)
@@ -27,7 +28,7 @@ use parquet::{
     basic::{Compression, Encoding, ZstdLevel},
     errors::ParquetError,
     file::{
-        metadata::{KeyValue, PageIndexPolicy},
+        metadata::{KeyValue, PageIndexPolicy, ParquetMetaData},
         properties::{EnabledStatistics, WriterProperties},
     },
     schema::types::ColumnPath,
@@ -42,7 +43,7 @@ use uuid::Uuid;
 use crate::{StoreError, blocks::CheckedFile};
 
 const ZSTD_LEVEL: i32 = 1;
-const PAGE_ROWS_MAX: usize = 512;
+const PAGE_ROWS_MAX: usize = 128;
 /// Rows encoded between two looks at the page size; bounds what a page of large payloads can grow to.
 const WRITE_BATCH_ROWS: usize = 128;
 /// Rows that are written at once.
@@ -51,6 +52,9 @@ pub(crate) const PART_ROWS_MAX: usize = 4096;
 const READ_BATCH_ROWS: usize = 4096;
 /// Rows per batch when records are made one after another.
 const READ_PART_ROWS: usize = 512;
+
+/// The texts of the list `keys`.
+const KEYS_PATH: [&str; 3] = ["keys", "list", "element"];
 
 /// Key of the Parquet footer that holds the record version of the writer.
 const RECORD_VERSION_KEY: &str = "threadline.record_version";
@@ -78,11 +82,12 @@ impl<'p> Writer<'p> {
         Ok(Writer { path, file, parquet: parquet.map_err(StoreError::parquet("write", path))? })
     }
 
-    /// Adds rows; at most [`PART_ROWS_MAX`] keep what the encoders hold small.
-    pub(crate) fn write(&mut self, records: Vec<Record>) -> Result<(), StoreError> {
+    /// Adds rows, of which `raws` are the stored `raw`; at most [`PART_ROWS_MAX`] keep what the encoders hold small.
+    pub(crate) fn write(&mut self, records: &[Cow<'_, Record>], raws: &[Option<Vec<u8>>]) -> Result<(), StoreError> {
         debug_assert!(records.len() <= PART_ROWS_MAX);
-        let batch = to_batch(&records).map_err(|source| StoreError::Arrow { file: Uuid::nil(), source })?;
-        drop(records);
+        let raw: ArrayRef = Arc::new(BinaryArray::from_iter(raws));
+        let batch = to_batch(records).and_then(|batch| replace_raw(&batch, &raw));
+        let batch = batch.map_err(|source| StoreError::Arrow { file: Uuid::nil(), source })?;
         self.parquet.write(&batch).map_err(StoreError::parquet("write", self.path))
     }
 
@@ -108,12 +113,32 @@ fn properties() -> Result<WriterProperties, ParquetError> {
             .set_column_statistics_enabled(column(name), EnabledStatistics::None)
             .set_column_encoding(column(name), Encoding::DELTA_LENGTH_BYTE_ARRAY);
     }
-    // Different in nearly every row.
-    for name in ["event_id", "delivery_key", "log_position", "redactions", "bodies"] {
+    // Different in nearly every row, or shared by a few rows that stand together.
+    for name in [
+        "event_id",
+        "delivery_key",
+        "log_position",
+        "redactions",
+        "bodies",
+        "trace_id",
+        "span_id",
+        "parent_span_id",
+        "turn_id",
+        "tool_call_id",
+        "rpc_id",
+        "turn_key",
+        "call_key",
+        "arguments_digest",
+        "result_digest",
+    ] {
         properties = properties
             .set_column_dictionary_enabled(column(name), false)
             .set_column_encoding(column(name), Encoding::DELTA_BYTE_ARRAY);
     }
+    let keys = ColumnPath::new(KEYS_PATH.map(str::to_string).to_vec());
+    properties = properties
+        .set_column_dictionary_enabled(keys.clone(), false)
+        .set_column_encoding(keys, Encoding::DELTA_LENGTH_BYTE_ARRAY);
     properties = properties
         .set_column_dictionary_enabled(column("leaf_salt"), false)
         .set_column_statistics_enabled(column("leaf_salt"), EnabledStatistics::None);
@@ -133,7 +158,7 @@ pub(crate) fn open(file: &CheckedFile, path: &Path) -> Result<ArrowReaderMetadat
 }
 
 /// Reads rows in file order: all of them, or those in `rows` (ascending, distinct). `columns` by name; what the file
-/// lacks is left out.
+/// lacks, or has no value of, is left out.
 pub(crate) fn read(
     file: CheckedFile,
     path: &Path,
@@ -171,17 +196,34 @@ fn reader(
             let total = footer.metadata().file_metadata().num_rows() as usize;
             reader = reader.with_row_selection(RowSelection::from_consecutive_ranges(ranges, total));
         }
-        if let Some(columns) = columns {
-            let fields = footer.schema().fields().iter().enumerate();
-            let roots = fields.filter(|(_, f)| columns.contains(&f.name().as_str())).map(|(i, _)| i);
-            let mask = ProjectionMask::roots(reader.parquet_schema(), roots.collect::<Vec<_>>());
-            reader = reader.with_projection(mask);
-        }
+        let fields = footer.schema().fields().iter().enumerate();
+        let wanted = fields
+            .filter(|(_, field)| columns.is_none_or(|columns| columns.contains(&field.name().as_str())))
+            .map(|(root, _)| root);
+        let has_value = has_value(footer.metadata());
+        let roots = wanted.filter(|root| has_value.get(*root).is_none_or(|has| *has));
+        let mask = ProjectionMask::roots(reader.parquet_schema(), roots.collect::<Vec<_>>());
+        reader = reader.with_projection(mask);
         reader.build()
     };
     let reader = build().map_err(StoreError::parquet("read", path))?;
     let path = path.to_path_buf();
     Ok(reader.map(move |batch| batch.map_err(|error| StoreError::parquet("read", &path)(error.into()))))
+}
+
+/// Whether each column of the file has a value, as far as statistics tell; one without is read as one that the file lacks.
+fn has_value(metadata: &ParquetMetaData) -> Vec<bool> {
+    let schema = metadata.file_metadata().schema_descr();
+    let mut has_value = vec![false; schema.root_schema().get_fields().len()];
+    for group in metadata.row_groups() {
+        for (leaf, column) in group.columns().iter().enumerate() {
+            let nulls = column.statistics().and_then(|statistics| statistics.null_count_opt());
+            if nulls.is_none_or(|nulls| i64::try_from(nulls) != Ok(group.num_rows())) {
+                has_value[schema.get_column_root_idx(leaf)] = true;
+            }
+        }
+    }
+    has_value
 }
 
 /// The wanted columns in the wanted order, nulls for what the file lacks.
@@ -252,9 +294,13 @@ pub(crate) fn restore_raw(arrays: &[ArrayRef]) -> Result<BinaryArray, ArrowError
 pub(crate) fn with_raw_restored(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let arrays = arrange(batch, &raw_columns().collect::<Vec<_>>())?;
     let raw: ArrayRef = Arc::new(restore_raw(arrays.columns())?);
+    replace_raw(batch, &raw)
+}
+
+fn replace_raw(batch: &RecordBatch, raw: &ArrayRef) -> Result<RecordBatch, ArrowError> {
     let schema = batch.schema();
     let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
-        let column = if field.name() == "raw" { &raw } else { column };
+        let column = if field.name() == "raw" { raw } else { column };
         Arc::clone(column)
     });
     let columns = columns.collect();

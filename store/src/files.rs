@@ -17,7 +17,7 @@ use arrow::array::RecordBatch;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use threadline_schemas::{
     Record,
-    columns::{from_batch, record_at},
+    columns::{self, from_batch},
     residue,
 };
 use uuid::Uuid;
@@ -349,8 +349,7 @@ impl Files {
         let footer = self.footer(file)?;
         for batch in columnar::read_parts(self.checked(file)?, &file.path, &footer, rows, names.as_deref())? {
             let batch = batch?;
-            for index in 0..batch.num_rows() {
-                let record = record_at(&batch, index);
+            for record in columns::records(&batch) {
                 let mut record = record.map_err(|source| StoreError::Arrow { file: file.id, source })?;
                 self.complete(file, &mut record, restore)?;
                 if take(record)?.is_break() {

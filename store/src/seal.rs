@@ -24,6 +24,7 @@
 //! Not here: when to seal (`sealer`), what a crash left behind (`recovery`).
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     path::PathBuf,
@@ -282,7 +283,8 @@ fn write_file(
     // What is left of the rows that gave something to the bodies file.
     let mut lightened: HashMap<usize, Record> = HashMap::new();
     for (place, row) in rows.iter().enumerate().filter(|(_, row)| Bodies::wants(&row.record)) {
-        let mut record = reduced(&row.record);
+        let mut record = Record::clone(&row.record);
+        record.raw = residue::reduce(&record);
         bodies.take_from(&mut record)?;
         lightened.insert(place, record);
     }
@@ -298,23 +300,29 @@ fn write_file(
     durable::create_dirs(path.parent().unwrap_or(layout.root()))?;
     paths.push(path.clone());
     let mut file = columnar::Writer::create(&path)?;
-    let mut part = Vec::new();
+    let (mut part, mut raws) = (Vec::new(), Vec::new());
     let mut part_bytes = 0;
     for (place, row) in rows.iter().enumerate() {
         let (record, bytes) = match lightened.remove(&place) {
             // Little is left of it.
-            Some(record) => (record, 0),
-            None => (reduced(&row.record), row.bytes as usize),
+            Some(record) => (Cow::Owned(record), 0),
+            None => (Cow::Borrowed(&*row.record), row.bytes as usize),
         };
         part_bytes += bytes;
+        raws.push(match &record {
+            Cow::Owned(reduced) => reduced.raw.clone(),
+            Cow::Borrowed(record) => residue::reduce(record),
+        });
         part.push(record);
         if part.len() == columnar::PART_ROWS_MAX || part_bytes >= PART_BYTES_MAX {
-            file.write(std::mem::take(&mut part))?;
+            file.write(&part, &raws)?;
+            part.clear();
+            raws.clear();
             part_bytes = 0;
         }
     }
     if !part.is_empty() {
-        file.write(part)?;
+        file.write(&part, &raws)?;
     }
     let bytes = file.finish()?;
     core.faults.after(Step::Rows)?;
@@ -358,11 +366,4 @@ fn write_file(
     let bytes = rows.iter().map(|row| cost(row.bytes as usize) as usize).sum();
     let rows = Arc::new(rows.into_iter().map(|row| row.record).collect());
     Ok(Sealed { file: Arc::new(file), held: HeldRows { rows, bytes } })
-}
-
-/// A row as it is stored: without what other columns hold of `raw`.
-fn reduced(record: &Record) -> Record {
-    let mut record = record.clone();
-    record.raw = residue::reduce(&record);
-    record
 }

@@ -1,5 +1,7 @@
 //! `raw` is stored without what other columns hold, and nobody notices.
 
+use std::borrow::Cow;
+
 use arrow::array::{Array, AsArray};
 use threadline_schemas::columns::BODY_INLINE_BYTES_MAX;
 
@@ -85,7 +87,8 @@ async fn a_directory_of_format_1_is_read_on() {
     // As format 1 wrote it: `raw` whole, and nothing in the table that says otherwise.
     std::fs::remove_file(&file.path).unwrap();
     let mut writer = crate::columnar::Writer::create(&file.path).unwrap();
-    writer.write(rows).unwrap();
+    let raws: Vec<Option<Vec<u8>>> = rows.iter().map(|row| row.raw.clone()).collect();
+    writer.write(&rows.iter().map(Cow::Borrowed).collect::<Vec<_>>(), &raws).unwrap();
     let bytes = writer.finish().unwrap();
     let entry = dir.path().join("records/_delta_log/00000000000000000001.json");
     let text = std::fs::read_to_string(&entry).unwrap();
