@@ -151,6 +151,9 @@ pub(super) fn normalise(text: &str) -> Cow<'_, str> {
     if text.bytes().all(plain) {
         return Cow::Borrowed(text);
     }
+    if text.is_ascii() && is_evenly_spaced(text.as_bytes()) {
+        return Cow::Owned(text.to_ascii_lowercase());
+    }
     let mut out = String::with_capacity(text.len());
     let mut space = false;
     for c in text.chars() {
@@ -165,6 +168,12 @@ pub(super) fn normalise(text: &str) -> Cow<'_, str> {
         if c.is_ascii() { out.push(c.to_ascii_lowercase()) } else { out.extend(c.to_lowercase()) }
     }
     Cow::Owned(out)
+}
+
+/// Whether an ASCII text has single spaces and nothing else that is normalised to one.
+fn is_evenly_spaced(text: &[u8]) -> bool {
+    let is_other_space = |b: &u8| *b < b' ' || *b == 0x7f;
+    !text.iter().any(is_other_space) && !text.windows(2).any(|two| two == b"  ")
 }
 
 /// Undoes the escapes of JSON strings wherever they stand; borrowed when there are none.

@@ -21,7 +21,7 @@ pub(super) enum Class {
 
 pub(super) fn class(c: char) -> Class {
     if c.is_ascii() {
-        return if c.is_ascii_alphanumeric() { Class::Letter } else { Class::Gap };
+        return ascii_class(c as u8);
     }
     match c as u32 {
         // Kana, CJK extension A, unified ideographs, Hangul syllables, compatibility ideographs, extensions B and later.
@@ -35,17 +35,25 @@ pub(super) fn class(c: char) -> Class {
 
 /// The next word at or after byte `from`: its start and end.
 pub(super) fn next_word(text: &str, from: usize) -> Option<(usize, usize)> {
-    let mut start = None;
-    for (at, c) in text[from..].char_indices() {
-        let at = from + at;
-        match (class(c), start) {
+    let (mut start, mut at) = (None, from);
+    while let Some(byte) = text.as_bytes().get(at) {
+        let (class, end) = match byte.is_ascii() {
+            true => (ascii_class(*byte), at + 1),
+            false => text[at..].chars().next().map_or((Class::Gap, text.len()), |c| (class(c), at + c.len_utf8())),
+        };
+        match (class, start) {
             (Class::Letter, None) => start = Some(at),
-            (Class::Single, None) => return Some((at, at + c.len_utf8())),
+            (Class::Single, None) => return Some((at, end)),
             (Class::Letter, Some(_)) | (Class::Gap, None) => {}
             (Class::Single | Class::Gap, Some(start)) => return Some((start, at)),
         }
+        at = end;
     }
     start.map(|start| (start, text.len()))
+}
+
+fn ascii_class(byte: u8) -> Class {
+    if byte.is_ascii_alphanumeric() { Class::Letter } else { Class::Gap }
 }
 
 /// The words of a text, whole.
