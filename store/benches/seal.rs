@@ -13,6 +13,10 @@
 // Standard output is the interface of a bench.
 #![allow(clippy::print_stdout)]
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[path = "support/generate.rs"]
 mod generate;
 

@@ -21,7 +21,7 @@ pub struct StoreConfig {
     /// Commits between two checkpoints of the table, which save its readers from reading every commit. Default 20.
     pub checkpoint_interval: u64,
     /// Most memory for what is acknowledged and not sealed, the records' own size included; appends wait beyond it, and
-    /// from the half of it on sealing does not wait for anything else. Default 96 MiB.
+    /// from three quarters of it on sealing does not wait for anything else. Default 96 MiB.
     pub tail_bytes_max: u64,
     /// How long an append waits for room in the tail before it is refused as overloaded. Default 2,000.
     pub append_wait_max_ms: u64,

@@ -29,7 +29,7 @@ const INDEX_ROWS_UNIT_BYTES: usize = 1024;
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Share of the tail's budget below which the least time between commits does not count.
-const ROOM_LOW: f64 = 0.5;
+const ROOM_LOW: f64 = 0.25;
 
 /// What the sealer can be asked for.
 #[derive(Debug)]
