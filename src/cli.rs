@@ -841,8 +841,10 @@ pub(crate) fn engine(
     let own = PathBuf::from("/proc/self/exe");
     let path = if own.exists() { own } else { std::env::current_exe()? };
     let arguments = vec!["sql-worker".into(), "--data".into(), std::path::absolute(data)?.into_os_string()];
+    // Memory is taken from the system as it is needed and counts against the limit then. From an arena mimalloc 2.3 hands
+    // out memory that the limit has refused, and whoever writes to it dies of SIGSEGV instead of an allocation that failed.
     let environment =
-        vec![("MIMALLOC_ARENA_EAGER_COMMIT".into(), "0".into()), ("MIMALLOC_ARENA_RESERVE".into(), "16384".into())];
+        vec![("MIMALLOC_DISALLOW_ARENA_ALLOC".into(), "1".into()), ("MIMALLOC_EAGER_COMMIT".into(), "0".into())];
     let sql_worker = Some(threadline_query::sql::worker::Program { path, arguments, environment });
     let config = threadline_query::EngineConfig {
         sql_worker,

@@ -126,6 +126,9 @@ fn dangerous_sql_is_refused_and_says_why() {
     let data = tempfile::tempdir().unwrap();
     crate::support::import(data.path(), &repository("tests/captures/pysdk-memory-stdio"));
     let bomb = format!("select {}", vec!["1"; 20_000].join("+"));
+    // More than a query may take, however the limit is met.
+    let four = "from records a cross join records b cross join records c cross join records d";
+    let large = format!("select count(distinct concat(a.event_id, b.event_id, c.event_id, d.event_id)) {four}");
     let deep = format!("select {}1{}", "(".repeat(2_000), ")".repeat(2_000));
     for query in [
         "drop table records",
@@ -137,6 +140,7 @@ fn dangerous_sql_is_refused_and_says_why() {
         "select length(repeat('x', 2000000000))",
         bomb.as_str(),
         deep.as_str(),
+        large.as_str(),
     ] {
         let output = run(threadline().args(["sql", query, "--data"]).arg(data.path()));
         let said = String::from_utf8_lossy(&output.stderr);
