@@ -75,6 +75,8 @@ fn configuration(cluster: &Cluster, folder: &Path, topic: &str, rest: &str) -> P
         # Counts in the control only: longer than its first consumer lives.
         "auto.commit.interval.ms" = 60000
         "topic.metadata.refresh.interval.ms" = 1000
+        # How long a topic that is not there is waited for before that is said.
+        "topic.metadata.propagation.max.ms" = 2000
         [[topic]]
         name = {topic:?}
         as = "native"

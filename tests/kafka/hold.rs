@@ -35,6 +35,43 @@ fn assert_committed(cluster: &Cluster, topic: &str) {
 }
 
 #[test]
+fn without_the_dead_letter_topic_nothing_moves_and_nothing_is_lost() {
+    let Some(cluster) = shared() else { return };
+    let work = tempfile::tempdir().unwrap();
+    let data = work.path().join("data");
+    cluster.topic("buries", PARTITIONS, &[]);
+    let configuration = configuration(cluster, work.path(), "buries", "dead_letter_topic = \"buries-dead\"");
+    let serve = Serve::start(&data);
+    // What cannot be understood comes first.
+    cluster
+        .produce("buries", (0..MESSAGES).map(|n| message(MESSAGES - 1 - n)).map(|(_, time, value)| (0, time, value)));
+    for _ in 0..2 {
+        let consumer = Consumer::start(&data, &configuration, false);
+        consumer.says("it does not exist: make it");
+        assert_eq!(stored(&serve.url, "buries"), 0, "records before their dead letters");
+        // Killed, it has lost nothing; stopped, it ends in order.
+        consumer.kill();
+    }
+    let consumer = Consumer::start(&data, &configuration, false);
+    consumer.says("it does not exist: make it");
+    consumer.stop();
+    let consumer = Consumer::start(&data, &configuration, false);
+    consumer.says("it does not exist: make it");
+    let committed = cluster.committed("g-buries", "buries", 1)[0];
+    assert!(committed.is_none_or(|next| next == 0), "{committed:?}");
+    cluster.topic("buries-dead", 1, &[]);
+    awaited("every message", || (stored(&serve.url, "buries") == MESSAGES).then_some(()));
+    let said = consumer.stop();
+    assert!(said.contains(&format!("{} to the dead-letter topic", poison().len())), "{said}");
+    let found = cluster.messages("buries-dead", 1);
+    let ids: BTreeSet<&str> = found.iter().map(|(_, headers)| &*headers["threadline.event-id"]).collect();
+    assert_eq!((found.len(), ids.len()), (poison().len(), poison().len()));
+    assert_eq!(number(&serve.url, "select count(*) from records where kind = 'rejected'"), poison().len() as i64);
+    assert_eq!(cluster.committed("g-buries", "buries", 1), [Some(MESSAGES)]);
+    serve.stop();
+}
+
+#[test]
 fn to_a_server_elsewhere_every_message_arrives_once() {
     let Some(cluster) = shared() else { return };
     let work = tempfile::tempdir().unwrap();

@@ -140,7 +140,11 @@ impl Member {
                 None => {}
             }
             if self.lock().is_due() {
-                self.hand_over(consumer)?;
+                match self.hand_over(consumer) {
+                    // The writer was told first. What is in hand is read again.
+                    Err(KafkaError::Interrupted) if self.is_stopped() => break,
+                    other => other?,
+                }
             }
             self.settle(consumer, CommitMode::Async, None);
         }

@@ -59,10 +59,16 @@ impl DeadLetters {
     /// Sends all of them; whether all are acknowledged.
     pub(super) async fn send(&self, letters: &[DeadLetter]) -> bool {
         let sending = letters.iter().map(|letter| self.send_one(letter));
-        futures::future::join_all(sending).await.into_iter().all(|is_sent| is_sent)
+        let errors: Vec<Client> =
+            futures::future::join_all(sending).await.into_iter().filter_map(Result::err).collect();
+        // One line, however many there are: they fail together.
+        if let Some(error) = errors.first() {
+            self.producer_says(error, errors.len());
+        }
+        errors.is_empty()
     }
 
-    async fn send_one(&self, letter: &DeadLetter) -> bool {
+    async fn send_one(&self, letter: &DeadLetter) -> Result<(), Client> {
         let value = letter.message.value.as_deref();
         match self.produce(letter, value, None).await {
             Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
@@ -72,8 +78,6 @@ impl DeadLetters {
             }
             other => other,
         }
-        .map_err(|error| self.producer_says(&error))
-        .is_ok()
     }
 
     async fn produce(&self, letter: &DeadLetter, value: Option<&[u8]>, omitted: Option<&str>) -> Result<(), Client> {
@@ -88,14 +92,14 @@ impl DeadLetters {
         self.producer.send(record, QUEUE_WAIT).await.map(drop).map_err(|(error, _)| error)
     }
 
-    fn producer_says(&self, error: &Client) {
+    fn producer_says(&self, error: &Client, messages: usize) {
         use RDKafkaErrorCode::{TopicAuthorizationFailed, UnknownTopic, UnknownTopicOrPartition};
         let remedy = match error.rdkafka_error_code() {
             Some(UnknownTopic | UnknownTopicOrPartition) => "it does not exist: make it",
             Some(TopicAuthorizationFailed) => "the principal needs WRITE on it",
             _ => "trying again",
         };
-        tracing::warn!(topic = self.topic, %error, remedy, "the dead-letter topic does not take a message");
+        tracing::warn!(topic = self.topic, messages, %error, remedy, "the dead-letter topic does not take messages");
     }
 }
 
