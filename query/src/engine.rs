@@ -332,8 +332,7 @@ impl Engine {
 
     async fn record(&self, snapshot: &Snapshot, id: &str) -> Result<Record, QueryError> {
         let event = Uuid::parse_str(id.trim()).map_err(|_| QueryError::not_found(id, &["event id (a UUID)"]))?;
-        let rows = snapshot.rows_with_keys(&[KeyQuery::Any(event.to_string())]).await?;
-        let records = snapshot.records(&rows).await?;
+        let records = snapshot.records_with_keys(&[KeyQuery::Any(event.to_string())]).await?;
         records
             .into_iter()
             .find(|record| record.event_id == event)

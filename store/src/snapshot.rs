@@ -126,6 +126,13 @@ impl Snapshot {
         blocking(move || view.rows_with_keys(&wanted)).await
     }
 
+    /// The records that match any of `keys`, whole, in the order of their rows.
+    pub async fn records_with_keys(&self, keys: &[KeyQuery]) -> Result<Vec<Record>, StoreError> {
+        let view = Arc::clone(&self.inner);
+        let wanted = Wanted::new(keys);
+        blocking(move || view.records_with_keys(&wanted)).await
+    }
+
     /// The records of `rows`, whole, in the order of `rows`.
     pub async fn records(&self, rows: &[RowId]) -> Result<Vec<Record>, StoreError> {
         self.records_reduced(rows, |_| {}).await
@@ -223,13 +230,28 @@ impl View {
         }
         let mut first = 0;
         for chunk in &self.chunks {
-            let mut rows: Vec<u32> =
-                wanted.probes().iter().flat_map(|probe| chunk.candidates(*probe)).copied().collect();
-            rows.sort_unstable();
-            rows.dedup();
-            rows.retain(|row| wanted.matches(&chunk.rows[*row as usize].record));
+            let rows = rows_in_chunk(chunk, wanted);
             found.extend(rows.into_iter().map(|row| RowId { file: RowId::TAIL, row: first + row }));
             first += chunk.rows.len() as u32;
+        }
+        Ok(found)
+    }
+
+    fn records_with_keys(&self, wanted: &Wanted) -> Result<Vec<Record>, StoreError> {
+        let mut found = Vec::new();
+        for file in self.files.iter() {
+            let rows = self.access.candidates(file, wanted.probes())?;
+            if rows.is_empty() {
+                continue;
+            }
+            self.access.each_record(file, Some(&rows), None, |record| {
+                found.extend(Some(record).filter(|record| wanted.matches(record)));
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+        for chunk in &self.chunks {
+            let rows = rows_in_chunk(chunk, wanted);
+            found.extend(rows.into_iter().map(|row| Record::clone(&chunk.rows[row as usize].record)));
         }
         Ok(found)
     }
@@ -312,6 +334,15 @@ impl View {
         let whole = rows.iter().zip(records);
         whole.map(|(id, record)| record.ok_or(StoreError::NoSuchRow { file: id.file, row: id.row })).collect()
     }
+}
+
+/// Rows of a part of the tail that bear any of the keys, ascending.
+fn rows_in_chunk(chunk: &Chunk, wanted: &Wanted) -> Vec<u32> {
+    let mut rows: Vec<u32> = wanted.probes().iter().flat_map(|probe| chunk.candidates(*probe)).copied().collect();
+    rows.sort_unstable();
+    rows.dedup();
+    rows.retain(|row| wanted.matches(&chunk.rows[*row as usize].record));
+    rows
 }
 
 fn reduced(record: &Record, reduce: &dyn Fn(&mut Record)) -> Record {

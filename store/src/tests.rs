@@ -78,8 +78,10 @@ async fn assert_exactly(dir: &Path, snapshot: &Snapshot, count: usize) {
 }
 
 async fn found(snapshot: &Snapshot, key: KeyQuery) -> Vec<String> {
-    let rows = snapshot.rows_with_keys(&[key]).await.unwrap();
-    let mut keys: Vec<String> = snapshot.records(&rows).await.unwrap().into_iter().map(|r| r.delivery_key).collect();
+    let rows = snapshot.rows_with_keys(std::slice::from_ref(&key)).await.unwrap();
+    let records = snapshot.records_with_keys(&[key]).await.unwrap();
+    assert_eq!(snapshot.records(&rows).await.unwrap(), records);
+    let mut keys: Vec<String> = records.into_iter().map(|r| r.delivery_key).collect();
     keys.sort_unstable();
     keys
 }

@@ -219,8 +219,7 @@ impl Files {
         missing.sort_unstable();
         for part in missing.chunks(*PART.start() * 4) {
             let keys: Vec<KeyQuery> = part.iter().map(|id| KeyQuery::Any(id.to_string())).collect();
-            let rows = snapshot.rows_with_keys(&keys).await?;
-            let mut records = snapshot.records(&rows).await?;
+            let mut records = snapshot.records_with_keys(&keys).await?;
             records.retain(|record| part.binary_search(&record.event_id).is_ok());
             records.sort_by_key(|record| record.event_id);
             for record in &records {
