@@ -142,6 +142,20 @@ fn properties() -> Result<WriterProperties, ParquetError> {
     properties = properties
         .set_column_dictionary_enabled(column("leaf_salt"), false)
         .set_column_statistics_enabled(column("leaf_salt"), EnabledStatistics::None);
+    // A few words of ours: nothing to gain, and a decompressor less to set up for each.
+    for name in [
+        "record_version",
+        "time_quality",
+        "source_kind",
+        "collector",
+        "kind",
+        "direction",
+        "outcome",
+        "tool_is_error",
+        "decision",
+    ] {
+        properties = properties.set_column_compression(column(name), Compression::UNCOMPRESSED);
+    }
     for name in ["time", "observed_time", "time_unix_nano", "observed_time_unix_us", "duration_nano"] {
         properties = properties
             .set_column_dictionary_enabled(column(name), false)
