@@ -17,8 +17,12 @@ use crate::support::{import, json, ndjson, ok, repository, run, skip, threadline
 const SECONDS: &str = "30";
 
 /// The Python that reads Parquet, as `tests/estate/setup target/estate siem` made it.
+fn estate() -> PathBuf {
+    std::env::var_os("THREADLINE_ESTATE").map_or_else(|| repository("target/estate"), PathBuf::from)
+}
+
 fn python() -> Option<PathBuf> {
-    let estate = std::env::var_os("THREADLINE_ESTATE").map_or_else(|| repository("target/estate"), PathBuf::from);
+    let estate = estate();
     estate.join("installed-siem").exists().then(|| estate.join("siem/venv/bin/python"))
 }
 
@@ -79,8 +83,7 @@ fn killed_at_random_every_committed_event_is_delivered_and_none_is_invented() {
 /// A real node takes a quarter of a minute to start, so it has a test of its own.
 #[test]
 fn a_search_node_that_is_killed_has_every_committed_event_once() {
-    let jars = std::env::var_os("THREADLINE_ESTATE").map_or_else(|| repository("target/estate"), PathBuf::from);
-    let jars = jars.join("siem/opensearch");
+    let jars = estate().join("siem/opensearch");
     if !jars.is_dir() {
         return skip("no OpenSearch: java, mvn and `tests/estate/setup target/estate siem` are needed");
     }
@@ -93,21 +96,32 @@ fn a_search_node_that_is_killed_has_every_committed_event_once() {
     println!("{said}");
 }
 
-/// moto keeps what S3 clients need of S3 in one process; it is no real store. Real ones come from the registries as source that
-/// takes many minutes to build (SeaweedFS, RustFS, Garage), or want a cluster (Ceph, Ozone).
+/// S3Proxy is a server that people run: it checks signatures and keeps objects as files. SeaweedFS, RustFS and Garage come
+/// from the registries as source that takes many minutes to build; Ceph and Ozone want a cluster.
 #[test]
 fn the_lake_in_a_bucket_is_the_lake_in_a_folder() {
-    let Some(python) = python() else {
-        return skip("no moto: `tests/estate/setup target/estate siem`");
+    let jars = estate().join("siem/s3proxy");
+    let Some(python) = python().filter(|_| jars.is_dir()) else {
+        return skip("no S3Proxy: java, mvn and `tests/estate/setup target/estate siem` are needed");
     };
     let work = tempfile::tempdir().unwrap();
     let data = work.path().join("data");
     import(&data, &repository("tests/captures/pysdk-memory-stdio"));
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut moto = Command::new(python.with_file_name("moto_server"));
-    let _moto = Stopped(
-        moto.args(["-H", "127.0.0.1", "-p", &port.to_string()]).stderr(std::process::Stdio::null()).spawn().unwrap(),
+    let objects = work.path().join("objects");
+    std::fs::create_dir(&objects).unwrap();
+    let properties = format!(
+        "s3proxy.endpoint=http://127.0.0.1:{port}\ns3proxy.authorization=aws-v4\ns3proxy.identity=testing\n\
+         s3proxy.credential=testing\njclouds.provider=filesystem-nio2\njclouds.identity=local\njclouds.credential=local\n\
+         jclouds.filesystem.basedir={}\n",
+        objects.display()
     );
+    std::fs::write(work.path().join("s3proxy.properties"), properties).unwrap();
+    let mut server = Command::new("java");
+    let log = format!("-Dlogback.configurationFile={}", repository("tests/forward/s3proxy/logback.xml").display());
+    server.args(["-Xmx256m", &log, "-cp"]).arg(jars.join("*")).args(["org.gaul.s3proxy.Main", "--properties"]);
+    server.arg(work.path().join("s3proxy.properties")).stdout(std::process::Stdio::null());
+    let _server = Stopped(server.spawn().unwrap());
     std::fs::write(work.path().join("key"), "testing\n").unwrap();
     let common = "region = \"eu-test-1\"\naccount = \"123456789012\"\nresult_wait_s = 0\nallow_private = true\n";
     let text = format!(
