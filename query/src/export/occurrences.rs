@@ -25,7 +25,6 @@ pub(super) struct Occurrences {
     calls: BTreeMap<u64, (String, Record)>,
     bytes: usize,
     next: u64,
-    sequences: HashMap<String, i64>,
 }
 
 /// One thing to tell.
@@ -33,13 +32,11 @@ pub(super) struct Occurrences {
 pub(super) struct Told {
     record: Record,
     request: Option<Record>,
-    sequence: i64,
 }
 
 impl Told {
     pub(super) fn occurrence(&self) -> Occurrence<'_> {
-        let sequence = Some(self.sequence);
-        Occurrence { record: &self.record, request: self.request.as_ref(), chain: None, session: None, sequence }
+        Occurrence { request: self.request.as_ref(), ..Occurrence::of(&self.record) }
     }
 }
 
@@ -61,16 +58,16 @@ impl Occurrences {
                         if self.waiting.get(&pair) == Some(&number) {
                             self.waiting.remove(&pair);
                         }
-                        told.push(self.numbered(oldest, None));
+                        told.push(Told { record: oldest, request: None });
                     }
                 }
                 (Kind::Result, Some(pair)) => {
                     let request = self.waiting.remove(&pair).and_then(|number| self.calls.remove(&number));
                     let request = request.map(|(_, request)| request);
                     self.bytes -= request.as_ref().map_or(0, payload_bytes);
-                    told.push(self.numbered(record, request));
+                    told.push(Told { record, request });
                 }
-                _ => told.push(self.numbered(record, None)),
+                _ => told.push(Told { record, request: None }),
             }
         }
         told
@@ -81,17 +78,7 @@ impl Occurrences {
         self.waiting.clear();
         let calls = std::mem::take(&mut self.calls);
         self.bytes = 0;
-        calls.into_values().map(|(_, call)| self.numbered(call, None)).collect()
-    }
-
-    fn numbered(&mut self, record: Record, request: Option<Record>) -> Told {
-        if self.sequences.len() > 1_000_000 {
-            self.sequences.clear();
-        }
-        let last = self.sequences.entry(record.session_key.clone()).or_insert(0);
-        *last += 1;
-        let sequence = *last;
-        Told { record, request, sequence }
+        calls.into_values().map(|(_, record)| Told { record, request: None }).collect()
     }
 }
 
@@ -115,9 +102,9 @@ mod tests {
             record(Kind::Result, "1"),
         ];
         let told = occurrences.tell(&records);
-        let shown: Vec<_> = told.iter().map(|told| (told.record.kind, told.request.is_some(), told.sequence)).collect();
-        assert_eq!(shown, [(Kind::Prompt, false, 1), (Kind::Result, true, 2)]);
+        let shown: Vec<_> = told.iter().map(|told| (told.record.kind, told.request.is_some())).collect();
+        assert_eq!(shown, [(Kind::Prompt, false), (Kind::Result, true)]);
         let rest = occurrences.rest();
-        assert_eq!(rest.iter().map(|told| (told.record.kind, told.sequence)).collect::<Vec<_>>(), [(Kind::Call, 3)]);
+        assert_eq!(rest.iter().map(|told| told.record.kind).collect::<Vec<_>>(), [Kind::Call]);
     }
 }

@@ -35,14 +35,12 @@ pub struct Occurrence<'a> {
     pub chain: Option<&'a str>,
     /// The session it belongs to, as correlation found it; the record's own when `None`.
     pub session: Option<&'a str>,
-    /// Its place in the session, counted from 1.
-    pub sequence: Option<i64>,
 }
 
 impl<'a> Occurrence<'a> {
     /// A record by itself.
     pub fn of(record: &'a Record) -> Self {
-        Occurrence { record, request: None, chain: None, session: None, sequence: None }
+        Occurrence { record, request: None, chain: None, session: None }
     }
 }
 
@@ -202,9 +200,9 @@ impl Context<'_> {
         if !row.profiles.is_empty() {
             set("metadata.profiles", row.profiles.into());
         }
-        if let Some(sequence) = self.occurrence.sequence {
-            set("metadata.sequence", sequence.into());
-        }
+        // The order in which records became durable: the same in every delivery and export.
+        let offset = record.log_position.as_deref().and_then(|at| at.rsplit_once('/')?.1.parse::<i64>().ok());
+        offset.into_iter().for_each(|offset| set("metadata.sequence", offset.into()));
         if record.redactions.is_some() {
             set("metadata.labels", json!(["redacted"]));
         }

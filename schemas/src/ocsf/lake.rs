@@ -178,12 +178,13 @@ mod tests {
                 other.rpc_error_code = (outcome == Some(Outcome::Error)).then_some(-32602);
                 other.definition_digest = Some("ab".repeat(32));
                 other.redactions = Some("1".into());
+                other.log_position = Some("0/123".into());
                 records.push(other);
             }
             records.push(record);
         }
         let of = |record: &Record, version| {
-            let occurrence = Occurrence { sequence: Some(1), request: Some(record), ..Occurrence::of(record) };
+            let occurrence = Occurrence { request: Some(record), ..Occurrence::of(record) };
             let whole = event(occurrence, &policy, version);
             let cut = crate::ocsf::shortened(whole.clone(), 500, version);
             [(whole, version), (cut, version)]

@@ -23,6 +23,7 @@ fn record(kind: Kind, number: u32, source_kind: SourceKind, name: &str) -> Recor
     record.agent_name = text("claude-code");
     record.conversation_id = text("309daf42-f826-415e-8b8f-6414e473e49e");
     record.turn_id = text("turn-3");
+    record.log_position = Some(format!("0/{number}"));
     record
 }
 
@@ -189,7 +190,7 @@ mod tests {
                 let found = mapping::row(record);
                 let is_own = (found.kind, found.code, found.profiles) == (row.kind, row.code, row.profiles);
                 assert!(is_own, "{} is of {}, not of {}", record.kind, found.code, row.code);
-                let event = event(Occurrence { sequence: Some(1), ..Occurrence::of(record) }, &policy, version);
+                let event = event(Occurrence::of(record), &policy, version);
                 assert_eq!(crate::ocsf::validate(&event, version), [], "{} in {version}", row.code);
                 if version == Version::NEWEST {
                     assert_eq!(event["class_uid"], row.class_uid, "{}: what the class needs is not there", row.code);
