@@ -21,6 +21,10 @@ pub enum Lines {
 
 /// `text` with every invisible or steering character replaced by a visible token.
 pub fn visible(text: &str, lines: Lines) -> String {
+    // Most texts are plain.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_string();
+    }
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         push_visible(c, lines, &mut out);
@@ -94,6 +98,9 @@ pub fn csv_cell(text: &str) -> String {
 pub fn json<'a>(serialized: impl Into<Cow<'a, str>>) -> String {
     let serialized = serialized.into();
     let is_escaped = |c: char| c > '\u{7e}' && (is_hidden(c) || matches!(c, '\u{2028}' | '\u{2029}'));
+    if serialized.bytes().all(|byte| byte <= b'~') {
+        return serialized.into_owned();
+    }
     // Most need nothing, and may have many megabytes.
     let Some(first) = serialized.find(is_escaped) else { return serialized.into_owned() };
     let (clean, rest) = serialized.split_at(first);

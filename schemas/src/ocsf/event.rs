@@ -8,13 +8,14 @@
 //! mark, and a cut sets `metadata.is_truncated`.
 
 use std::cell::{Cell, OnceCell};
+use std::fmt::{self, Write};
 
 use serde_json::{Map, Value, json};
 
 use super::facts::Version;
 use super::fit::fit;
 use super::mapping::{self, Activity, Field, Role, Row};
-use super::validate::{TIME_MS, values_at};
+use super::validate::{TIME_MS, any_at};
 use crate::display::{Lines, visible};
 use crate::json::{self, Json};
 use crate::record::{Decision, Kind, Outcome, Record, SourceKind, TimeQuality};
@@ -85,19 +86,32 @@ pub fn event(occurrence: Occurrence<'_>, policy: &Policy, version: Version) -> V
 /// The event as JSON text on one line, `time` first: Splunk reads the first `"time":` of the text.
 pub fn to_text(event: &Value) -> String {
     let Some(members) = event.as_object() else { return event.to_string() };
-    let mut out = String::from("{");
+    let mut out = String::with_capacity(2048);
+    out.push('{');
     let time = members.get("time").map(|time| ("time", time));
     let rest = members.iter().filter(|(name, _)| *name != "time").map(|(name, value)| (name.as_str(), value));
     for (index, (name, value)) in time.into_iter().chain(rest).enumerate() {
         if index > 0 {
             out.push(',');
         }
-        out.push_str(&Value::from(name).to_string());
-        out.push(':');
-        out.push_str(&value.to_string());
+        // Writing to a text cannot fail.
+        let _written = write!(out, "{}:{value}", Name(name));
     }
     out.push('}');
     out
+}
+
+/// A member's name as JSON. Those of the schema are plain.
+struct Name<'a>(&'a str);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            write!(f, "\"{}\"", self.0)
+        } else {
+            Value::from(self.0).fmt(f)
+        }
+    }
 }
 
 impl Context<'_> {
@@ -154,8 +168,8 @@ impl Context<'_> {
             Activity::Other(word) => (99, Some(word)),
             Activity::By(id, word) => (id(self.record), Some(word)),
         };
-        let captions = class.shape.attributes.get("activity_id").map(|attribute| &attribute.values);
-        let caption = captions.and_then(|captions| captions.get(activity_id.to_string().as_str()).copied());
+        let captions = class.shape.attributes.get("activity_id");
+        let caption = captions.and_then(|captions| captions.caption(&activity_id.into()));
         let caption = caption.unwrap_or("Unknown");
         set("activity_id", activity_id.into());
         set("activity_name", word.filter(|_| activity_id == 99).unwrap_or(caption).into());
@@ -466,11 +480,15 @@ const OBSERVABLES: &[(&str, i64)] = &[
 ];
 
 fn observables(event: &Value) -> Vec<Value> {
-    let found = OBSERVABLES.iter().flat_map(|(path, type_id)| {
-        let values = values_at(event, path).into_iter().filter_map(Value::as_str);
-        values.map(move |value| json!({"name": path, "type_id": type_id, "value": value}))
-    });
-    found.collect()
+    let mut found = Vec::new();
+    for (path, type_id) in OBSERVABLES {
+        any_at(event, path, &mut |value| {
+            let value = value.as_str();
+            found.extend(value.map(|value| json!({"name": path, "type_id": type_id, "value": value})));
+            false
+        });
+    }
+    found
 }
 
 /// Sets `value` at a dotted path, making the objects on the way.

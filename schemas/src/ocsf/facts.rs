@@ -5,7 +5,10 @@
 //! own compiler gives it; they are read once per version and process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::sync::OnceLock;
+
+use serde_json::Value;
 
 macro_rules! versions {
     ($($variant:ident = $text:literal,)*) => {
@@ -93,6 +96,10 @@ pub struct Class {
 pub struct Shape {
     /// By name.
     pub attributes: BTreeMap<&'static str, Attribute>,
+    /// Those that must be there, and the profiles of which one must be applied for that; empty: always.
+    pub required: Vec<(&'static str, Vec<&'static str>)>,
+    /// Enums, and the attribute that holds the caption of their value.
+    pub labelled: Vec<(&'static str, &'static str)>,
     /// Constraints over attribute names.
     pub constraints: Vec<(Constraint, Vec<&'static str>)>,
 }
@@ -135,8 +142,29 @@ pub enum AttributeType {
 impl Attribute {
     /// Whether the attribute exists under these profiles.
     pub fn is_active(&self, profiles: &BTreeSet<&str>) -> bool {
-        self.profiles.is_empty() || self.profiles.iter().any(|profile| profiles.contains(profile))
+        is_active(&self.profiles, profiles)
     }
+
+    /// The caption of a value of this enum; `None` when it is not one of its values.
+    pub fn caption(&self, value: &Value) -> Option<&'static str> {
+        match value {
+            Value::String(text) => self.values.get(text.as_str()).copied(),
+            Value::Number(number) => {
+                // Every event has many; none is worth an allocation.
+                let mut digits = [0; 24];
+                let mut left = &mut digits[..];
+                write!(left, "{number}").ok()?;
+                let length = 24 - left.len();
+                self.values.get(std::str::from_utf8(&digits[..length]).ok()?).copied()
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether one of these profiles is applied, or none is needed.
+pub(super) fn is_active(needed: &[&str], applied: &BTreeSet<&str>) -> bool {
+    needed.is_empty() || needed.iter().any(|profile| applied.contains(profile))
 }
 
 /// Reads a facts file; they are part of the binary and checked by a test, so a line that is not
@@ -183,6 +211,11 @@ fn read(text: &'static str) -> Schema {
                     None => None,
                 };
                 if let Some(shape) = shape {
+                    if attribute.is_required {
+                        shape.required.push((name, attribute.profiles.clone()));
+                    }
+                    let is_enum = !attribute.values.is_empty() && !attribute.is_array;
+                    shape.labelled.extend(attribute.sibling.filter(|_| is_enum).map(|sibling| (name, sibling)));
                     shape.attributes.insert(name, attribute);
                 }
             }

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::facts::{AttributeType, Schema, Shape, Version};
-use super::validate::{validate, values_at};
+use super::validate::{any_at, validate};
 
 /// The event as `version` can say it; `None` when its class is not there or needs what the event has not.
 pub(super) fn fit(mut event: Value, version: Version) -> Option<Value> {
@@ -23,7 +23,8 @@ pub(super) fn fit(mut event: Value, version: Version) -> Option<Value> {
     let class = schema.classes.get(&event.get("class_uid")?.as_i64()?)?;
     let (active, foreign) = split_profiles(&mut event, schema, &class.profiles);
     keep_known_observables(&mut event, schema);
-    let mut fitting = Fitting { schema, active, foreign, moved: Map::new() };
+    let active = active.iter().map(String::as_str).collect();
+    let mut fitting = Fitting { schema, active, foreign: &foreign, moved: Map::new() };
     let members = event.as_object_mut()?;
     fitting.shape(members, &class.shape, "");
     event["metadata"]["version"] = version.as_str().into();
@@ -65,9 +66,7 @@ const RENAMED: &[(&str, &str, &str)] = &[("actor", "app_name", "invoked_by")];
 
 fn keep_known_observables(event: &mut Value, schema: &Schema) {
     let types = schema.objects.get("observable").and_then(|shape| shape.attributes.get("type_id"));
-    let is_known = |observable: &Value| {
-        types.is_some_and(|types| types.values.contains_key(observable["type_id"].to_string().as_str()))
-    };
+    let is_known = |observable: &Value| types.is_some_and(|types| types.caption(&observable["type_id"]).is_some());
     if let Some(observables) = event.get_mut("observables").and_then(Value::as_array_mut) {
         observables.retain(is_known);
     }
@@ -75,31 +74,31 @@ fn keep_known_observables(event: &mut Value, schema: &Schema) {
 
 fn keep_true_observables(event: &mut Value) {
     let Some(observables) = event.get("observables").and_then(Value::as_array) else { return };
-    let is_true = |observable: &&Value| {
+    let is_true = |observable: &Value| {
         let path = observable["name"].as_str().unwrap_or_default();
-        values_at(event, path).contains(&&observable["value"])
+        any_at(event, path, &mut |value| *value == observable["value"])
     };
-    let kept: Vec<Value> = observables.iter().filter(is_true).cloned().collect();
-    if kept.is_empty() {
-        event.as_object_mut().map(|members| members.remove("observables"));
-    } else {
-        event["observables"] = kept.into();
+    let mut kept = observables.iter().map(is_true).collect::<Vec<_>>().into_iter();
+    let Some(members) = event.as_object_mut() else { return };
+    if let Some(Value::Array(observables)) = members.get_mut("observables") {
+        observables.retain(|_| kept.next().unwrap_or(false));
+        if observables.is_empty() {
+            members.remove("observables");
+        }
     }
 }
 
-struct Fitting {
+struct Fitting<'p> {
     schema: &'static Schema,
-    active: BTreeSet<String>,
-    foreign: BTreeSet<String>,
+    active: BTreeSet<&'p str>,
+    foreign: &'p BTreeSet<String>,
     moved: Map<String, Value>,
 }
 
-impl Fitting {
+impl Fitting<'_> {
     fn shape(&mut self, members: &mut Map<String, Value>, shape: &'static Shape, path: &str) {
-        let active: BTreeSet<&str> = self.active.iter().map(String::as_str).collect();
-        let is_known = |name: &str| shape.attributes.get(name).is_some_and(|attribute| attribute.is_active(&active));
+        let is_known = |name: &str| shape.attributes.get(name).is_some_and(|known| known.is_active(&self.active));
         let strangers: Vec<String> = members.keys().filter(|name| !is_known(name)).cloned().collect();
-        drop(active);
         for name in strangers {
             if let Some(value) = members.remove(&name) {
                 let renamed = RENAMED.iter().find(|(object, own, there)| {
@@ -113,17 +112,20 @@ impl Fitting {
             }
         }
         self.enums(members, shape, path);
-        let names: Vec<String> = members.keys().cloned().collect();
-        for name in names {
+        let mut is_any_empty = false;
+        for (name, value) in members.iter_mut().filter(|(_, value)| value.is_object() || value.is_array()) {
             let Some(attribute) = shape.attributes.get(name.as_str()) else { continue };
             let AttributeType::Object(object) = attribute.kind else { continue };
             let Some(inner) = self.schema.objects.get(object).filter(|inner| !inner.attributes.is_empty()) else {
                 continue;
             };
             let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            match members.get_mut(&name) {
-                Some(Value::Object(inner_members)) => self.shape(inner_members, inner, &at),
-                Some(Value::Array(items)) => {
+            match value {
+                Value::Object(inner_members) => {
+                    self.shape(inner_members, inner, &at);
+                    is_any_empty |= inner_members.is_empty();
+                }
+                Value::Array(items) => {
                     for (index, item) in items.iter_mut().enumerate() {
                         if let Value::Object(item) = item {
                             self.shape(item, inner, &format!("{at}[{index}]"));
@@ -132,30 +134,39 @@ impl Fitting {
                 }
                 _ => {}
             }
-            if members.get(&name).and_then(Value::as_object).is_some_and(Map::is_empty) {
-                members.remove(&name);
-            }
+        }
+        if is_any_empty {
+            // Free-form objects may be empty; those of the schema say nothing then.
+            let is_of_schema = |name: &str| match shape.attributes.get(name).map(|known| known.kind) {
+                Some(AttributeType::Object(object)) => {
+                    self.schema.objects.get(object).is_some_and(|inner| !inner.attributes.is_empty())
+                }
+                _ => false,
+            };
+            members.retain(|name, value| !(value.as_object().is_some_and(Map::is_empty) && is_of_schema(name)));
         }
     }
 
     /// Values that the target's enum does not have.
     fn enums(&mut self, members: &mut Map<String, Value>, shape: &'static Shape, path: &str) {
-        for (name, attribute) in &shape.attributes {
-            let Some(value) = members.get(*name).filter(|_| !attribute.values.is_empty() && !attribute.is_array) else {
+        let is_unknown = |name: &str, value: &Value| {
+            let known = shape.attributes.get(name);
+            let known = known.filter(|attribute| !attribute.values.is_empty() && !attribute.is_array);
+            known.is_some_and(|attribute| attribute.caption(value).is_none())
+        };
+        let unknown: Vec<String> =
+            members.iter().filter(|(name, value)| is_unknown(name, value)).map(|(name, _)| name.clone()).collect();
+        for name in unknown {
+            let (Some(attribute), Some(value)) = (shape.attributes.get(name.as_str()), members.remove(&name)) else {
                 continue;
             };
-            let key = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-            if attribute.values.contains_key(key.as_str()) {
-                continue;
-            }
             let label = attribute.sibling.and_then(|sibling| members.get(sibling)).cloned();
-            let at = self.foreign_name(path, name);
-            flatten(&at, value.clone(), &mut self.moved);
+            let at = self.foreign_name(path, &name);
+            flatten(&at, value, &mut self.moved);
             if attribute.is_required && label.is_some() {
-                members.insert((*name).into(), 99.into());
+                members.insert(name, 99.into());
                 continue;
             }
-            members.remove(*name);
             if let Some((sibling, label)) = attribute.sibling.zip(label) {
                 members.remove(sibling);
                 flatten(&self.foreign_name(path, sibling), label, &mut self.moved);

@@ -6,12 +6,11 @@
 //!
 //! Not here: recommended attributes, URL grammar, duplicate keys (events are made, not parsed).
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::facts::{Attribute, AttributeType, Class, Constraint, Schema, Shape, Version};
+use super::facts::{Attribute, AttributeType, Class, Constraint, Schema, Shape, Version, is_active};
 
 /// Plausible epoch milliseconds: the years 2000 to 2100.
 pub(super) const TIME_MS: std::ops::RangeInclusive<i64> = 946_684_800_000..=4_102_444_800_000;
@@ -105,8 +104,8 @@ impl<'e> Check<'e> {
     }
 
     fn shape(&mut self, members: &'e Map<String, Value>, shape: &'static Shape, at: At<'_>) {
-        for (name, attribute) in &shape.attributes {
-            if attribute.is_required && attribute.is_active(&self.active) && !members.contains_key(*name) {
+        for (name, profiles) in &shape.required {
+            if is_active(profiles, &self.active) && !members.contains_key(*name) {
                 self.wrong(At::Member(&at, name), "required");
             }
         }
@@ -188,33 +187,32 @@ impl<'e> Check<'e> {
         if !has_format(kind, value) || (is_old_name && has_underscore) {
             self.wrong(at, format!("is no {kind}"));
         }
-        if !attribute.values.is_empty() && !attribute.values.contains_key(key(value).as_ref()) {
+        if !attribute.values.is_empty() && attribute.caption(value).is_none() {
             self.wrong(at, "not one of the enum's values");
         }
     }
 
     /// An enum's caption beside it must be the caption of its value; `Other` needs the source's own word.
     fn labels(&mut self, members: &Map<String, Value>, shape: &Shape, at: At<'_>) {
-        for (name, attribute) in &shape.attributes {
-            let Some(sibling) = attribute.sibling.filter(|_| !attribute.values.is_empty() && !attribute.is_array)
-            else {
+        for (name, sibling) in &shape.labelled {
+            let (value, label) = (members.get(*name), members.get(*sibling).and_then(Value::as_str));
+            let Some(attribute) = shape.attributes.get(name).filter(|_| value.is_some() || label.is_some()) else {
                 continue;
             };
-            let (value, label) = (members.get(*name), members.get(sibling).and_then(Value::as_str));
             let at = At::Member(&at, sibling);
             let Some(value) = value else {
-                if label.is_some() && attribute.is_active(&self.active) {
+                if attribute.is_active(&self.active) {
                     self.wrong(at, format!("given without {name}"));
                 }
                 continue;
             };
-            let key = key(value);
-            match (attribute.values.get(key.as_ref()).copied(), label) {
-                (Some("Other"), None) if key == "99" => self.wrong(at, "Other needs the source's own word"),
-                (Some("Other"), Some("" | "Other" | "Unknown")) if key == "99" => {
+            let is_other = value.as_i64() == Some(99) || value.as_str() == Some("99");
+            match (attribute.caption(value), label) {
+                (Some("Other"), None) if is_other => self.wrong(at, "Other needs the source's own word"),
+                (Some("Other"), Some("" | "Other" | "Unknown")) if is_other => {
                     self.wrong(at, "hides the source's own word")
                 }
-                (Some(caption), Some(label)) if key != "99" && label != caption => {
+                (Some(caption), Some(label)) if !is_other && label != caption => {
                     self.wrong(at, "is not the caption of its id")
                 }
                 _ => {}
@@ -260,23 +258,25 @@ impl<'e> Check<'e> {
             let (Some(name), Some(value)) = (observable["name"].as_str(), observable["value"].as_str()) else {
                 continue;
             };
-            if !values_at(event, name).iter().any(|found| found.as_str() == Some(value)) {
+            if !any_at(event, name, &mut |found| found.as_str() == Some(value)) {
                 self.wrong(At::Item(&root("observables"), index), "its value is not at its path");
             }
         }
     }
 }
 
-/// The values at a dotted path; a list stands for each of its items.
-pub(super) fn values_at<'v>(value: &'v Value, path: &str) -> Vec<&'v Value> {
-    let mut at = vec![value];
-    for name in path.split('.') {
-        let stepped = at.iter().filter_map(|value| value.get(name.trim_end_matches("[]")));
-        at = stepped
-            .flat_map(|value| value.as_array().map_or_else(|| vec![value], |items| items.iter().collect()))
-            .collect();
+/// Whether `found` is true of a value at a dotted path, asked in order; a list stands for each of its items.
+pub(super) fn any_at<'v>(value: &'v Value, path: &str, found: &mut dyn FnMut(&'v Value) -> bool) -> bool {
+    let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
+    let Some(member) = value.get(name.trim_end_matches("[]")) else { return false };
+    let mut step = |value: &'v Value| match rest {
+        Some(rest) => any_at(value, rest, found),
+        None => found(value),
+    };
+    match member {
+        Value::Array(items) => items.iter().any(step),
+        value => step(value),
     }
-    at
 }
 
 fn is_present(members: &Map<String, Value>, name: &str) -> bool {
@@ -320,9 +320,4 @@ pub(super) fn is_hostname(text: &str) -> bool {
 /// Something that no consumer stumbles over: not empty, no blanks, quotes or angle brackets.
 pub(super) fn is_url(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || matches!(c, '<' | '>' | '"'))
-}
-
-/// How a value stands in the list of an enum's values.
-fn key(value: &Value) -> Cow<'_, str> {
-    value.as_str().map_or_else(|| value.to_string().into(), Cow::Borrowed)
 }
