@@ -829,12 +829,12 @@ pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
     })
 }
 
-/// The engine that answers over `data`: SQL runs in a process of its own, this program again. Exports are recorded in
+/// The engine that answers over `data`: SQL runs in a process of its own, this program again. Exports and reads are recorded in
 /// `access_log`; `base_url` is where the pages are.
 pub(crate) fn engine(
     reader: threadline_store::Reader,
     data: &std::path::Path,
-    access_log: Option<std::sync::Arc<dyn threadline_query::export::AccessLog>>,
+    access_log: Option<std::sync::Arc<dyn threadline_query::AccessLog>>,
     base_url: Option<String>,
 ) -> anyhow::Result<threadline_query::Engine> {
     // The link stays good when the program is replaced while it runs.
@@ -853,6 +853,11 @@ pub(crate) fn engine(
         ..threadline_query::EngineConfig::default()
     };
     Ok(threadline_query::Engine::new(reader, config))
+}
+
+/// Who runs the program, as the environment says.
+pub(crate) fn user() -> Option<String> {
+    ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).filter(|name| !name.is_empty())
 }
 
 /// The data directory: as given, or `$XDG_DATA_HOME/threadline` (`~/.local/share/threadline`).

@@ -47,6 +47,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::access::noted;
 use crate::engine::Engine;
 pub use problem::Problem;
 
@@ -81,6 +82,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
     );
     router
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(engine.clone(), noted))
         .layer(middleware::from_fn_with_state(engine.clone(), in_turn))
         .layer(middleware::from_fn_with_state(engine.clone(), around))
         .with_state(engine)

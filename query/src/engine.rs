@@ -14,8 +14,8 @@ use threadline_store::{KeyQuery, Reader, RowId, Snapshot};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
+use crate::access::{AccessLog, Reads};
 use crate::error::QueryError;
-use crate::export::AccessLog;
 use crate::export::Preparations;
 use crate::gather::{Bounds, Gathered, session_of};
 use crate::index::{Indexed, SessionIndex};
@@ -60,7 +60,7 @@ pub struct EngineConfig {
     pub exports_at_once_max: usize,
     /// Where our pages are, for the link back to the session in each OCSF event.
     pub base_url: Option<String>,
-    /// Where exports are recorded; `None`: nowhere, which every export says.
+    /// Where exports and reads are recorded; `None`: nowhere, which every export says.
     pub access_log: Option<Arc<dyn AccessLog>>,
 }
 
@@ -110,6 +110,7 @@ pub struct Engine {
     sql_permits: Arc<Semaphore>,
     export_permits: Semaphore,
     preparations: Arc<Preparations>,
+    reads: Reads,
     metrics: Metrics,
     source_tallies: crate::sources::Cache,
 }
@@ -129,6 +130,7 @@ impl Engine {
             sql_permits: Arc::new(Semaphore::new(config.sql_at_once_max)),
             export_permits: Semaphore::new(config.exports_at_once_max.max(1)),
             preparations: Arc::default(),
+            reads: Reads::default(),
             metrics: Metrics::new(&reader),
             reader,
             config,
@@ -198,6 +200,10 @@ impl Engine {
 
     pub(crate) fn access_log(&self) -> Option<&Arc<dyn AccessLog>> {
         self.config.access_log.as_ref()
+    }
+
+    pub(crate) fn reads(&self) -> &Reads {
+        &self.reads
     }
 
     pub(crate) async fn indexed(&self) -> Result<Arc<Indexed>, QueryError> {

@@ -43,7 +43,7 @@ use crate::model::{Completeness, Grade};
 pub use archive::FOLDER;
 use choose::Chosen;
 use custody::Access;
-pub use custody::{AccessLog, Recorded, WORDS_BYTES_MAX};
+pub use custody::{Recorded, WORDS_BYTES_MAX};
 use encode::Encoder;
 pub(crate) use progress::Preparations;
 pub use progress::Progress;

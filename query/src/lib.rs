@@ -10,7 +10,8 @@
 //! - one question reads one snapshot, and its answer says what it covers and what it leaves out
 //! - `closure`, `links` and `session` are plain functions of records; the same records give the same answer,
 //!   whatever their order, files, or the id that was asked for
-//! - nothing here writes, but for what `forward` must remember, which goes through the store
+//! - nothing here writes, but for what `forward` must remember, which goes through the store, and what was read (`access`),
+//!   through a handle
 //!
 //! Not here: authentication, TLS, pages, and judging by content: two records meet by ids only.
 //!
@@ -38,6 +39,7 @@
 //! # });
 //! ```
 
+mod access;
 pub mod api;
 pub mod closure;
 mod cursor;
@@ -60,6 +62,7 @@ mod sessions;
 pub mod sources;
 pub mod sql;
 
+pub use access::{AccessLog, Asker, noted, record_reads};
 pub use api::{in_turn, router};
 pub use engine::{Engine, EngineConfig, SessionOptions};
 pub use error::QueryError;

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde_json::Value;
-use threadline_query::export::AccessLog;
+use threadline_query::AccessLog;
 use tower::ServiceExt;
 
 use super::access::InboxLog;
@@ -149,9 +149,12 @@ impl Client {
                     .request(method, format!("{base}{target}"))
                     .header(header::CONTENT_TYPE, "application/json")
                     .body(body);
-                if let Some(token) = token {
-                    request = request.bearer_auth(token);
-                }
+                // Who reads is recorded there; without a name the token goes alone.
+                request = match (super::user().filter(|name| !name.contains(':')), token) {
+                    (Some(user), token) => request.basic_auth(user, Some(token.as_deref().unwrap_or_default())),
+                    (None, Some(token)) => request.bearer_auth(token),
+                    (None, None) => request,
+                };
                 let response = request.send().await.map_err(|error| {
                     let cause = anyhow::Error::new(error.without_url());
                     cause.context(Unavailable(base.clone()))

@@ -9,19 +9,23 @@
 //! - the server's token opens everything; a collector's (`token`) opens the endpoints that take records, nothing else. Beyond
 //!   loopback those need one of both; on loopback a token that is shown has to be right
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use threadline_query::Asker;
 
 use super::token::Tokens;
+
+/// Longest user name that is kept, bytes.
+const NAME_BYTES_MAX: usize = 200;
 
 /// What a request must show.
 #[derive(Clone)]
@@ -92,11 +96,26 @@ pub(crate) async fn check(State(guard): State<Guard>, mut request: Request, next
         Ok(None) => {}
         Err(detail) => return refuse(StatusCode::BAD_REQUEST, detail),
     }
+    let asker = asker(&request);
+    request.extensions_mut().insert(asker);
     let open = matches!(request.uri().path(), "/healthz" | "/readyz");
     match guard.refusal(request.method(), request.uri().path(), request.headers()) {
         Some((status, detail)) if !(open && status == StatusCode::UNAUTHORIZED) => refuse(status, detail),
         _ => next.run(request).await,
     }
+}
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// Who asks: the token says that they may, not who they are, so the user name beside it is a claim.
+fn asker(request: &Request) -> Asker {
+    let basic = request.headers().get(header::AUTHORIZATION).and_then(basic);
+    let name = basic.and_then(|(name, _)| String::from_utf8(name).ok()).map(|name| name.trim().to_string());
+    let name = name.filter(|name| !name.is_empty() && name.len() <= NAME_BYTES_MAX);
+    let address = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(address))| *address);
+    Asker { name, address }
 }
 
 /// Whom the request means to reach (RFC 9112, section 3.2): a target in absolute form goes before the Host header, and
@@ -166,16 +185,22 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn bears(headers: &HeaderMap, token: &str) -> bool {
-    let Some(value) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
-        return false;
-    };
-    if let Some(given) = bearer(headers) {
-        return equal(given.as_bytes(), token.as_bytes());
+    match bearer(headers) {
+        Some(given) => equal(given.as_bytes(), token.as_bytes()),
+        None => headers
+            .get(header::AUTHORIZATION)
+            .and_then(basic)
+            .is_some_and(|(_, password)| equal(&password, token.as_bytes())),
     }
-    let Some(Ok(basic)) = value.strip_prefix("Basic ").map(|text| BASE64_STANDARD.decode(text.trim())) else {
-        return false;
-    };
-    basic.iter().position(|byte| *byte == b':').is_some_and(|colon| equal(&basic[colon + 1..], token.as_bytes()))
+}
+
+/// User name and password.
+fn basic(value: &HeaderValue) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut name = BASE64_STANDARD.decode(value.to_str().ok()?.strip_prefix("Basic ")?.trim()).ok()?;
+    let colon = name.iter().position(|byte| *byte == b':')?;
+    let password = name.split_off(colon + 1);
+    name.pop();
+    Some((name, password))
 }
 
 /// Constant-time comparison of equal-length inputs.

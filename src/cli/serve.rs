@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use axum::extract::connect_info::Connected;
 use axum::middleware;
+use axum::serve::IncomingStream;
 use threadline_schemas::decode::otlp::drop_list::DropList;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -39,6 +41,7 @@ pub(crate) async fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
 /// A running server.
 pub(crate) struct Server {
     store: threadline_store::Store,
+    engine: Arc<threadline_query::Engine>,
     listeners: JoinSet<anyhow::Result<()>>,
     shutdown: watch::Sender<bool>,
     correlating: tokio::task::JoinHandle<()>,
@@ -75,9 +78,10 @@ impl Server {
         });
         let otlp = receivers.router();
         let in_turn = middleware::from_fn_with_state(engine.clone(), threadline_query::in_turn);
-        let pages = threadline_dashboards::router(engine.clone()).layer(in_turn);
+        let noted = middleware::from_fn_with_state(engine.clone(), threadline_query::noted);
+        let pages = threadline_dashboards::router(engine.clone()).layer(noted).layer(in_turn);
         let api = Router::new()
-            .merge(threadline_query::router(engine))
+            .merge(threadline_query::router(engine.clone()))
             .merge(threadline_ingest::http::events(collecting))
             .merge(otlp.clone())
             .merge(pages);
@@ -86,6 +90,7 @@ impl Server {
         let beside = threadline_ingest::correlate::beside::Beside::new(directory);
         let correlating =
             tokio::spawn(threadline_ingest::correlate::beside::run_beside(beside, store.reader(), stopped.clone()));
+        tokio::spawn(threadline_query::record_reads(engine.clone(), stopped.clone()));
         let forwarding = forward.map(|config| tokio::spawn(forward_beside(config, directory.into(), stopped.clone())));
         let mut listeners = JoinSet::new();
         let listen = listen(&mut listeners, arguments.listen, guarded(api, api_guard), tls.clone(), stopped.clone())
@@ -98,7 +103,7 @@ impl Server {
             listen_otlp(&mut listeners, "--otlp-grpc", arguments.otlp_grpc, grpc, tls.clone(), stopped.clone()).await?;
         let http = guarded(otlp, otlp_guard);
         let otlp = listen_otlp(&mut listeners, "--otlp-http", arguments.otlp_http, http, tls, stopped).await?;
-        Ok(Server { store, listeners, shutdown, correlating, forwarding, listen, otlp, otlp_grpc })
+        Ok(Server { store, engine, listeners, shutdown, correlating, forwarding, listen, otlp, otlp_grpc })
     }
 
     fn address(&self, arguments: &ServeArguments) -> String {
@@ -119,6 +124,7 @@ impl Server {
             Ok(result) => result?,
             Err(_) => tracing::warn!("requests were still under way after {} s and were cut off", DRAIN.as_secs()),
         }
+        self.engine.record_reads().await;
         // A window under way is finished: its links are whole or not there.
         if self.correlating.await.is_err() {
             tracing::warn!("the correlation ended early");
@@ -185,11 +191,12 @@ async fn listen(
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let local = listener.local_addr()?;
     let until = wait_for(stopped);
+    let service = router.into_make_service_with_connect_info::<guard::Peer>();
     match tls {
-        None => tasks.spawn(async move { Ok(axum::serve(listener, router).with_graceful_shutdown(until).await?) }),
+        None => tasks.spawn(async move { Ok(axum::serve(listener, service).with_graceful_shutdown(until).await?) }),
         Some(config) => {
             let listener = TlsListener::start(listener, config)?;
-            tasks.spawn(async move { Ok(axum::serve(listener, router).with_graceful_shutdown(until).await?) })
+            tasks.spawn(async move { Ok(axum::serve(listener, service).with_graceful_shutdown(until).await?) })
         }
     };
     Ok(local)
@@ -238,6 +245,18 @@ impl TlsListener {
             }
         });
         Ok(TlsListener { ready, local })
+    }
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for guard::Peer {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        guard::Peer(stream.remote_addr().ip())
+    }
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for guard::Peer {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        guard::Peer(stream.remote_addr().ip())
     }
 }
 

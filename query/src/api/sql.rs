@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::Problem;
 use super::params::{JsonBody, Params};
+use crate::access::Question;
 use crate::engine::Engine;
 use crate::model::{Answer, SqlQuestion, Table};
 
@@ -41,5 +43,6 @@ pub(super) async fn post(
 
 async fn answer(engine: &Arc<Engine>, question: &SqlQuestion) -> Result<Response, Problem> {
     let body = engine.sql_json(question).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    let asked = Extension(Question::of(&question.query));
+    Ok((asked, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }

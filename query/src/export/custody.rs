@@ -7,25 +7,17 @@
 //!
 //! Not here: the store's log. The engine is given a handle ([`AccessLog`]) and writes nothing itself.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use futures::future::BoxFuture;
 use serde::Serialize;
-use threadline_schemas::{Collector, Kind, Record, SourceKind, stamp};
 use uuid::Uuid;
 
-use super::manifest::Asked;
+use super::manifest::{Asked, State};
+use crate::access::{AccessLog, access_record};
 
 /// Longest name or reason that is kept, bytes.
 pub const WORDS_BYTES_MAX: usize = 1_000;
-
-/// Takes records about reading. Whoever makes the engine decides where they go.
-pub trait AccessLog: fmt::Debug + Send + Sync {
-    /// Makes the record durable; what is wrong otherwise, in words without content.
-    fn record(&self, record: Record) -> BoxFuture<'_, Result<(), String>>;
-}
 
 /// One export, as its record tells it.
 #[derive(Debug, Clone, Serialize)]
@@ -58,30 +50,16 @@ impl Access {
     /// Stores the record.
     pub(super) async fn record(&self, log: Option<&Arc<dyn AccessLog>>) -> Recorded {
         let Some(log) = log else { return Recorded::Not("this reader has nowhere to record it".into()) };
-        let record = self.to_record();
+        let told = serde_json::json!({ "export": self });
+        let record = access_record("export", self.by.as_deref(), SystemTime::now(), &told);
         let id = record.event_id;
-        match log.record(record).await {
+        match log.record(vec![record]).await {
             Ok(()) => Recorded::As(id),
             Err(reason) => {
                 tracing::warn!(%reason, "an export could not be recorded");
                 Recorded::Not(reason)
             }
         }
-    }
-
-    fn to_record(&self) -> Record {
-        let mut record = Record::new("default", &format!("own:{}", Uuid::new_v4()), Kind::Access);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        record.set_time(Some(now.as_nanos() as i64), now.as_micros() as i64);
-        record.source_kind = SourceKind::Threadline;
-        record.source_name = "threadline".into();
-        record.collector = Collector::Own;
-        record.decoder = "access".into();
-        record.name = Some("export".into());
-        record.user_claimed.clone_from(&self.by);
-        record.attributes = serde_json::to_string(&serde_json::json!({ "export": self })).ok();
-        stamp::stamp(&mut record);
-        record
     }
 }
 

@@ -13,6 +13,7 @@ use threadline_store::{Store, StoreConfig};
 
 use super::check::{Checked, check};
 use super::*;
+use crate::access::AccessLog;
 use crate::engine::EngineConfig;
 use crate::testing::{call, make};
 
@@ -34,9 +35,9 @@ struct Log {
 }
 
 impl AccessLog for Log {
-    fn record(&self, record: Record) -> BoxFuture<'_, Result<(), String>> {
+    fn record(&self, records: Vec<Record>) -> BoxFuture<'_, Result<(), String>> {
         let taken = if self.is_full { Err("no space".into()) } else { Ok(()) };
-        self.records.lock().unwrap().extend(taken.is_ok().then_some(record));
+        self.records.lock().unwrap().extend(records.into_iter().filter(|_| taken.is_ok()));
         std::future::ready(taken).boxed()
     }
 }

@@ -376,8 +376,15 @@ impl Context<'_> {
             put("access.sha256", word("sha256"));
             put("access.reason", word("reason"));
         }
+        if record.kind == Kind::Access
+            && let Some(count) = self.attribute(&["read"]).and_then(|read| read.get("count")?.as_i64())
+        {
+            put("access.count", Some(count.into()));
+        }
         if let Some(base) = &self.policy.base_url {
-            let link = format!("{}/sessions/{}", base.trim_end_matches('/'), fields::percent(self.session_id()));
+            // Pages take blanks off an id that somebody typed; one that has some of its own is found by its stamp.
+            let id = Some(self.session_id()).filter(|id| id.trim() == *id).unwrap_or(&record.session_key);
+            let link = format!("{}/sessions/{}", base.trim_end_matches('/'), fields::percent(id));
             put("threadline.session_url", Some(link.into()));
         }
         set("unmapped", Value::Object(flat));

@@ -295,8 +295,13 @@ pub const ROWS: &[Row] = &[
     row!(Access, Is(is_erasure), "threadline.access.delete", EVENT_LOG, Known(2), [], User, {
         "log_name": Text("threadline"), "log_type_id": Number(2), "log_type": Text("Application"),
     }),
+    row!(Access, Is(is_read), "threadline.access.read", DATASTORE, Known(1), [], User, {
+        "database": From(own_database), "query_info": From(asked), "type_id": Number(1), "type": From(datastore_type),
+        "src_endpoint.ip": From(reader_address),
+    }),
     row!(Access, Always, "threadline.access.query", DATASTORE, Known(4), [], User, {
-        "database": From(own_database), "query_info": From(query), "type_id": Number(1), "type": From(datastore_type),
+        "database": From(own_database), "query_info": From(asked), "type_id": Number(1), "type": From(datastore_type),
+        "src_endpoint.ip": From(reader_address),
     }),
     row!(Gap, Always, "threadline.gap", FINDING, Known(1), [], Agent, {"finding_info": From(finding), "is_alert": From(yes)}),
     row!(Rejected, Always, "threadline.rejected", EVENT_LOG, Other("Reject"), [], Agent, {"log_name": From(origin)}),
@@ -356,6 +361,12 @@ fn is_file(record: &Record) -> bool {
 
 fn is_http(record: &Record) -> bool {
     http_method(record).is_some()
+}
+
+/// Something was looked at, not asked for.
+fn is_read(record: &Record) -> bool {
+    const LOOKED_AT: &[&str] = &["read sessions", "read session", "read event", "read raw", "read links", "read other"];
+    record.name.as_deref().is_some_and(|name| LOOKED_AT.contains(&name))
 }
 
 fn is_export(record: &Record) -> bool {

@@ -398,6 +398,19 @@ pub(crate) fn query(context: &Context<'_>) -> Option<Value> {
     Some(json!({"name": name, "uid": call_uid(context)?, "query_string": query}))
 }
 
+/// What was read: its id, or the digest of the question, which is no content.
+pub(crate) fn asked(context: &Context<'_>) -> Option<Value> {
+    let name = operation(context)?;
+    let object = context.record.target.as_deref().map(|object| Value::from(context.name(object)));
+    Some(json!({"name": name, "uid": request_uid(context)?, "query_string": object.unwrap_or(name)}))
+}
+
+/// Where a reader's connection came from.
+pub(crate) fn reader_address(context: &Context<'_>) -> Option<Value> {
+    let address = context.attribute(&["read"])?.get("address")?.as_str()?;
+    address.parse::<std::net::IpAddr>().ok().map(|address| address.to_string().into())
+}
+
 pub(crate) fn process(context: &Context<'_>) -> Option<Value> {
     let record = context.record;
     let uid = record.connection_id.as_deref().map_or_else(|| record.event_id.to_string(), |id| context.name(id));

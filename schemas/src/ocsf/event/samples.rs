@@ -155,9 +155,18 @@ pub fn records() -> Vec<Record> {
             ));
         }),
         with(record(Kind::Access, 42, Threadline, "retention"), &|r| r.user_claimed = text("c.auditor")),
-        with(record(Kind::Access, 43, Threadline, "search"), &|r| r.user_claimed = text("c.auditor")),
-        with(framed(Kind::Gap, 44, "gap"), &|r| r.text = text("3 lines (812 bytes) passed and were not recorded")),
-        with(record(Kind::Rejected, 45, Host, "line"), &|r| {
+        with(record(Kind::Access, 43, Threadline, "read session"), &|r| {
+            r.user_claimed = text("c.auditor");
+            r.target = text("309daf42-f826-415e-8b8f-6414e473e49e");
+            r.attributes = text(r#"{"read":{"what":"session","count":3,"address":"192.0.2.7"}}"#);
+        }),
+        with(record(Kind::Access, 44, Threadline, "read search"), &|r| {
+            r.user_claimed = text("c.auditor");
+            r.target = Some(format!("sha256:{}", "ab".repeat(32)));
+            r.attributes = text(r#"{"read":{"what":"search","count":1,"address":"192.0.2.7"}}"#);
+        }),
+        with(framed(Kind::Gap, 45, "gap"), &|r| r.text = text("3 lines (812 bytes) passed and were not recorded")),
+        with(record(Kind::Rejected, 46, Host, "line"), &|r| {
             r.origin_file = text("session.jsonl");
             r.origin_line = Some(45);
             r.error_type = text("not JSON");

@@ -63,6 +63,25 @@ fn assert_valid(record: &Record, policy: &Policy) {
 }
 
 #[test]
+fn the_link_leads_to_the_session_whatever_its_id() {
+    let policy = Policy { text_bytes_max: 0, base_url: Some("https://audit.example.com/".into()) };
+    let mut record = samples::records().remove(4);
+    let mut link = |id: &str| {
+        record.conversation_id = Some(id.into());
+        crate::stamp::stamp(&mut record);
+        let event = event(Occurrence::of(&record), &policy, Version::NEWEST);
+        let link = event["unmapped"]["threadline.session_url"].as_str().unwrap().to_string();
+        (link.strip_prefix("https://audit.example.com/sessions/").unwrap().to_string(), record.session_key.clone())
+    };
+    assert_eq!(link("a/b?c#d ../%2e").0, "a%2Fb%3Fc%23d%20..%2F%252e");
+    // Pages take these blanks off.
+    for id in ["\t=1", "x ", "\u{2028}x"] {
+        let (shown, stamp) = link(id);
+        assert_eq!(shown, stamp, "{id:?}");
+    }
+}
+
+#[test]
 fn every_kind_is_valid_in_every_version() {
     let text = Policy { text_bytes_max: 64, base_url: Some("https://audit.example.com".into()) };
     let decisions = [
