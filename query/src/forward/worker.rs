@@ -11,6 +11,7 @@
 //! - the cursor is saved after every event before it is delivered or buried, never before
 //! - a batch that is refused as a whole is halved until the one event at fault is found
 //! - an error of our own disk or a damaged record stops the sink, with its reason in `status.json`; nothing is skipped
+//! - full dead letters stop it too, until a replay that is asked for has made room
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -100,7 +101,7 @@ impl Worker {
 
     /// Forwards until told to stop; what stops it otherwise is in its status and our log.
     pub async fn run(mut self) {
-        let ended = self.follow().await;
+        let ended = self.forward().await;
         // What the sink still holds open is closed; its events are delivered already.
         if let Err(error) = self.sink.idle().await {
             tracing::warn!(sink = %self.config.name, %error, "a sink did not end well");
@@ -129,6 +130,51 @@ impl Worker {
         Ok(self.state.cursor.counts.sent - before)
     }
 
+    async fn forward(&mut self) -> Result<(), ForwardError> {
+        let mut is_full = false;
+        loop {
+            let ended = if is_full { self.make_room().await } else { self.follow().await };
+            match ended {
+                Err(full @ ForwardError::DeadLettersFull { .. }) => {
+                    tracing::error!(sink = %self.config.name, error = &full as &dyn std::error::Error, "a sink stops until a replay");
+                    self.tell("stopped", Some(full.to_string()), true)?;
+                    is_full = true;
+                }
+                Ok(()) if is_full && !*self.shutdown.borrow() => is_full = false,
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Waits until a replay was asked for and is done; reading begins again at the cursor then.
+    async fn make_room(&mut self) -> Result<(), ForwardError> {
+        let mut is_closed = false;
+        while !*self.shutdown.borrow() {
+            // What the sink still holds open is of events that are delivered.
+            is_closed = is_closed || self.sink.idle().await.is_ok();
+            if self.replay_asked_for().await?.unwrap_or(true) {
+                return Ok(());
+            }
+            let reason = self.doing.reason.clone();
+            self.tell("stopped", reason, false)?;
+            if self.pause(POLL).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Does the replay that was asked for; whether there was one.
+    async fn replay_asked_for(&mut self) -> Result<Result<bool, Stopped>, ForwardError> {
+        let Some(request) = self.state.replay_request()? else { return Ok(Ok(false)) };
+        let done = self.replay(&request).await;
+        // One that fills the dead letters would fill them again; one that was stopped goes on after the restart.
+        if matches!(done, Ok(Ok(())) | Err(ForwardError::DeadLettersFull { .. })) {
+            self.state.replay_done()?;
+        }
+        Ok(done?.map(|()| true))
+    }
+
     async fn follow(&mut self) -> Result<(), ForwardError> {
         self.tell("idle", None, true)?;
         let delivered = Pages::place(&self.commits, self.state.cursor.delivered).await?;
@@ -137,11 +183,8 @@ impl Worker {
         let mut batch = Batch::default();
         let mut next_page: Option<Page> = None;
         while !*self.shutdown.borrow() {
-            if let Some(request) = self.state.replay_request()? {
-                if self.replay(&request).await?.is_err() {
-                    return Ok(());
-                }
-                self.state.replay_done()?;
+            if self.replay_asked_for().await?.is_err() {
+                return Ok(());
             }
             if next_page.is_none() {
                 next_page = pages.next().await?;
