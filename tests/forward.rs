@@ -192,6 +192,18 @@ fn a_trial_shows_every_kind_and_sends_one_sample() {
     let count = |verdict: &str| rows.iter().filter(|row| row["verdict"] == verdict).count();
     assert_eq!(count("delivered"), 4);
     assert_eq!(count("ok"), rows.len() - 4);
+    // What a sink needs and has not is found before anything is sent.
+    std::fs::write(work.path().join("empty.pem"), "no certificate\n").unwrap();
+    for (own, reason) in [
+        ("type = \"webhook\"\nurl = \"https://hook.example/\"\nsecret = { file = \"nowhere\" }\n", "cannot read"),
+        ("type = \"otlp\"\nurl = \"https://otlp.example/\"\nca = \"empty.pem\"\n", "holds no PEM certificates"),
+        ("type = \"syslog\"\nhost = \"log.example\"\nca = \"empty.pem\"\n", "cannot read PEM certificates"),
+    ] {
+        let config = configured(work.path(), &format!("[[sink]]\nname = \"a\"\n{own}"));
+        let output = run(threadline().args(["forward", "test", "--config"]).arg(&config));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success() && said.contains(reason), "{own}: {said}");
+    }
     assert!(count("ok") >= 4 * threadline_schemas::Kind::ALL.len());
     assert_eq!(std::fs::read_dir(work.path().join("out")).unwrap().count(), 4);
 

@@ -4,7 +4,7 @@
 //! - a name is resolved once per connection and the connection goes to an address that passed; there is no second
 //!   look-up in between (DNS rebinding)
 //! - without `allow_private`: no loopback, private, link-local, shared, multicast, reserved or unspecified address,
-//!   also when it is wrapped in IPv6 (mapped, NAT64, 6to4)
+//!   also when it is wrapped in IPv6 (mapped, NAT64, 6to4, Teredo)
 //! - the environment's proxy settings are not used, redirects are not followed
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -46,6 +46,8 @@ fn is_private_v6(v6: Ipv6Addr) -> bool {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x64, 0xff9b, ..] => true,
         [0x2002, high, low, ..] => embedded(high, low),
+        // Teredo, which hides an address, and what else is set apart for protocols; addresses whose packets are dropped.
+        [0x2001, 0..0x200, ..] | [0x100, 0, 0, 0, ..] => true,
         // IPv4-compatible, `::` and `::1`.
         [0, 0, 0, 0, 0, 0, ..] => true,
         [first, ..] => {
@@ -144,6 +146,8 @@ mod tests {
             "::7f00:1",
             "fec0::1",
             "64:ff9b:1::1",
+            "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+            "100::1",
         ] {
             assert!(is_private(private.parse().unwrap()), "{private}");
         }

@@ -19,14 +19,13 @@ impl Backoff {
         Backoff { attempts: 0, longest }
     }
 
-    /// The pause before the next attempt; what the receiver asks for counts.
+    /// The pause before the next attempt: what the receiver asks for, but never less than our own. One that asks to be
+    /// asked again at once is not believed.
     pub(super) fn pause(&mut self, asked: Option<Duration>) -> Duration {
         let ceiling = FIRST.saturating_mul(2 << self.attempts.min(16)).min(self.longest);
         self.attempts = self.attempts.saturating_add(1);
-        match asked {
-            Some(asked) => asked.min(ASKED_MAX),
-            None => ceiling.mul_f64(random()),
-        }
+        let own = ceiling.mul_f64(random());
+        asked.map_or(own, |asked| own.max(asked.min(ASKED_MAX)))
     }
 
     pub(super) fn attempts(&self) -> u32 {
@@ -62,6 +61,8 @@ mod tests {
         }
         assert_eq!(backoff.pause(Some(Duration::from_secs(30))), Duration::from_secs(30));
         assert_eq!(backoff.pause(Some(Duration::MAX)), ASKED_MAX);
+        let asked_at_once: Duration = (0..20).map(|_| backoff.pause(Some(Duration::ZERO))).sum();
+        assert!(asked_at_once > longest, "20 pauses of 4 s each as a mean");
         let distinct: std::collections::BTreeSet<Duration> = (0..20).map(|_| backoff.pause(None)).collect();
         assert!(distinct.len() > 1);
     }

@@ -142,7 +142,13 @@ impl Config {
     /// # Errors
     /// Every mistake found, together.
     pub fn parse(text: &str, folder: &Path) -> Result<Config, ConfigError> {
-        let file: File = toml::from_str(text).map_err(|error| ConfigError { mistakes: vec![error.to_string()] })?;
+        // The line itself is not shown: it may hold a secret.
+        let at = |error: toml::de::Error| {
+            let before = error.span().map_or(0, |span| span.start).min(text.len());
+            let line = 1 + text.as_bytes()[..before].iter().filter(|byte| **byte == b'\n').count();
+            ConfigError { mistakes: vec![format!("line {line}: {}", said(&error))] }
+        };
+        let file: File = toml::from_str(text).map_err(at)?;
         let mut mistakes = Vec::new();
         let mut sinks: Vec<SinkConfig> = Vec::new();
         for (index, table) in file.sinks.into_iter().enumerate() {
@@ -221,6 +227,7 @@ fn sink(index: usize, mut table: toml::Table, folder: &Path, mistakes: &mut Vec<
         ("batch_bytes is 1024 to 268435456", (1024..=256 << 20).contains(&common.batch_bytes)),
         ("event_bytes_max is 2048 to batch_bytes", (2048..=common.batch_bytes).contains(&common.event_bytes_max)),
         ("text_bytes_max is at most event_bytes_max", common.text_bytes_max <= common.event_bytes_max),
+        ("severity_min is 0 to 6", (0..=6).contains(&common.severity_min)),
         ("retry_max_s is 1 to 3600", (1..=3600).contains(&common.retry_max_s)),
         ("linger_ms is at most 3600000", common.linger_ms <= 3_600_000),
         ("result_wait_s is at most 86400", common.result_wait_s <= 86_400),
@@ -266,13 +273,30 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// Where a secret is.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone)]
 pub enum SecretRef {
     /// The first line of a file.
     File(PathBuf),
     /// An environment variable.
     Env(String),
+}
+
+impl<'de> Deserialize<'de> for SecretRef {
+    /// What stands in the place of a reference may be the secret itself, so no message repeats it.
+    fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let mut members = match toml::Value::deserialize(input)? {
+            toml::Value::Table(table) => table.into_iter(),
+            _ => toml::Table::new().into_iter(),
+        };
+        match (members.next(), members.next()) {
+            (Some((key, toml::Value::String(path))), None) if key == "file" => Ok(SecretRef::File(path.into())),
+            (Some((key, toml::Value::String(name))), None) if key == "env" => Ok(SecretRef::Env(name)),
+            _ => {
+                let expected = "a secret is { file = \"PATH\" } or { env = \"NAME\" }, never the secret itself";
+                Err(serde::de::Error::custom(expected))
+            }
+        }
+    }
 }
 
 /// A secret, which is never shown.
@@ -364,6 +388,7 @@ mod tests {
             path = "x"
             kinds = ["call", "nonsense"]
             batch_events = 0
+            severity_min = 9
             [[sink]]
             name = "two"
             type = "file"
@@ -373,12 +398,18 @@ mod tests {
             name = "three"
             type = "pigeon"
             [[sink]]
+            name = "four"
+            type = "elasticsearch"
+            url = "https://search.example.com"
+            index = "Logs"
+            [[sink]]
             name = "one"
             type = "file"
             path = "y"
         "#;
         let error = Config::parse(text, Path::new(".")).unwrap_err().to_string();
-        let expected = ["sink 1: name", "\"nonsense\"", "batch_events", "colour", "pigeon", "used twice"];
+        let expected =
+            ["sink 1: name", "\"nonsense\"", "batch_events", "severity_min", "colour", "pigeon", "index", "used twice"];
         assert!(expected.iter().all(|part| error.contains(part)), "{error}");
         assert!(Config::parse("", Path::new(".")).is_err());
         assert!(Config::parse("sinks = 1", Path::new(".")).is_err());
@@ -388,5 +419,17 @@ mod tests {
     fn a_secret_is_never_shown() {
         let secret = Secret("hunter2".into());
         assert_eq!(format!("{secret:?}"), "Secret");
+        // Not even where somebody wrote it into the configuration, as text, under another name, or without quotes.
+        let head = "[[sink]]\nname = \"a\"\ntype = \"splunk_hec\"\nurl = \"https://s.example\"\n";
+        for (token, expected) in [
+            ("\"hunter2\"", "never the secret itself"),
+            ("{ hunter2 = \"hunter2\" }", "never the secret itself"),
+            ("[\"hunter2\"]", "never the secret itself"),
+            ("hunter2", "line 5: "),
+            ("\"hunter2", "line 5: "),
+        ] {
+            let error = Config::parse(&format!("{head}token = {token}\n"), Path::new(".")).unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
+        }
     }
 }

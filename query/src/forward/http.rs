@@ -3,8 +3,8 @@
 //! Invariants
 //! - connections go to addresses that passed `address`, without proxies of the environment; redirects are not followed
 //! - an answer is read up to [`ANSWER_BYTES_MAX`]; reasons name the status, never the answer's text, which may repeat content
-//! - 408, 425, 429 and 5xx mean later, with the receiver's `Retry-After`; so do 3xx, 401, 403, 404, 405 and 407, which an
-//!   operator has to mend; every other 4xx means that the content is refused
+//! - 408, 425, 429 and 5xx mean later, with the receiver's `Retry-After`; so do 3xx, 401 to 405, 407 and 410, which an
+//!   operator has to mend; every other 4xx means that the content is refused, unless the answer says otherwise
 
 use std::time::Duration;
 
@@ -34,8 +34,12 @@ pub(super) fn client(common: &Common) -> Result<Client, String> {
     if let Some(path) = &common.ca {
         let pem = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         let authorities = reqwest::Certificate::from_pem_bundle(&pem);
-        let wrong = |_| format!("{} holds no PEM certificates", path.display());
-        for authority in authorities.map_err(wrong)? {
+        let wrong = || format!("{} holds no PEM certificates", path.display());
+        let authorities = authorities.map_err(|_| wrong())?;
+        if authorities.is_empty() {
+            return Err(wrong());
+        }
+        for authority in authorities {
             builder = builder.add_root_certificate(authority);
         }
     }
@@ -44,6 +48,14 @@ pub(super) fn client(common: &Common) -> Result<Client, String> {
 
 /// Sends a request; the answer of a 2xx.
 pub(super) async fn send(request: RequestBuilder) -> Result<Vec<u8>, SinkError> {
+    send_to(request, |_| None).await
+}
+
+/// The same for receivers whose answer to a refusal can say that something else than the content is wrong.
+pub(super) async fn send_to(
+    request: RequestBuilder,
+    to_mend: impl Fn(&[u8]) -> Option<String>,
+) -> Result<Vec<u8>, SinkError> {
     let answer = request.send().await.map_err(|error| SinkError::unavailable(cause(&error)))?;
     let (status, after) = (answer.status(), retry_after(answer.headers()));
     let body = read(answer).await;
@@ -56,16 +68,21 @@ pub(super) async fn send(request: RequestBuilder) -> Result<Vec<u8>, SinkError> 
             SinkError::Unavailable { reason, after }
         }
         StatusCode::UNAUTHORIZED
+        | StatusCode::PAYMENT_REQUIRED
         | StatusCode::FORBIDDEN
         | StatusCode::NOT_FOUND
         | StatusCode::METHOD_NOT_ALLOWED
-        | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+        | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+        | StatusCode::GONE => {
             SinkError::Unavailable { reason: format!("{reason}: look at its url and credentials"), after }
         }
         _ if status.is_redirection() => {
             SinkError::Unavailable { reason: format!("{reason}: redirects are not followed"), after }
         }
-        _ if status.is_client_error() => SinkError::Refused { reason },
+        _ if status.is_client_error() => match body.ok().and_then(|body| to_mend(&body)) {
+            Some(what) => SinkError::Unavailable { reason: format!("{reason}: {what}"), after },
+            None => SinkError::Refused { reason },
+        },
         _ => SinkError::Unavailable { reason, after },
     })
 }

@@ -1,5 +1,5 @@
-//! A rehearsal without records: sample events of every kind as each sink would get them, validated; and one of them
-//! delivered, where that is asked for.
+//! A rehearsal without records: sample events of every kind as each sink would get them, validated; each sink made ready,
+//! so that secrets, certificates and folders are found missing here; and one event delivered, where that is asked for.
 
 use serde::Serialize;
 use threadline_schemas::ocsf::samples;
@@ -9,7 +9,7 @@ use super::event::Event;
 use super::pairs::Told;
 use super::position::Position;
 use super::render::{Rendered, Renderer};
-use super::sinks::Outcome;
+use super::sinks::{Outcome, Sink};
 
 /// What came of one sample at one sink.
 #[derive(Debug, Clone, Serialize)]
@@ -59,22 +59,20 @@ pub async fn trial(config: &Config, send: bool) -> Vec<Trial> {
                 }
             });
         }
-        if send {
-            tried.push(deliver(sink, sample).await);
+        match sink.destination.open(sink) {
+            Err(reason) => tried.push(row(sink, "", None, "failed", Some(reason))),
+            Ok(opened) if send => tried.push(deliver(sink, opened, sample).await),
+            Ok(_) => {}
         }
     }
     tried
 }
 
-async fn deliver(config: &SinkConfig, sample: Option<Event>) -> Trial {
+async fn deliver(config: &SinkConfig, mut sink: Box<dyn Sink>, sample: Option<Event>) -> Trial {
     let Some(event) = sample else {
         return row(config, "", None, "failed", Some("the filters leave nothing to send".into()));
     };
     let failed = |reason| row(config, "", Some(&event), "failed", Some(reason));
-    let mut sink = match config.destination.open(config) {
-        Ok(sink) => sink,
-        Err(reason) => return failed(reason),
-    };
     let outcome = sink.deliver(std::slice::from_ref(&event)).await;
     let ended = sink.idle().await;
     match (outcome.map(|mut outcomes| outcomes.pop()), ended) {

@@ -45,10 +45,16 @@ impl ElasticConfig {
         if self.api_key.is_some() && self.user.is_some() {
             wrong.push("api_key or user, not both".into());
         }
-        let is_name = !self.index.is_empty()
-            && self.index.bytes().all(|b| b.is_ascii_graphic() && !b"\"\\/*?<>|,#:".contains(&b));
+        // Their rules; with another name every single event would be refused.
+        let is_name = (1..=255).contains(&self.index.len())
+            && !self.index.starts_with(['-', '_', '+'])
+            && !matches!(self.index.as_str(), "." | "..")
+            && self
+                .index
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && !b"\"\\/*?<>|,#:".contains(&b));
         if !is_name {
-            wrong.push("index is the name of one index".into());
+            wrong.push("index is the name of one index, in lower case".into());
         }
         wrong
     }

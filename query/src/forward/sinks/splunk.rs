@@ -9,7 +9,7 @@
 //!   acknowledgements are awaited together; a request that fails is the last one of its batch
 //! - without it they count when HEC took them: what it then loses before it is indexed is lost
 //!
-//! Errors of HEC that name the data (codes 5, 6, 7, 12, 13, 15) refuse the batch, all others mean later.
+//! Errors of HEC that name the data (codes 5, 6, 12, 13, 15) refuse the batch, all others mean later.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -133,7 +133,7 @@ impl SplunkSink {
 
     /// Sends one request; the number under which it is acknowledged, if it is to be.
     async fn send(&self, events: &[Event]) -> Result<Option<u64>, SinkError> {
-        let answer = http::send(self.request(&self.events).body(self.body(events))).await?;
+        let answer = http::send_to(self.request(&self.events).body(self.body(events)), to_mend).await?;
         if !self.config.acknowledge {
             return Ok(None);
         }
@@ -170,6 +170,19 @@ impl SplunkSink {
         }
         Ok(())
     }
+}
+
+/// Codes of HEC that say something about the token, its index or the channel, not about the data.
+fn to_mend(answer: &[u8]) -> Option<String> {
+    let code = serde_json::from_slice::<Value>(answer).ok()?["code"].as_i64()?;
+    let what = match code {
+        7 => "the index is not one of the token's",
+        10 | 11 => "the channel is not accepted",
+        14 => "indexer acknowledgement is off for the token",
+        5 | 6 | 12 | 13 | 15 => return None,
+        _ => "look at its url and token",
+    };
+    Some(format!("HEC code {code}, {what}"))
 }
 
 /// Which events go together.
@@ -221,6 +234,15 @@ impl Sink for SplunkSink {
 mod tests {
     use super::*;
     use crate::forward::testing::event;
+
+    #[test]
+    fn what_hec_says_of_its_token_does_not_refuse_the_data() {
+        let said = |code: i64| to_mend(json!({"text": "no", "code": code}).to_string().as_bytes());
+        assert_eq!(said(7).as_deref(), Some("HEC code 7, the index is not one of the token's"));
+        assert!([10, 11, 14, 16].into_iter().all(|code| said(code).is_some()));
+        assert!([5, 6, 12, 13, 15].into_iter().all(|code| said(code).is_none()));
+        assert_eq!(to_mend(b"<html>"), None);
+    }
 
     #[test]
     fn a_batch_goes_as_requests_of_bounded_size_in_order() {

@@ -176,9 +176,10 @@ fn tls(config: &SyslogConfig, common: &Common) -> Result<rustls::ClientConfig, S
     let mut roots = rustls::RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     let chain = |path: &std::path::Path| {
-        let wrong = |_| format!("cannot read PEM certificates from {}", path.display());
-        let certificates = CertificateDer::pem_file_iter(path).map_err(wrong)?;
-        certificates.collect::<Result<Vec<_>, _>>().map_err(wrong)
+        let wrong = || format!("cannot read PEM certificates from {}", path.display());
+        let certificates = CertificateDer::pem_file_iter(path).map_err(|_| wrong())?;
+        let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(|_| wrong())?;
+        if certificates.is_empty() { Err(wrong()) } else { Ok(certificates) }
     };
     if let Some(path) = &common.ca {
         for certificate in chain(path)? {
