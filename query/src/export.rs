@@ -11,7 +11,8 @@
 //!   stand in front; nothing is cut: what is too much ([`ROWS_MAX`]) is refused with a way to narrow it
 //! - records are read a part at a time; memory does not grow with the export beyond what a session takes that is gathered
 //!   or linked, one after the other, and 32 bytes per record of a bundle
-//! - the same question on the same snapshot gives the same bytes, but for who asked and when (`custody.json`)
+//! - the same question on the same records gives the same bytes, but for who asked, when, and the state of the store then
+//!   (`custody.json`)
 //! - every export leaves an `access` record, or says why not
 //!
 //! Not here: delivery that goes on, signatures, pages.

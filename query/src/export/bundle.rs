@@ -31,7 +31,7 @@ use super::choose::{Chosen, ChosenSession};
 use super::custody::{Access, Custody, Recorded};
 use super::encode::Encoder;
 use super::manifest::{
-    Digest, FORMAT, FORMAT_VERSION, Graded, Leaves, Manifest, Named, Ocsf, Proofs, Raw, Statement, Tally,
+    Digest, FORMAT, FORMAT_VERSION, Graded, Leaves, Manifest, Named, Ocsf, Proofs, Raw, State, Statement, Tally,
 };
 use super::progress::Telling;
 use super::report::{Report, Rows};
@@ -54,7 +54,7 @@ pub(super) struct Prepared {
     /// Of the manifest, or of the report where that is all.
     pub(super) sha256: String,
     data_dir: PathBuf,
-    read_at: String,
+    state: State,
     files: Vec<(String, Spooled)>,
 }
 
@@ -65,7 +65,7 @@ impl Prepared {
             format: "threadline-custody",
             format_version: FORMAT_VERSION,
             exported_at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-            snapshot_read_at: &self.read_at,
+            snapshot: &self.state,
             exported_by: access.by.as_deref(),
             reason: access.reason.as_deref(),
             manifest_sha256: &self.sha256,
@@ -422,13 +422,11 @@ fn finish(
     let Writing { tally, rows, bundle } = writing;
     let Linking { spool: links, graded, ambiguous } = linking;
     let (state, statement) = Statement::of(&chosen.completeness);
-    let read_at = chosen.completeness.snapshot.read_at.clone();
     let mut report = Spool::new(dir).map_err(QueryError::unwritten)?;
     let page = Report {
         asked: &chosen.asked,
-        state: &state,
+        state: bundle.is_none().then_some(&state),
         statement: &statement,
-        read_at: bundle.is_none().then_some(read_at.as_str()),
         tally: &tally,
         tree: tree.as_ref(),
         ambiguous: &ambiguous,
@@ -439,7 +437,7 @@ fn finish(
     let report = report.finish().map_err(QueryError::unwritten)?;
     let (Some(files), Some((version, text_bytes_max))) = (bundle, ocsf) else {
         let sha256 = report.sha256.clone();
-        return Ok(Prepared { sha256, data_dir: dir.into(), read_at, files: vec![("report.html".into(), report)] });
+        return Ok(Prepared { sha256, data_dir: dir.into(), state, files: vec![("report.html".into(), report)] });
     };
     let mut ocsf = Ocsf::new(version, text_bytes_max);
     ocsf.events = files.ocsf.0.events();
@@ -473,7 +471,6 @@ fn finish(
         format_version: FORMAT_VERSION,
         program: PROGRAM,
         question: chosen.asked,
-        snapshot: state,
         completeness: statement,
         records: tally.records,
         first_time: tally.first_time(),
@@ -497,7 +494,7 @@ fn finish(
     out.sort_by(|(a, _), (b, _)| a.cmp(b));
     let sums: String = out.iter().map(|(name, file)| format!("{}  {name}\n", file.sha256)).collect();
     out.push(("SHA256SUMS".into(), Spool::of(dir, &sums).map_err(QueryError::unwritten)?));
-    Ok(Prepared { sha256, data_dir: dir.into(), read_at, files: out })
+    Ok(Prepared { sha256, data_dir: dir.into(), state, files: out })
 }
 
 async fn blocking<T: Send + 'static>(

@@ -173,6 +173,9 @@ impl Engine {
             to: time("to", &owned(to))?.map(|to| to.saturating_sub(1)),
             limit: ROWS_MAX,
         };
+        if query.from.zip(query.to).is_some_and(|(from, to)| to < from) {
+            return Err(QueryError::parameter("to", "the range ends before it begins"));
+        }
         let index = if is_linked { Some(self.indexed().await?) } else { None };
         let snapshot = match &index {
             Some(index) => Arc::clone(&index.snapshot),
@@ -193,14 +196,10 @@ impl Engine {
         rows.reverse();
         let access = question.access.unwrap_or(false);
         if !access {
-            let all = rows.len();
             without_access(&snapshot, &mut rows).await?;
-            if rows.len() < all {
-                completeness.notes.push(format!(
-                    "{} records of who read this store are not part of it; access=true brings them",
-                    all - rows.len()
-                ));
-            }
+            // How many there are is not said: it would differ from one export to the next.
+            let note = "records of who read this store are not part of it; access=true brings them";
+            completeness.notes.push(note.into());
         }
         let what = if q.is_some() { "query" } else { "range" };
         if let Some(left_out) = index.as_ref().map(|index| index.rows_left_out).filter(|left_out| *left_out > 0) {

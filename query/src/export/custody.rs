@@ -69,8 +69,8 @@ pub(super) struct Custody<'a> {
     pub(super) format: &'static str,
     pub(super) format_version: u64,
     pub(super) exported_at: String,
-    /// When the snapshot was read.
-    pub(super) snapshot_read_at: &'a str,
+    /// What was read, which other records change too: also that of the last export.
+    pub(super) snapshot: &'a State,
     /// Who says that they exported it; not verified.
     pub(super) exported_by: Option<&'a str>,
     pub(super) reason: Option<&'a str>,

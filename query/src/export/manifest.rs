@@ -1,7 +1,8 @@
 //! What a bundle says of itself: the types of `manifest.json`, and the tallies that fill them.
 //!
 //! Invariants
-//! - the same question on the same snapshot gives the same manifest: who asked, when and why is in `custody.json`
+//! - the same question on the same records gives the same manifest: who asked, when, why, and in which state the store was
+//!   then is in `custody.json`, because every export leaves a record of itself in the store
 //! - lists are bounded ([`NAMED_MAX`]); beside each stands how many there are in all, and the file that has all of them
 //!
 //! Format version [`FORMAT_VERSION`]; a reader refuses others.
@@ -31,8 +32,6 @@ pub(super) struct Manifest {
     pub(super) format_version: u64,
     pub(super) program: &'static str,
     pub(super) question: Asked,
-    /// Which state of the store was read; when, says `custody.json`.
-    pub(super) snapshot: State,
     /// What this covers and what it does not.
     pub(super) completeness: Statement,
     pub(super) records: u64,
@@ -77,22 +76,23 @@ pub(super) struct Asked {
     pub(super) access: bool,
 }
 
-/// A state of the store, without when it was read.
+/// The state of the store that was read.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct State {
+    pub(super) read_at: String,
     pub(super) table_version: i64,
     pub(super) sealed_rows: u64,
     pub(super) tail_rows: u64,
+    pub(super) rows_searched: u64,
 }
 
-/// A completeness statement, without the snapshot.
+/// A completeness statement, without that state.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Statement {
     pub(super) state: String,
     pub(super) reasons: Vec<String>,
     pub(super) searched_from: Option<String>,
     pub(super) searched_to: Option<String>,
-    pub(super) rows_searched: u64,
     pub(super) rows_cut: u64,
     pub(super) sources_silent: Vec<String>,
     pub(super) links_inferred: u64,
@@ -103,16 +103,17 @@ impl Statement {
     pub(super) fn of(completeness: &Completeness) -> (State, Statement) {
         let c = completeness.clone();
         let state = State {
+            read_at: c.snapshot.read_at,
             table_version: c.snapshot.table_version,
             sealed_rows: c.snapshot.sealed_rows,
             tail_rows: c.snapshot.tail_rows,
+            rows_searched: c.rows_searched,
         };
         let statement = Statement {
             state: c.state,
             reasons: c.reasons,
             searched_from: c.searched_from,
             searched_to: c.searched_to,
-            rows_searched: c.rows_searched,
             rows_cut: c.rows_cut,
             sources_silent: c.sources_silent,
             links_inferred: c.links_inferred,

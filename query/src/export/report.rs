@@ -84,10 +84,9 @@ impl Rows {
 /// What the page says.
 pub(super) struct Report<'a> {
     pub(super) asked: &'a Asked,
-    pub(super) state: &'a State,
+    /// What was read; `None`: another file says it.
+    pub(super) state: Option<&'a State>,
     pub(super) statement: &'a Statement,
-    /// When the store was read; `None`: another file says it.
-    pub(super) read_at: Option<&'a str>,
     pub(super) tally: &'a Tally,
     pub(super) tree: Option<&'a Session>,
     pub(super) ambiguous: &'a [Link],
@@ -100,9 +99,8 @@ pub(super) struct Report<'a> {
 struct Head<'a> {
     css_sha256: &'static str,
     asked: &'a Asked,
-    state: &'a State,
+    state: Option<&'a State>,
     statement: &'a Statement,
-    read_at: Option<&'a str>,
     tally: &'a Tally,
     tree: Option<&'a Session>,
     ambiguous: &'a [Link],
@@ -168,7 +166,6 @@ impl Report<'_> {
             asked: self.asked,
             state: self.state,
             statement: self.statement,
-            read_at: self.read_at,
             tally: self.tally,
             tree: self.tree,
             ambiguous: self.ambiguous,

@@ -201,9 +201,17 @@ async fn every_export_leaves_a_record_or_says_why_not() {
     assert_eq!((&said["export"]["records"], &said["export"]["sha256"]), (&8.into(), &bundle.sha256.clone().into()));
     assert_eq!((&said["export"]["question"]["session"], &said["export"]["reason"]), (&"conv".into(), &Value::Null));
 
+    let time = |text: &str| Some(text.to_string());
+    let (from, to) = (time("2027-01-01T00:00:00Z"), time("2026-01-01T00:00:00Z"));
+    let backwards = ExportQuestion { from, to, ..ExportQuestion::default() };
+    assert!(matches!(fixture.engine.export(&backwards).await, Err(QueryError::Parameter { .. })));
+
     // Stored, it is no part of what words, ranges or sessions find, but of what is asked for.
     let words = ExportQuestion { q: Some("refund".into()), ..ExportQuestion::default() };
     let before = fixture.bytes(&words).await.0.records;
+    let bundle = ExportQuestion { format: Some("bundle".into()), ..ExportQuestion::default() };
+    let first = fixture.members(&bundle).await;
+    drop(fixture.log.records.lock().unwrap().pop());
     let searched = fixture.log.records.lock().unwrap().pop().unwrap();
     assert!(searched.attributes.as_deref().unwrap().contains("refund"));
     fixture.store.appender().append(vec![logged, searched]).await.unwrap();
@@ -212,9 +220,13 @@ async fn every_export_leaves_a_record_or_says_why_not() {
             fixture.store.seal_now().await.unwrap();
         }
         assert_eq!(fixture.bytes(&words).await.0.records, before);
+        // The records of exports between them change no byte of a bundle, but for the state of the store in custody.json.
+        let again = fixture.members(&bundle).await;
+        let differing: Vec<&String> = first.keys().filter(|name| first[*name] != again[*name]).collect();
+        assert_eq!(differing, ["custody.json"], "sealed: {sealed}");
         let (range, _) = fixture.bytes(&ExportQuestion::default()).await;
         assert_eq!(range.records, 9);
-        let left_out = "2 records of who read this store are not part of it; access=true brings them";
+        let left_out = "records of who read this store are not part of it; access=true brings them";
         assert_eq!(range.completeness.notes, [left_out]);
         let all = ExportQuestion { access: Some(true), ..ExportQuestion::default() };
         assert_eq!(fixture.bytes(&all).await.0.records, 11);
