@@ -47,7 +47,11 @@ fn length(event: &Value) -> usize {
 }
 
 fn mark(event: &mut Value, whole: usize, version: Version) {
-    for (name, value) in [("is_truncated", Value::from(true)), ("untruncated_size", Value::from(whole))] {
+    // Content may have been cut before; OCSF counts in kilobytes.
+    let before = [&event["metadata"]["untruncated_size"], &event["unmapped"]["metadata.untruncated_size"]];
+    let before = before.into_iter().find_map(Value::as_u64).unwrap_or(0);
+    let kilobytes = before.max(whole.div_ceil(1024) as u64);
+    for (name, value) in [("is_truncated", Value::from(true)), ("untruncated_size", Value::from(kilobytes))] {
         let before = event.clone();
         if let Some(metadata) = event.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert(name.into(), value.clone());
@@ -111,6 +115,9 @@ mod tests {
                     let said =
                         cut["metadata"]["is_truncated"] == true || cut["unmapped"]["metadata.is_truncated"] == true;
                     assert!(said, "{} in {version}", record.kind);
+                    let size = [&cut["metadata"]["untruncated_size"], &cut["unmapped"]["metadata.untruncated_size"]];
+                    let size = size.into_iter().find_map(Value::as_u64);
+                    assert_eq!(size, Some(length(&whole).div_ceil(1024) as u64), "{} in {version}", record.kind);
                 }
             }
         }
