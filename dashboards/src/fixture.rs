@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use threadline_query::SessionOptions;
 use threadline_query::forward::SinkStatus;
-use threadline_query::forward::status::DeadLetterLine;
+use threadline_query::forward::status::{Counts, DeadLetterLine};
 use threadline_query::model::*;
 use threadline_query::sources::{SourceState, SourceSummary};
 
@@ -639,12 +639,14 @@ impl Answers for Fixture {
             lag_is_more: false,
             lag_s: 92,
             version: 41,
-            sent: 90_311,
-            rejected: dead_letters,
-            quarantined: 0,
-            filtered: 7,
-            retries: 3,
-            bytes: 88_000_000,
+            counts: Counts {
+                sent: 90_311,
+                rejected: dead_letters,
+                quarantined: 0,
+                filtered: 7,
+                retries: 3,
+                bytes: 88_000_000,
+            },
             dead_letters,
             newest_dead_letters: (0..dead_letters)
                 .map(|n| DeadLetterLine {

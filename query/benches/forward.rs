@@ -130,7 +130,7 @@ async fn forward(dir: &Path, what: &str, own: &str, below: &str) {
     let begun = Begun::now();
     let sent = worker.run_replay(&ReplayRequest::Versions { from: 0, to: i64::MAX }).await.expect("it forwards");
     let status = threadline_query::forward::statuses(dir).await.expect("a status");
-    let bytes = status.iter().find(|sink| sink.name == name).map_or(0, |sink| sink.bytes);
+    let bytes = status.iter().find(|sink| sink.name == name).map_or(0, |sink| sink.counts.bytes);
     begun.rate(what, sent as usize, bytes as usize);
 }
 

@@ -77,10 +77,10 @@ impl Forwarding {
                 i64::from(is_up),
                 count(sink.lag_rows),
                 sink.lag_s,
-                count(sink.sent),
-                count(sink.retries),
-                count(sink.rejected),
-                count(sink.quarantined),
+                count(sink.counts.sent),
+                count(sink.counts.retries),
+                count(sink.counts.rejected),
+                count(sink.counts.quarantined),
                 count(sink.dead_letters),
             ];
             for ((_, _, family), value) in self.families().into_iter().zip(values) {

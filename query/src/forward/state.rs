@@ -10,6 +10,7 @@
 //!
 //! Dead letters hold no event: it is made again from its records, by the mapping of that day.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use threadline_store::durable;
 use threadline_store::lines::Lines;
 use threadline_store::lock::try_lock;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::ForwardError;
@@ -37,9 +39,9 @@ pub(super) struct Cursor {
 }
 
 /// Counted since the sink's beginning.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
-pub(super) struct Counts {
+pub struct Counts {
     /// Events acknowledged by the receiver; a repetition counts again.
     pub sent: u64,
     /// Events that the receiver refused.
@@ -74,10 +76,10 @@ pub(super) struct Doing {
     pub pid: u32,
 }
 
-/// An event that could not be delivered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct DeadLetter {
-    /// `metadata.uid`.
+/// An event that could not be delivered, for reading.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetterLine {
+    /// `metadata.uid`, which is the id of the record.
     pub uid: String,
     /// `rejected` by the receiver, or `invalid` by our own check.
     pub why: String,
@@ -85,10 +87,26 @@ pub(super) struct DeadLetter {
     pub reason: String,
     /// When, RFC 3339.
     pub at: String,
+}
+
+/// The same, and where to make it again from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct DeadLetter {
+    /// What is told.
+    #[serde(flatten)]
+    pub line: DeadLetterLine,
     /// Where its record is.
     pub record: Position,
     /// Where the request is that it answers.
     pub request: Option<Position>,
+}
+
+impl DeadLetter {
+    /// The same event, kept back again for a reason of now.
+    pub(super) fn because(&self, why: String, reason: String) -> DeadLetter {
+        let line = DeadLetterLine { uid: self.line.uid.clone(), why, reason, at: Utc::now().to_rfc3339() };
+        DeadLetter { line, ..self.clone() }
+    }
 }
 
 /// What is to be sent again.
@@ -153,14 +171,13 @@ impl State {
 
     /// Adds a dead letter, synced.
     pub(super) fn bury(&mut self, event: &Event, why: &str, reason: &str) -> Result<(), ForwardError> {
-        let letter = DeadLetter {
+        let told = DeadLetterLine {
             uid: event.uid.clone(),
             why: why.into(),
             reason: reason.into(),
             at: Utc::now().to_rfc3339(),
-            record: event.at,
-            request: event.request_at,
         };
+        let letter = DeadLetter { line: told, record: event.at, request: event.request_at };
         let line = line(&letter);
         if !self.is_reburying && self.dead.bytes() + line.len() as u64 > self.dead_bytes_max {
             return Err(ForwardError::DeadLettersFull { sink: self.sink.clone(), bytes_max: self.dead_bytes_max });
@@ -204,21 +221,51 @@ pub fn request_replay(data: &Path, sink: &str, request: &ReplayRequest) -> Resul
     write_json(&path, request)
 }
 
-/// The dead letters of a sink's folder. A torn last line, which was never acknowledged, is left out.
-pub(super) fn dead_letters(dir: &Path) -> Result<Vec<DeadLetter>, ForwardError> {
-    let path = dir.join("dead.jsonl");
-    let Ok(file) = File::open(&path) else { return Ok(Vec::new()) };
-    let damaged = |what| ForwardError::Damaged { path: path.clone(), what };
+/// The dead letters of a sink's folder.
+fn dead_letters(dir: &Path) -> Result<Vec<DeadLetter>, ForwardError> {
     let mut letters = Vec::new();
+    each_line(dir, |line| {
+        letters.push(letter(dir, line)?);
+        Ok(())
+    })?;
+    Ok(letters)
+}
+
+/// How many dead letters there are, and the newest of them first, `shown` at most. The others are counted and not held:
+/// there may be many megabytes of them, and whoever looks at the status asks.
+pub(super) fn newest_dead_letters(dir: &Path, shown: usize) -> Result<(u64, Vec<DeadLetterLine>), ForwardError> {
+    let (mut count, mut newest) = (0, VecDeque::new());
+    each_line(dir, |line| {
+        count += 1;
+        if newest.len() == shown {
+            newest.pop_front();
+        }
+        newest.push_back(line.to_vec());
+        Ok(())
+    })?;
+    let newest = newest.iter().rev().map(|line| Ok(letter(dir, line)?.line)).collect::<Result<_, ForwardError>>()?;
+    Ok((count, newest))
+}
+
+fn letter(dir: &Path, line: &[u8]) -> Result<DeadLetter, ForwardError> {
+    let damaged = |_| ForwardError::Damaged { path: dir.join("dead.jsonl"), what: "a line is no dead letter" };
+    serde_json::from_slice(line).map_err(damaged)
+}
+
+/// A torn last line, which was never acknowledged, is left out.
+fn each_line(dir: &Path, mut each: impl FnMut(&[u8]) -> Result<(), ForwardError>) -> Result<(), ForwardError> {
+    let path = dir.join("dead.jsonl");
+    let Ok(file) = File::open(&path) else { return Ok(()) };
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     loop {
         line.clear();
-        reader.read_until(b'\n', &mut line).map_err(|_| damaged("it cannot be read"))?;
+        let unread = |_| ForwardError::Damaged { path: path.clone(), what: "it cannot be read" };
+        reader.read_until(b'\n', &mut line).map_err(unread)?;
         if line.last() != Some(&b'\n') {
-            return Ok(letters);
+            return Ok(());
         }
-        letters.push(serde_json::from_slice(&line).map_err(|_| damaged("a line is no dead letter"))?);
+        each(&line)?;
     }
 }
 

@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 use super::ForwardError;
 use super::pages::Pages;
 use super::position::Position;
-use super::state::{Counts, Cursor, DeadLetter, Doing, dead_letters, folder, read_json};
+pub use super::state::{Counts, DeadLetterLine};
+use super::state::{Cursor, Doing, folder, newest_dead_letters, read_json};
 use crate::engine::{Engine, answer, completeness};
 use crate::error::QueryError;
 use crate::model::Answer;
@@ -44,35 +45,13 @@ pub struct SinkStatus {
     pub lag_s: i64,
     /// Version of the table up to which everything is delivered.
     pub version: i64,
-    /// Events acknowledged; a repetition counts again.
-    pub sent: u64,
-    /// Events that the receiver refused.
-    pub rejected: u64,
-    /// Events that did not validate.
-    pub quarantined: u64,
-    /// Records that the filters left out.
-    pub filtered: u64,
-    /// Attempts that failed and were repeated.
-    pub retries: u64,
-    /// Bytes of acknowledged events.
-    pub bytes: u64,
+    /// What was counted since its beginning.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Dead letters.
     pub dead_letters: u64,
     /// The newest of them, 100 at most.
     pub newest_dead_letters: Vec<DeadLetterLine>,
-}
-
-/// A dead letter, for reading.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct DeadLetterLine {
-    /// `metadata.uid`, which is the id of the record.
-    pub uid: String,
-    /// `rejected` or `invalid`.
-    pub why: String,
-    /// Reason.
-    pub reason: String,
-    /// When, RFC 3339.
-    pub at: String,
 }
 
 /// Every sink that ever ran over this data directory, by name.
@@ -108,7 +87,7 @@ async fn status(commits: &Commits, data: &Path, name: String) -> Result<Option<S
     let dir = folder(data, &name);
     let Some(Cursor { delivered, counts, .. }) = read_json(&dir.join("cursor.json"))? else { return Ok(None) };
     let doing: Doing = read_json(&dir.join("status.json"))?.unwrap_or_default();
-    let letters = dead_letters(&dir)?;
+    let (dead_letters, newest_dead_letters) = newest_dead_letters(&dir, DEAD_LETTERS_SHOWN)?;
     let lag = lag(commits, delivered).await?;
     let is_over = matches!(doing.state.as_str(), "stopped" | "ended" | "");
     let state = match doing.state.as_str() {
@@ -116,7 +95,6 @@ async fn status(commits: &Commits, data: &Path, name: String) -> Result<Option<S
         _ if is_over || !is_alive(doing.pid) => "not running",
         state => state,
     };
-    let Counts { sent, rejected, quarantined, filtered, retries, bytes } = counts;
     Ok(Some(SinkStatus {
         state: state.into(),
         name,
@@ -128,19 +106,10 @@ async fn status(commits: &Commits, data: &Path, name: String) -> Result<Option<S
         lag_is_more: lag.is_more,
         lag_s: lag.oldest_ms.map_or(0, |ms| (chrono::Utc::now().timestamp_millis() - ms).max(0) / 1000),
         version: delivered.version,
-        sent,
-        rejected,
-        quarantined,
-        filtered,
-        retries,
-        bytes,
-        dead_letters: letters.len() as u64,
-        newest_dead_letters: letters.into_iter().rev().take(DEAD_LETTERS_SHOWN).map(line).collect(),
+        counts,
+        dead_letters,
+        newest_dead_letters,
     }))
-}
-
-fn line(letter: DeadLetter) -> DeadLetterLine {
-    DeadLetterLine { uid: letter.uid, why: letter.why, reason: letter.reason, at: letter.at }
 }
 
 #[derive(Debug, Default)]

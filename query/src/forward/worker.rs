@@ -442,16 +442,16 @@ impl Worker {
             let (mut events, mut kept) = (VecDeque::new(), Vec::new());
             for letter in part {
                 let Some(told) = self.told_again(letter).await? else {
-                    kept.push(DeadLetter { reason: "its record is not where it was".into(), ..letter.clone() });
+                    kept.push(letter.because(letter.line.why.clone(), "its record is not where it was".into()));
                     continue;
                 };
                 let (Rendered::Event(event) | Rendered::Invalid { event, .. }) = self.renderer.render(&told) else {
+                    // The filters of today leave it out.
+                    self.state.cursor.counts.filtered += 1;
                     continue;
                 };
                 match self.renderer.fault(&event) {
-                    Some(reason) => {
-                        kept.push(DeadLetter { why: "invalid".into(), reason, at: now(), ..letter.clone() })
-                    }
+                    Some(reason) => kept.push(letter.because("invalid".into(), reason)),
                     None => events.push_back(*event),
                 }
             }
