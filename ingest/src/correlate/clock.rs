@@ -145,30 +145,23 @@ impl Track {
 }
 
 /// The most likely grid cell for each point.
+///
+/// Most cells are as good as any: no point near them speaks for them. Those all have one value, `rest`; only the others,
+/// the lifted ones, are looked at one by one.
 fn viterbi(points: &[Point], fit: Fit) -> Vec<u32> {
     let cells = (2.0 * fit.window / fit.cell) as usize + 1;
     let words = cells.div_ceil(64);
-    let mut value = vec![0.0f64; cells];
+    let mut grid = Grid { value: vec![0.0f64; cells], rest: 0.0, lifted: Vec::new() };
     let mut jumped = vec![0u64; words * points.len()];
     let mut jump_to = vec![0u32; points.len()];
     let peak = 2.0 * fit.window * T3 / fit.scale;
     for (at, point) in points.iter().enumerate() {
         if at > 0 {
             let chance = (1.0 - (-fit.hazard * (point.at - points[at - 1].at)).exp()).clamp(1e-5, 0.5);
-            let (best, top) = best_cell(&value);
+            let (best, top) = grid.best();
             jump_to[at] = best as u32;
             let jump = top + (chance / cells as f64).ln();
-            let stay = (1.0 - chance).ln();
-            let bits = &mut jumped[at * words..(at + 1) * words];
-            for (cell, value) in value.iter_mut().enumerate() {
-                let stayed = *value + stay;
-                if stayed < jump {
-                    bits[cell / 64] |= 1 << (cell % 64);
-                    *value = jump;
-                } else {
-                    *value = stayed;
-                }
-            }
+            grid.pass((1.0 - chance).ln(), jump, &mut jumped[at * words..(at + 1) * words]);
         }
         // Far cells lose ln(1 - w); instead near cells gain what they differ by, which keeps the order.
         let weight = point.weight.min(0.97);
@@ -176,13 +169,14 @@ fn viterbi(points: &[Point], fit: Fit) -> Vec<u32> {
         let reach = REACH_SCALES * fit.scale;
         let low = ((point.offset - reach + fit.window) / fit.cell).max(0.0) as usize;
         let high = (((point.offset + reach + fit.window) / fit.cell).max(0.0) as usize).min(cells - 1);
-        for (cell, value) in value.iter_mut().enumerate().take(high + 1).skip(low) {
+        grid.lift(low, high + 1);
+        for (cell, value) in grid.value.iter_mut().enumerate().take(high + 1).skip(low) {
             let z = (point.offset + fit.window - fit.cell * cell as f64) / fit.scale;
             let tail = 1.0 + z * z / 3.0;
             *value += ln(1.0 + weight * (peak / (tail * tail) - 1.0)) - far;
         }
     }
-    let mut cell = best_cell(&value).0;
+    let mut cell = grid.best().0;
     let mut path = vec![0; points.len()];
     for at in (0..points.len()).rev() {
         path[at] = cell as u32;
@@ -191,6 +185,78 @@ fn viterbi(points: &[Point], fit: Fit) -> Vec<u32> {
         }
     }
     path
+}
+
+/// Values of the cells of a grid.
+struct Grid {
+    /// Of lifted cells.
+    value: Vec<f64>,
+    /// Of all others; no lifted cell has less.
+    rest: f64,
+    /// Ranges of lifted cells, ordered and apart.
+    lifted: Vec<(usize, usize)>,
+}
+
+impl Grid {
+    /// The first of the best cells, and its value.
+    fn best(&self) -> (usize, f64) {
+        let mut best = (0, self.rest);
+        for (from, to) in &self.lifted {
+            for (cell, value) in self.value[*from..*to].iter().enumerate() {
+                if *value > best.1 {
+                    best = (from + cell, *value);
+                }
+            }
+        }
+        best
+    }
+
+    /// Every cell stays, or jumps where that is better; `jumped` has a bit for each.
+    fn pass(&mut self, stay: f64, jump: f64, jumped: &mut [u64]) {
+        let rest_jumps = self.rest + stay < jump;
+        if !rest_jumps {
+            self.rest += stay;
+            self.lifted.iter().for_each(|(from, to)| self.value[*from..*to].iter_mut().for_each(|v| *v += stay));
+            return;
+        }
+        self.rest = jump;
+        jumped.fill(u64::MAX);
+        let value = &mut self.value;
+        self.lifted.retain_mut(|(from, to)| {
+            let mut kept: Option<(usize, usize)> = None;
+            for cell in *from..*to {
+                let stayed = value[cell] + stay;
+                if stayed < jump {
+                    value[cell] = jump;
+                } else {
+                    value[cell] = stayed;
+                    jumped[cell / 64] &= !(1 << (cell % 64));
+                    kept = Some((kept.map_or(cell, |kept| kept.0), cell + 1));
+                }
+            }
+            (*from, *to) = kept.unwrap_or((0, 0));
+            kept.is_some()
+        });
+    }
+
+    /// Lifts the cells of a range that are not.
+    fn lift(&mut self, from: usize, to: usize) {
+        let mut at = from;
+        let (mut low, mut high) = (from, to);
+        for (start, end) in self.lifted.iter().filter(|(start, end)| *start <= to && *end >= from) {
+            if at < *start {
+                self.value[at..*start].fill(self.rest);
+            }
+            at = at.max(*end);
+            (low, high) = (low.min(*start), high.max(*end));
+        }
+        if at < to {
+            self.value[at..to].fill(self.rest);
+        }
+        self.lifted.retain(|(start, end)| *start > to || *end < from);
+        let place = self.lifted.partition_point(|(start, _)| *start < low);
+        self.lifted.insert(place, (low, high));
+    }
 }
 
 /// Natural logarithm of a positive number, to about 1e-7: without branches and calls, so that a loop over it is vectorised,
@@ -205,16 +271,6 @@ fn ln(x: f64) -> f64 {
     let square = s * s;
     let series = 1.0 + square * (1.0 / 3.0 + square * (1.0 / 5.0 + square * (1.0 / 7.0 + square / 9.0)));
     f64::from(exponent) * std::f64::consts::LN_2 + 2.0 * s * series
-}
-
-fn best_cell(value: &[f64]) -> (usize, f64) {
-    let mut best = (0, f64::NEG_INFINITY);
-    for (cell, value) in value.iter().enumerate() {
-        if *value > best.1 {
-            best = (cell, *value);
-        }
-    }
-    best
 }
 
 fn weighted_median(mut values: Vec<(f64, f64)>) -> Option<f64> {
