@@ -242,6 +242,9 @@ impl Reading<'_> {
             "traceloop.association.properties.chat_id",
         ]);
         self.record.turn_id = self.take(&["prompt.id", "turn.id", "turn_id"]);
+        // OpenInference's name of the call; elsewhere it is the tool's, which every call of it bears.
+        let of_call: &[&'static str] =
+            if self.item.text("openinference.span.kind").is_some() { &["tool.id"] } else { &[] };
         self.record.tool_call_id = self.take(&[
             "gen_ai.tool.call.id",
             "gen_ai.tool.call_id",
@@ -250,8 +253,10 @@ impl Reading<'_> {
             "call_id",
             "tool_call.id",
             "message.tool_call_id",
-            "tool.id",
         ]);
+        if self.record.tool_call_id.is_none() {
+            self.record.tool_call_id = self.take(of_call);
+        }
         self.record.user_claimed = self.take(&[
             "enduser.id",
             "user.email",
