@@ -279,8 +279,11 @@ fn http_exchange(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
 
 fn only_open_call(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
     let record = &index.records[child];
-    let asks = record.direction == Some(Direction::ServerToClient) && index.is_request(child);
-    if !asks || !matches!(record.kind, Kind::Sampling | Kind::Elicitation | Kind::Request) {
+    let asks = record.direction == Some(Direction::ServerToClient)
+        && index.is_request(child)
+        && matches!(record.kind, Kind::Sampling | Kind::Elicitation | Kind::Request);
+    let logs = record.direction == Some(Direction::ServerStderr) && record.kind == Kind::Log;
+    if !asks && !logs {
         return None;
     }
     let connection = record.connection_id.as_deref()?;
