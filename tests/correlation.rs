@@ -4,12 +4,24 @@
 //! presets with truth (`<preset>/truth.jsonl.gz` and the six feeds), the whole table is checked as well, by the
 //! `score_links.py` that lies in it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::support::{import, json, ndjson, ok, repository, threadline};
+
+const FEEDS: [&str; 6] = ["host.jsonl", "gateway.jsonl", "server.jsonl", "server.log", "access.log", "dbaudit.jsonl"];
+
+/// The folder of presets with truth that `THREADLINE_CORPUS` names.
+fn corpus() -> Option<PathBuf> {
+    let corpus = std::env::var_os("THREADLINE_CORPUS").map(PathBuf::from);
+    if corpus.is_none() {
+        println!("skipped: THREADLINE_CORPUS names no folder of presets with truth");
+    }
+    corpus
+}
 
 fn bench(script: &str) -> Command {
     let mut command = Command::new("python3");
@@ -97,6 +109,69 @@ fn late_deliveries_end_with_the_links_of_one_import() {
     assert_eq!(std::fs::read_dir(pieces.join("links")).unwrap().count(), before, "a rerun writes nothing new");
 }
 
+/// Imports the lines in deliveries of 30 seconds, at most so many; each holds what had been stamped before its end by its
+/// source's clock. What they held is imported at once into the second folder.
+fn in_deliveries(dir: &Path, feeds: &Path, most: usize) -> (PathBuf, PathBuf, usize) {
+    const DELIVERY_NANOS: i64 = 30_000_000_000;
+    let (seen, pieces, whole) = (dir.join("seen"), dir.join("pieces"), dir.join("whole"));
+    import(&seen, feeds);
+    let times = stamps(&seen);
+    let begin = *times.values().flat_map(BTreeMap::values).min().unwrap();
+    let end = *times.values().flat_map(BTreeMap::values).max().unwrap();
+    let deliveries = (usize::try_from((end - begin) / DELIVERY_NANOS).unwrap() + 1).min(most);
+    let growing = dir.join("growing/feeds");
+    std::fs::create_dir_all(&growing).unwrap();
+    for until in (1..=deliveries as i64).map(|delivery| begin + delivery * DELIVERY_NANOS) {
+        for (file, times) in &times {
+            let text = std::fs::read_to_string(feeds.join(file)).unwrap();
+            let lines: Vec<&str> = text.split_inclusive('\n').collect();
+            let ready = |line: &usize| times.get(line).is_none_or(|at| *at < until);
+            // A line that stands behind a later one arrives with it.
+            let part: String = lines[..(1..=lines.len()).take_while(ready).count()].concat();
+            std::fs::write(growing.join(file), part).unwrap();
+        }
+        import(&pieces, &growing);
+    }
+    import(&whole, &growing);
+    (pieces, whole, deliveries)
+}
+
+/// The stamp of each line, by file and line; of those that have one.
+fn stamps(data: &Path) -> BTreeMap<String, BTreeMap<usize, i64>> {
+    let query = "SELECT origin_file, origin_line, CAST(time_unix_nano AS BIGINT) AS at FROM records \
+                 WHERE time_quality = 'source' AND origin_file LIKE ";
+    let mut times: BTreeMap<String, BTreeMap<usize, i64>> = BTreeMap::new();
+    for file in FEEDS {
+        let query = format!("{query}'%{file}'");
+        for row in ndjson(&ok(threadline().args(["sql", &query, "--format", "ndjson", "--data"]).arg(data))) {
+            let line = usize::try_from(row["origin_line"].as_i64().expect("a line")).unwrap();
+            times.entry(file.into()).or_default().insert(line, row["at"].as_str().unwrap().parse().unwrap());
+        }
+    }
+    times
+}
+
+#[test]
+fn thirty_second_deliveries_end_with_the_links_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (feeds, _) = generate(dir.path(), "late", 12);
+    let (pieces, whole, deliveries) = in_deliveries(dir.path(), &feeds, usize::MAX);
+    assert!(deliveries >= 4, "{deliveries}");
+    assert_eq!(believed(&pieces), believed(&whole));
+    let Some(corpus) = corpus() else { return };
+    for preset in ["hard", "blind"] {
+        let dir = tempfile::tempdir().unwrap();
+        let feeds = dir.path().join("feeds");
+        std::fs::create_dir_all(&feeds).unwrap();
+        for name in FEEDS {
+            let text = ok(Command::new("gzip").arg("-dc").arg(corpus.join(preset).join(format!("{name}.gz"))));
+            std::fs::write(feeds.join(name), text).unwrap();
+        }
+        let (pieces, whole, _) = in_deliveries(dir.path(), &feeds, 8);
+        assert_eq!(believed(&pieces), believed(&whole), "{preset}");
+    }
+}
+
 #[test]
 fn a_judged_link_says_why_and_what_it_beat() {
     let dir = tempfile::tempdir().unwrap();
@@ -136,16 +211,13 @@ const TABLE: &[(&str, f64, f64, f64, f64, u64)] = &[
 
 #[test]
 fn a_corpus_with_truth_is_correlated_as_well_as_the_table_says() {
-    let Some(corpus) = std::env::var_os("THREADLINE_CORPUS").map(PathBuf::from) else {
-        println!("skipped: THREADLINE_CORPUS names no folder of presets with truth");
-        return;
-    };
+    let Some(corpus) = corpus() else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut failures = Vec::new();
     for (preset, session, call, prompt, parent, merged) in TABLE {
         let (feeds, data) = (dir.path().join(preset).join("feeds"), dir.path().join(preset).join("data"));
         std::fs::create_dir_all(&feeds).unwrap();
-        for name in ["host.jsonl", "gateway.jsonl", "server.jsonl", "server.log", "access.log", "dbaudit.jsonl"] {
+        for name in FEEDS {
             let name = format!("{name}.gz");
             std::fs::copy(corpus.join(preset).join(&name), feeds.join(&name)).unwrap();
         }

@@ -370,6 +370,7 @@ pub(crate) fn session() -> Session {
         ],
         turns,
         grade_floor: Grade::Claimed,
+        clocks: Vec::new(),
     }
 }
 
@@ -618,6 +619,7 @@ impl Answers for Fixture {
             dead_lettered: None,
             clock_offset_min_ms: None,
             clock_records: 0,
+            clock_offsets_ms: BTreeMap::new(),
             collector: "tap".into(),
             collector_id: Some("309daf42-f826-415e-8b8f-6414e473e49e".into()),
             collector_version: Some(name.into()),

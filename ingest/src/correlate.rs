@@ -20,6 +20,8 @@ mod downstream;
 mod downstream_text;
 mod evidence;
 mod explain;
+mod findings;
+mod frames;
 mod gateway_server;
 mod host_gateway;
 mod host_server;
@@ -40,6 +42,7 @@ mod windows;
 mod tests;
 
 pub use clock::{Segment, Track};
+pub use findings::{Finding, FindingKind};
 pub use likelihood::Noise;
 pub use observation::{Act, Argument, HttpLine, Observation, Payload, StatementLine};
 pub use placement::Rule;
@@ -95,21 +98,6 @@ pub struct ClockModel {
     pub spread: Option<f64>,
 }
 
-/// Something that should not be: a key that stopped joining.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// A gateway session key was opened twice at one server, or numbered two calls alike: replayed or colliding.
-    SessionReused {
-        /// One record that bears it.
-        record: Uuid,
-    },
-    /// A trace id is used by several programs or subjects, or without end: a constant.
-    ConstantTrace {
-        /// One record that bears it.
-        record: Uuid,
-    },
-}
-
 /// Result of a run.
 #[derive(Debug)]
 pub struct Correlation {
@@ -119,13 +107,13 @@ pub struct Correlation {
     pub noise: Noise,
     /// Clocks, by name.
     pub clocks: Vec<ClockModel>,
-    /// Keys that stopped joining.
+    /// Ids that stopped joining, and servers that say nothing.
     pub findings: Vec<Finding>,
 }
 
 /// Correlates the observations of one interval.
 pub fn correlate(observations: &mut [Observation], settings: &Settings) -> Correlation {
-    observations.sort_unstable_by_key(|seen| (seen.time_unix_nano, seen.id));
+    sort(observations);
     let observations = &*observations;
     let mut linker = Linker::new(Units::of(observations), settings);
     linker.link_gateway_server();
@@ -136,8 +124,10 @@ pub fn correlate(observations: &mut [Observation], settings: &Settings) -> Corre
     let downstream = linker.link_downstream(&calls);
     let users = linker.prompt_users();
     let mut talk = linker.conversations(&users);
-    let placed = linker.place(&calls, &downstream, &mut talk);
-    let explainer = Explainer::new(&linker, &calls, &downstream);
+    let mut placed = linker.place(&calls, &downstream, &mut talk);
+    let frames = linker.link_frames();
+    linker.place_frames(&frames, &mut placed);
+    let explainer = Explainer::new(&linker, &calls, &downstream, &frames);
     let place = |at: usize, o: &Observation| {
         let place = placed.get(&at);
         let why = explainer.of(at, place);
@@ -167,7 +157,27 @@ pub fn correlate(observations: &mut [Observation], settings: &Settings) -> Corre
         }
     };
     let placements = observations.iter().enumerate().map(|(at, o)| place(at, o)).collect();
-    Correlation { placements, noise: linker.noise, clocks: clocks(&linker, &downstream), findings: findings(&linker) }
+    Correlation {
+        placements,
+        noise: linker.noise,
+        clocks: clocks(&linker, &downstream),
+        findings: findings::findings(&linker),
+    }
+}
+
+/// By time and id. Observations are large: their places are sorted, and each is moved once.
+fn sort(observations: &mut [Observation]) {
+    let mut from: Vec<usize> = (0..observations.len()).collect();
+    from.sort_unstable_by_key(|at| (observations[*at].time_unix_nano, observations[*at].id));
+    for start in 0..from.len() {
+        let mut at = start;
+        while from[at] != start {
+            let next = std::mem::replace(&mut from[at], at);
+            observations.swap(at, next);
+            at = next;
+        }
+        from[at] = at;
+    }
 }
 
 fn clocks(linker: &Linker<'_>, downstream: &Downstream<'_>) -> Vec<ClockModel> {
@@ -194,18 +204,4 @@ fn clocks(linker: &Linker<'_>, downstream: &Downstream<'_>) -> Vec<ClockModel> {
     }
     models.sort_by(|a, b| a.clock.cmp(&b.clock));
     models
-}
-
-fn findings(linker: &Linker<'_>) -> Vec<Finding> {
-    let bearer = |test: &dyn Fn(&units::GatewayCall) -> bool| {
-        linker.units.gateways.iter().find(|call| test(call)).map(|call| linker.units.seen[call.base].o.id)
-    };
-    let reused = linker.units.dirty.iter().filter_map(|session| bearer(&|call| call.session == *session));
-    let constant = linker.bad_traces.iter().filter_map(|trace| {
-        bearer(&|call| {
-            call.request.is_some_and(|at| linker.units.seen[at].carried.is_some_and(|(known, _)| known == *trace))
-        })
-    });
-    let reused = reused.map(|record| Finding::SessionReused { record });
-    reused.chain(constant.map(|record| Finding::ConstantTrace { record })).collect()
 }

@@ -10,6 +10,7 @@
 //! | 2 | `rpc` | request and response of one connection | never two conversations |
 //! | 3 | `toolcall` | to the conversation whose choice contains it in time | time, arguments digest, tool ([`toolcall`]) |
 //! | 4 | `request-state`, `turn`, `request` | every bearer | never two conversations; `request` and `request-state` reach one hour |
+//! | 4b | judged parent | a record that is judged below another, but into no session | never two conversations |
 //! | 5 | `connection`, `mcp-session` | every bearer, when its records give evidence of at most one conversation | a session that is opened twice joins nothing |
 //! | 6 | `trace` | every bearer | never two conversations; not over successive connections to one server (constant trace ids) |
 //! | 7 | `connection` | what is left of a contested one, with itself | |
@@ -119,6 +120,7 @@ pub fn close(view: &FactView<'_>) -> Closure {
     state.join(KeyKind::RequestState, Some(REQUEST_REACH_NANOS));
     state.join(KeyKind::Turn, None);
     state.join(KeyKind::Request, Some(REQUEST_REACH_NANOS));
+    state.judged_pairs();
     state.connections();
     state.traces();
     state.remainders();
@@ -154,6 +156,27 @@ impl State<'_> {
             }
         }
         first.into_values().for_each(|at| self.sets.label(at));
+    }
+
+    /// What the linker placed below a parent without judging a session.
+    fn judged_pairs(&mut self) {
+        let Some(judged) = self.view.judgements().filter(|judged| judged.has_pairs()) else { return };
+        let mut parents: HashMap<uuid::Uuid, u32> = HashMap::new();
+        let all = || 0..self.view.len();
+        for at in all() {
+            let event = self.fact(at).event;
+            if !judged.children_alone(event).is_empty() {
+                parents.insert(event, at);
+            }
+        }
+        let pairs: Vec<(u32, u32)> =
+            all().filter_map(|at| Some((*parents.get(&judged.parent_alone(self.fact(at).event)?)?, at))).collect();
+        for (parent, child) in pairs {
+            let labels = self.labels(&[parent, child]);
+            if labels.len() < 2 {
+                self.sets.union(parent, child);
+            }
+        }
     }
 
     fn conversations(&mut self) {

@@ -242,6 +242,11 @@ impl Engine {
     }
 
     /// What the linker believes, as far as the question wants to hear it.
+    /// What is judged at present.
+    pub(crate) async fn judged_now(&self, snapshot: &Snapshot) -> Result<Arc<Judged>, QueryError> {
+        self.index.judged(snapshot).await
+    }
+
     async fn judged(&self, snapshot: &Snapshot, options: &SessionOptions) -> Result<Arc<Judged>, QueryError> {
         match options.known_at_us {
             Some(at_us) => self.index.judged_at(snapshot, at_us).await,

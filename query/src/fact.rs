@@ -243,6 +243,11 @@ impl<'a> FactView<'a> {
         self.judged?.session(self.at(at).1.event).map(AsRef::as_ref)
     }
 
+    /// What is judged about the records.
+    pub fn judgements(&self) -> Option<&'a Judged> {
+        self.judged
+    }
+
     /// Whether anything is judged.
     pub fn has_judged(&self) -> bool {
         self.judged.is_some()

@@ -207,7 +207,10 @@ impl Heap {
                 let mates =
                     self.judged.session(record.event_id).filter(|session| self.asked.insert(judged_home(session)));
                 let mates = mates.map_or(&[][..], |session| self.judged.members(session));
-                wanted.extend(mates.iter().map(|event| KeyQuery::Any(event.to_string())));
+                let paired = self.judged.parent_alone(record.event_id).into_iter();
+                let paired = paired.chain(self.judged.children_alone(record.event_id).iter().copied());
+                let paired: Vec<Uuid> = paired.filter(|event| self.asked.insert(event.to_string())).collect();
+                wanted.extend(mates.iter().chain(&paired).map(|event| KeyQuery::Any(event.to_string())));
                 for text in record
                     .keys
                     .iter()

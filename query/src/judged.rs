@@ -56,12 +56,57 @@ pub struct Judgement {
     pub rivals: Vec<(Uuid, f64)>,
 }
 
+/// What an interval taught about one clock.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ClockModel {
+    /// Sources (side and name) that it stamps.
+    pub sources: Vec<(String, String)>,
+    /// Event time from which and before which records were read, nanoseconds.
+    pub interval: (i64, i64),
+    /// Spread of true pairs around it, seconds.
+    pub spread_s: Option<f64>,
+    /// From when it was how far ahead of the reference, seconds; the first from the beginning.
+    pub segments: Vec<(i64, f64)>,
+}
+
+/// Ids that stopped joining, and servers that say nothing, of one interval.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Found {
+    /// What: `session-reused`, `session-shared`, `constant-trace`, `conversation-shared`, `silent-server`.
+    pub kind: String,
+    /// The id or server.
+    pub name: String,
+    /// How many records bear it.
+    pub count: u64,
+    /// The first of them.
+    pub records: Vec<Uuid>,
+    /// Event time from which and before which records were read, nanoseconds.
+    pub interval: (i64, i64),
+}
+
 /// All judgements of one moment.
 #[derive(Debug, Default)]
 pub struct Judged {
     of: HashMap<Uuid, Judgement>,
+    clocks: HashMap<String, Vec<ClockModel>>,
+    found: Vec<Found>,
     members: HashMap<Arc<str>, Vec<Uuid>>,
+    /// Records below a parent that no session was judged for, and those parents.
+    below: HashMap<Uuid, Vec<Uuid>>,
     version: i64,
+}
+
+impl ClockModel {
+    /// How far it was ahead at a time of its own, seconds; segments begin by the reference's time.
+    pub fn ahead_at(&self, own_unix_nano: i64) -> Option<f64> {
+        let begun = |(from, ahead): &&(i64, f64)| *from <= own_unix_nano.saturating_sub((ahead * 1e9) as i64);
+        self.segments.iter().rev().find(begun).or(self.segments.first()).map(|(_, ahead)| *ahead)
+    }
+
+    /// Whether records of this time were read.
+    pub fn covers(&self, unix_nano: i64) -> bool {
+        (self.interval.0..self.interval.1).contains(&unix_nano)
+    }
 }
 
 impl Judged {
@@ -76,6 +121,20 @@ impl Judged {
         for (from, rows) in opinions(files, at_us) {
             if rows.iter().all(|row| row.relation == "none") {
                 continue;
+            }
+            match rows[0].relation.as_str() {
+                "clock" => {
+                    let evidence = object(rows[0]);
+                    if let Some(name) = evidence["clock"].as_str() {
+                        judged.clocks.entry(name.into()).or_default().push(clock(rows[0], &evidence));
+                    }
+                    continue;
+                }
+                "finding" => {
+                    judged.found.push(finding(rows[0]));
+                    continue;
+                }
+                _ => {}
             }
             let mut judgement = Judgement {
                 session: shared(&rows[0].session),
@@ -94,10 +153,29 @@ impl Judged {
             }
             if let Some(session) = &judgement.session {
                 judged.members.entry(session.clone()).or_default().push(from);
+            } else if let Some(parent) = &judgement.parent {
+                judged.below.entry(parent.to).or_default().push(from);
             }
             judged.of.insert(from, judgement);
         }
+        judged.clocks.values_mut().for_each(|models| models.sort_by_key(|model| model.interval));
+        judged.found.sort_by(|a, b| (a.interval, &a.kind, &a.name).cmp(&(b.interval, &b.kind, &b.name)));
         judged
+    }
+
+    /// What was learned about a clock, by interval.
+    pub fn clock(&self, name: &str) -> &[ClockModel] {
+        self.clocks.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every clock by name.
+    pub fn clocks(&self) -> impl Iterator<Item = (&str, &[ClockModel])> {
+        self.clocks.iter().map(|(name, models)| (name.as_str(), models.as_slice()))
+    }
+
+    /// What was found beside links.
+    pub fn found(&self) -> &[Found] {
+        &self.found
     }
 
     /// What is believed about a record.
@@ -115,6 +193,22 @@ impl Judged {
         self.members.get(session).map_or(&[], Vec::as_slice)
     }
 
+    /// The parent of a record that is judged into no session: the two belong together as by a key.
+    pub fn parent_alone(&self, record: Uuid) -> Option<Uuid> {
+        let judgement = self.of.get(&record).filter(|judgement| judgement.session.is_none())?;
+        Some(judgement.parent.as_ref()?.to)
+    }
+
+    /// Records whose [`Judged::parent_alone`] this is.
+    pub fn children_alone(&self, record: Uuid) -> &[Uuid] {
+        self.below.get(&record).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether there are any such pairs.
+    pub fn has_pairs(&self) -> bool {
+        !self.below.is_empty()
+    }
+
     /// Version of the table that was read.
     pub fn version(&self) -> i64 {
         self.version
@@ -130,6 +224,36 @@ fn rivals(row: &LinkRow) -> Vec<(Uuid, f64)> {
         Some((Uuid::parse_str(rival.get("event")?.as_str()?).ok()?, rival.get("score")?.as_f64()?))
     };
     parsed(&row.candidates).into_iter().filter_map(rival).collect()
+}
+
+fn object(row: &LinkRow) -> serde_json::Value {
+    row.evidence.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+fn clock(row: &LinkRow, evidence: &serde_json::Value) -> ClockModel {
+    let list = |name: &str| evidence[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    let source = |pair: &serde_json::Value| Some((pair[0].as_str()?.to_string(), pair[1].as_str()?.to_string()));
+    let segment = |segment: &serde_json::Value| {
+        Some((segment["from_unix_nano"].as_i64().unwrap_or(i64::MIN), segment["offset_s"].as_f64()?))
+    };
+    ClockModel {
+        sources: list("sources").iter().filter_map(source).collect(),
+        interval: (row.interval_from, row.interval_to),
+        spread_s: evidence["spread_s"].as_f64(),
+        segments: list("segments").iter().filter_map(segment).collect(),
+    }
+}
+
+fn finding(row: &LinkRow) -> Found {
+    let evidence = object(row);
+    let records = evidence["records"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Found {
+        kind: row.rule.clone(),
+        name: evidence["name"].as_str().unwrap_or_default().into(),
+        count: evidence["count"].as_u64().unwrap_or(0),
+        records: records.iter().filter_map(|id| Uuid::parse_str(id.as_str()?).ok()).collect(),
+        interval: (row.interval_from, row.interval_to),
+    }
 }
 
 fn parent(row: &LinkRow, to: Uuid) -> JudgedParent {
@@ -161,6 +285,7 @@ const RULES: &[&str] = &[
     "request-state",
     "resent",
     "downstream",
+    "frame",
     "opening",
     "second-delivery",
 ];

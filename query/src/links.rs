@@ -15,7 +15,7 @@
 //! | `client-span` | request -> the span that its `_meta.traceparent` names | execution | matched |
 //! | `parent-span` | span -> the span it names | downstream, observation | claimed; matched when a frame carried it |
 //! | `span-link` | span -> the span or request that a link of it names: its second parent | observation, execution | claimed |
-//! | `only-open-call` | server's question -> the one call open on the connection | observation | inferred; ambiguous with several |
+//! | `only-open-call` | server's question, or line on its standard error -> the one call open on the connection | observation | inferred; ambiguous with several |
 //! | `turn` | anything -> the prompt of the same turn id | prompt | claimed |
 //! | `log-span` | log line -> the span it was written in | observation | claimed |
 //! | `turn-trace` | anything -> the prompt whose trace it bears | prompt | claimed |
@@ -92,9 +92,11 @@ pub struct Links {
 }
 
 impl Links {
-    /// Takes over what the linker believes; its parents go before those of the table.
-    fn judge(&mut self, records: &[Record], contest: &Contest) {
-        let Some(judged) = &contest.judged else { return };
+    /// Takes over what the linker believes; its parents go before those of the table. Those that it judged into no session
+    /// come back: they fill in where no rule of the table speaks.
+    fn judge(&mut self, records: &[Record], contest: &Contest) -> HashMap<usize, Edge> {
+        let mut alone = HashMap::new();
+        let Some(judged) = &contest.judged else { return alone };
         self.judged = records.iter().map(|record| judged.of(record.event_id).cloned()).collect();
         let place: HashMap<Uuid, usize> =
             records.iter().enumerate().map(|(at, record)| (record.event_id, at)).collect();
@@ -115,10 +117,8 @@ impl Links {
                     candidates: Vec::new(),
                 });
             }
-            if let Some((to, parent)) =
-                parent.filter(|(to, _)| record.kind != Kind::Prompt && !leads_back(self, *to, child))
-            {
-                self.edges.push(Edge {
+            if let Some((to, parent)) = parent.filter(|_| record.kind != Kind::Prompt) {
+                let edge = Edge {
                     from: child,
                     to,
                     relation: parent.relation,
@@ -127,9 +127,21 @@ impl Links {
                     score: parent.score,
                     compared: parent.compared,
                     candidates: judgement.rivals.iter().filter_map(|rival| place.get(&rival.0).copied()).collect(),
-                });
-                self.parent[child] = Some(self.edges.len() - 1);
+                };
+                if judgement.session.is_some() {
+                    self.set_parent(edge);
+                } else {
+                    alone.insert(child, edge);
+                }
             }
+        }
+        alone
+    }
+
+    fn set_parent(&mut self, edge: Edge) {
+        if !leads_back(self, edge.to, edge.from) {
+            self.parent[edge.from] = Some(self.edges.len());
+            self.edges.push(edge);
         }
     }
 
@@ -160,7 +172,7 @@ impl Links {
 pub fn links(records: &[Record], contest: &Contest) -> Links {
     let index = Index::of(records);
     let mut links = Links { parent: vec![None; records.len()], ..Links::default() };
-    links.judge(records, contest);
+    let mut alone = links.judge(records, contest);
     for (child, record) in records.iter().enumerate() {
         for (place, rule) in rules::RULES.iter().enumerate() {
             let Some(edge) = rule(&index, contest, child).filter(|edge| edge.to != child) else { continue };
@@ -173,6 +185,12 @@ pub fn links(records: &[Record], contest: &Contest) -> Links {
             if is_parent {
                 links.parent[child] = Some(links.edges.len() - 1);
             }
+        }
+        match alone.remove(&child) {
+            Some(edge) if links.parent[child].is_none() => links.set_parent(edge),
+            // Another record is the parent by an exact key; the call is one all the same.
+            Some(edge) => links.edges.push(edge),
+            None => {}
         }
         if let Some(rivals) = contest.rivals.get(&record.event_id) {
             links.outside.extend(rules::contested(&index, child, rivals));

@@ -209,6 +209,22 @@ pub struct Session {
     pub gaps: Vec<Gap>,
     /// Weakest grade that was followed.
     pub grade_floor: Grade,
+    /// Clocks of its sources, as far as they were learned. Times everywhere are raw.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clocks: Vec<SessionClock>,
+}
+
+/// How far the clock of a session's source was ahead.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SessionClock {
+    /// Whose: side and name of the emitter.
+    pub clock: String,
+    /// Records of the session that it stamped.
+    pub records: u64,
+    /// Milliseconds ahead of the reference (the busiest gateway) at the first and, where that differs, at the last of them.
+    pub ahead_ms: Vec<f64>,
+    /// Spread of true pairs around it, milliseconds, where it was learned.
+    pub spread_ms: Option<f64>,
 }
 
 /// One prompt with everything it led to.
@@ -300,7 +316,7 @@ fn is_zero(count: &u64) -> bool {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Gap {
     /// `no_result`, `no_request`, `selection_not_executed`, `no_host_record`, `recorder_gap`,
-    /// `rejected_records`, `contested_key`, `source_disagreement`.
+    /// `rejected_records`, `contested_key`, `source_disagreement`, `silent_server`, `untrusted_id`.
     pub kind: String,
     /// In words: which event, which source, why, since when.
     pub description: String,

@@ -12,6 +12,7 @@
 
 mod assemble;
 mod calls;
+mod clocks;
 mod floor;
 mod gaps;
 mod rounds;
@@ -104,7 +105,13 @@ pub fn reconstruct(id: &str, records: &[Record], contest: &Contest, options: &Op
     let links_inferred = found.edges.iter().filter(|edge| edge.grade >= Grade::Inferred).count() + found.outside.len();
     let turns = turns(records, &found, &assembly, calls);
     Reconstruction {
-        session: Session { summary, turns, gaps: gaps.named, grade_floor: options.grade_floor },
+        session: Session {
+            summary,
+            turns,
+            gaps: gaps.named,
+            grade_floor: options.grade_floor,
+            clocks: clocks::clocks(records, contest),
+        },
         links_inferred: links_inferred as u64,
         silent: gaps.silent,
         left_out: LeftOut::default(),

@@ -21,7 +21,7 @@
 //! arrival in the last hour is at least how far the clock stands ahead (below zero: how far it stands behind at most; the
 //! quickest delivery is part of it).
 //!
-//! Not here: how far clocks really are apart, which only correlation can tell, per emitter and time.
+//! How far clocks really are apart only correlation can tell; what it learned is listed per clock, for a source may have many.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +36,7 @@ use uuid::Uuid;
 
 use crate::engine::{Engine, answer, completeness};
 use crate::error::QueryError;
+use crate::judged::Judged;
 use crate::line::time_text;
 use crate::model::Answer;
 
@@ -125,6 +126,10 @@ pub struct SourceSummary {
     pub clock_offset_min_ms: Option<f64>,
     /// Records that this is taken from.
     pub clock_records: u64,
+    /// What correlation learned: by how many milliseconds each clock that stamps its records was ahead of the reference (the
+    /// busiest gateway) at last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub clock_offsets_ms: BTreeMap<String, f64>,
     /// Way in of the newest record: tap, import, watch, otlp, api, kafka, own.
     pub collector: String,
     /// Which collector elsewhere sent the newest record, if one did.
@@ -224,6 +229,7 @@ impl Engine {
                 summary(name, &tally, marker, now_us)
             })
             .collect();
+        offsets(&mut sources, &*self.judged_now(&snapshot).await?);
         match self.positions().await {
             Ok(positions) => topics(&mut sources, &positions, now_us),
             Err(error) => {
@@ -465,9 +471,33 @@ fn summary(name: Name, tally: &Tally, marker: [Option<String>; 3], now_us: i64) 
         dead_lettered: None,
         clock_offset_min_ms: clock.nearest.map(|nanos| -nanos as f64 / 1e6),
         clock_records: clock.timed,
+        clock_offsets_ms: BTreeMap::new(),
         collector,
         collector_id,
         collector_version,
+    }
+}
+
+/// Clocks that one source names.
+const CLOCKS_MAX: usize = 256;
+
+/// Adds what correlation learned about clocks: the last offset of each.
+fn offsets(sources: &mut [SourceSummary], judged: &Judged) {
+    let mut of: HashMap<(&str, &str), BTreeMap<&str, f64>> = HashMap::new();
+    for (clock, models) in judged.clocks() {
+        for model in models {
+            let Some((_, ahead)) = model.segments.last() else { continue };
+            for (kind, name) in &model.sources {
+                let clocks = of.entry((kind, name)).or_default();
+                if clocks.len() < CLOCKS_MAX || clocks.contains_key(clock) {
+                    clocks.insert(clock, (ahead * 1e6).round() / 1e3);
+                }
+            }
+        }
+    }
+    for source in sources {
+        let Some(clocks) = of.remove(&(source.source_kind.as_str(), source.source_name.as_str())) else { continue };
+        source.clock_offsets_ms = clocks.into_iter().map(|(clock, ahead)| (clock.to_string(), ahead)).collect();
     }
 }
 

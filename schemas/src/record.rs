@@ -247,6 +247,19 @@ impl Record {
         };
     }
 
+    /// Whose clock stamped it: `<source kind>:<emitter>`; instances of a server share one.
+    pub fn clock(&self) -> String {
+        const EMITTER: &str = "threadline.emitter";
+        let stated = self.attributes.as_deref().filter(|text| text.contains(EMITTER));
+        let parsed = stated.and_then(|text| crate::json::parse(text.as_bytes()).ok());
+        let emitter = parsed.as_ref().and_then(|parsed| parsed.value.str_at(EMITTER)).filter(|text| !text.is_empty());
+        let name = match self.source_kind {
+            SourceKind::Server => self.server_name.as_deref().unwrap_or(&self.source_name),
+            _ => emitter.unwrap_or(&self.source_name),
+        };
+        format!("{}:{name}", self.source_kind)
+    }
+
     /// SHA-256 of what the source said: the raw bytes; without them, every column that is not about the delivery itself
     /// (when and how it reached us, where it is kept, its salt); for gaps and what else threadline says itself, the delivery
     /// key. Two deliveries of one event have the same digest.

@@ -384,6 +384,20 @@ fn session_text(session: &Value) -> String {
     out
 }
 
+/// How far clocks were ahead; times are shown as the sources said them.
+fn write_clocks(out: &mut String, session: &Value) -> std::fmt::Result {
+    let ahead = |clock: &Value| {
+        let steps: Vec<String> =
+            each(clock, "ahead_ms").filter_map(Value::as_f64).map(|ms| format!("{:+.3} s", ms / 1e3)).collect();
+        format!("{} {}", one_line(clock, "clock"), steps.join(" then "))
+    };
+    let clocks: Vec<String> = each(session, "clocks").map(ahead).collect();
+    if clocks.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "  clocks ahead of the reference (times are raw): {}", clocks.join(", "))
+}
+
 fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
     let summary = &session["summary"];
     writeln!(out, "Session {}", one_line(summary, "id"))?;
@@ -413,6 +427,7 @@ fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
         summary["records"],
         counts(&summary["coverage"])
     )?;
+    write_clocks(out, session)?;
     let mut prompts = 0;
     for (number, turn) in numbered(session) {
         prompts = number.unwrap_or(prompts);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::output::{self, Column};
-use super::{EXIT_EMPTY, SourcesArguments};
+use super::{EXIT_EMPTY, Format, SourcesArguments};
 
 const COLUMNS: &[Column] = &[
     ("SOURCE", "source_name"),
@@ -22,6 +22,7 @@ const COLUMNS: &[Column] = &[
     ("DEAD", "dead_lettered"),
     ("LAG MS", "lag_ms"),
     ("CLOCK MS >=", "clock_offset_min_ms"),
+    ("CLOCKS MS", "clocks"),
     ("QUIET S", "quiet_s"),
     ("FIRST (UTC)", "first"),
     ("LAST (UTC)", "last"),
@@ -37,7 +38,22 @@ pub(crate) async fn run(arguments: SourcesArguments) -> anyhow::Result<ExitCode>
     if arguments.silent {
         rows.retain(|row| row["state"] == "silent");
     }
+    if matches!(arguments.printing.format, Format::Table | Format::Csv) {
+        rows.iter_mut().for_each(|row| row["clocks"] = clocks(row).into());
+    }
     output::rows(&arguments.printing, &answer, &rows, COLUMNS)?;
     let is_empty = rows.is_empty() && arguments.printing.fail_empty;
     Ok(if is_empty { ExitCode::from(EXIT_EMPTY) } else { ExitCode::SUCCESS })
+}
+
+/// What correlation learned about a source's clock; of several, from the one furthest behind to the one furthest ahead.
+fn clocks(source: &Value) -> Option<String> {
+    let clocks = source["clock_offsets_ms"].as_object()?;
+    let mut ahead: Vec<f64> = clocks.values().filter_map(Value::as_f64).collect();
+    ahead.sort_by(f64::total_cmp);
+    match ahead[..] {
+        [] => None,
+        [only] => Some(format!("{only:+.1}")),
+        [first, .., last] => Some(format!("{first:+.1} to {last:+.1} ({} clocks)", ahead.len())),
+    }
 }

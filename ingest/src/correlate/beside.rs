@@ -94,6 +94,8 @@ struct Work {
     /// Records of the tail that were looked at.
     seen_tail: BTreeSet<Uuid>,
     cursor: Option<Cursor>,
+    /// The windows of the last look.
+    windows: Option<Vec<Window>>,
 }
 
 /// See the constants of the same names.
@@ -120,9 +122,13 @@ impl Work {
         };
         let is_new = |record: &Record| !self.seen_tail.contains(&record.event_id);
         let news = news_range(snapshot, |file| end(file) > cursor.read, is_new);
+        let looked_at = || windows(&self.times.of_files(snapshot, |file| end(file) <= cursor.read));
+        let earlier = self.windows.take().unwrap_or_else(looked_at);
+        let now_windows = windows(&minutes);
         let mut open = i64::MAX;
-        for window in windows(&minutes) {
-            let touched = news.is_some_and(|news| window.touches(news));
+        for window in now_windows.iter().copied() {
+            // More records may cut a stretch otherwise, so that parts change that they do not touch.
+            let touched = news.is_some_and(|news| window.touches(news)) || !earlier.contains(&window);
             if !touched && window.to <= cursor.open {
                 continue;
             }
@@ -143,6 +149,7 @@ impl Work {
             table.commit(Vec::new(), &[(READ, moved.read), (OPEN, moved.open)]).await?;
         }
         self.cursor = Some(moved);
+        self.windows = Some(now_windows);
         self.seen_tail = snapshot.tail().iter().map(|record| record.event_id).collect();
         Ok(report)
     }

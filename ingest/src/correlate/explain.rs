@@ -2,6 +2,7 @@
 
 use super::calls::Call;
 use super::downstream::Downstream;
+use super::frames::Frames;
 use super::linker::Linker;
 use super::placement::{Place, Rule};
 
@@ -19,6 +20,7 @@ pub(super) struct Explainer<'e, 'a> {
     linker: &'e Linker<'a>,
     calls: &'e [Call],
     down: &'e Downstream<'a>,
+    frames: &'e Frames,
     /// Observation to gateway call, execution, downstream line.
     gateway_of: std::collections::BTreeMap<usize, u32>,
     execution_of: std::collections::BTreeMap<usize, u32>,
@@ -26,12 +28,13 @@ pub(super) struct Explainer<'e, 'a> {
 }
 
 impl<'e, 'a> Explainer<'e, 'a> {
-    pub(super) fn new(linker: &'e Linker<'a>, calls: &'e [Call], down: &'e Downstream<'a>) -> Self {
+    pub(super) fn new(linker: &'e Linker<'a>, calls: &'e [Call], down: &'e Downstream<'a>, frames: &'e Frames) -> Self {
         let gateways = linker.units.gateways.iter().enumerate();
         Explainer {
             linker,
             calls,
             down,
+            frames,
             gateway_of: gateways.map(|(g, call)| (call.base, g as u32)).collect(),
             execution_of: linker.units.executions.iter().enumerate().map(|(s, at)| (*at, s as u32)).collect(),
             line_of: down.lines.iter().enumerate().map(|(line, own)| (own.at, line)).collect(),
@@ -40,6 +43,10 @@ impl<'e, 'a> Explainer<'e, 'a> {
 
     /// Evidence and rivals of what stands at `at`.
     pub(super) fn of(&self, at: usize, place: Option<&Place>) -> Explanation {
+        let is_frame = place.is_none_or(|place| place.rule == Rule::Frame);
+        if let Some(frame) = self.frames.get(&at).filter(|_| is_frame) {
+            return Explanation { evidence: frame.evidence.clone(), rivals: frame.rivals.clone() };
+        }
         if let Some(line) = self.line_of.get(&at) {
             let evidence = self.down.evidence.get(line).cloned();
             return Explanation {

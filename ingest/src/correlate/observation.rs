@@ -33,6 +33,10 @@ pub enum Act {
     Http,
     /// Downstream: a database ran a statement.
     Statement,
+    /// Tap: a call went by.
+    Called,
+    /// Tap: its answer went by.
+    Returned,
 }
 
 /// One top-level argument of a call, flattened.
@@ -126,6 +130,10 @@ pub struct Observation {
     pub mcp_session: Option<String>,
     /// Authenticated subject at the gateway.
     pub subject: Option<String>,
+    /// Connection that a tap recorded.
+    pub connection: Option<String>,
+    /// Spans and request ids that it bears, of taps and gateways.
+    pub ids: Vec<String>,
     /// JSON-RPC id, typed text.
     pub rpc_id: Option<String>,
     /// The model's id of the tool call.

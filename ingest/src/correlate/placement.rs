@@ -38,6 +38,8 @@ pub enum Rule {
     Downstream,
     /// Opening of a gateway session.
     Opening,
+    /// Frame of a tap below what called it, or a call below a frame.
+    Frame,
     /// Second delivery of the same line.
     Twin,
 }
@@ -55,6 +57,7 @@ impl Rule {
             Rule::Resent => "resent",
             Rule::Downstream => "downstream",
             Rule::Opening => "opening",
+            Rule::Frame => "frame",
             Rule::Twin => "second-delivery",
         }
     }

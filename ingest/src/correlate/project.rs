@@ -4,11 +4,11 @@
 //! (`schemas/sources/README.md`). Arguments are compared by keyed digests only, so redaction does not matter; where
 //! arguments were redacted, their values are less evidence for downstream lines.
 //!
-//! Not projected: frames of our own taps and model requests, whose ids join them already.
+//! Not projected: model requests and what else is no call.
 
 use sha2::{Digest, Sha256};
 use threadline_schemas::json::{self, Json};
-use threadline_schemas::{Decision, Kind, Outcome, Record, SourceKind};
+use threadline_schemas::{Decision, Key, KeyKind, Kind, Outcome, Record, SourceKind};
 
 use super::downstream_text::{http_line, statement_line};
 use super::observation::{Act, Argument, Observation, Payload};
@@ -41,6 +41,7 @@ pub(super) const COLUMNS: &[&str] = &[
     "conversation_id",
     "tool_call_id",
     "rpc_id",
+    "connection_id",
     "keys",
     "arguments_digest",
     "result_digest",
@@ -73,16 +74,19 @@ pub fn project(record: &Record) -> Option<Observation> {
         state: record.keys.iter().find_map(|key| key.strip_prefix("request-state:")).map(str::to_string),
         ..Observation::default()
     };
-    let emitter = facts.text("threadline.emitter").unwrap_or_else(|| record.source_name.clone());
-    o.clock = format!("{}:{emitter}", record.source_kind);
+    o.clock = record.clock();
     context(record, &mut o);
     match act {
         Act::Prompt | Act::Choice | Act::Outcome | Act::Answer => host(record, &facts, &mut o),
         Act::Opening | Act::Request | Act::Response => gateway(record, &facts, &mut o),
-        Act::Execution => o.clock = format!("server:{}", record.server_name.as_ref().unwrap_or(&record.source_name)),
+        Act::Execution => {}
         Act::Http => {
             o.http = http_line(record, facts.text("server.address"), facts.number("http.response.body.size"));
             o.http.as_ref()?;
+        }
+        Act::Called | Act::Returned => {
+            o.connection = record.connection_id.clone();
+            o.result.digests = record.result_digest.clone().into_iter().collect();
         }
         Act::Statement => o.statement = record.target.as_deref().map(statement_line),
     }
@@ -90,14 +94,19 @@ pub fn project(record: &Record) -> Option<Observation> {
         // A log line or a comment has lost the id's type.
         o.rpc_id = o.rpc_id.map(|id| id.trim_matches('"').to_string());
     }
+    if matches!(act, Act::Called | Act::Request | Act::Response) {
+        let kinds = [KeyKind::ParentSpan, KeyKind::Request];
+        let is_one = |key: &&String| Key::parse(key).is_some_and(|key| kinds.contains(&key.kind));
+        o.ids = record.keys.iter().filter(is_one).cloned().collect();
+    }
     arguments(record, &facts, &mut o);
     Some(o)
 }
 
-/// Whether the linker's opinion about this record is stored: sources that profiles read. What taps, transcripts and
-/// telemetry say is joined by its own ids; it takes part as evidence only.
+/// Whether the linker's opinion about this record is stored: sources that profiles read, and calls that taps saw. What
+/// transcripts and telemetry say is joined by its own ids; it takes part as evidence only.
 pub(super) fn is_judged(record: &Record) -> bool {
-    record.decoder.contains('#')
+    record.decoder.contains('#') || (record.source_kind == SourceKind::Wire && record.kind == Kind::Call)
 }
 
 /// What a record is to the linker.
@@ -111,6 +120,8 @@ pub(super) fn act(record: &Record) -> Option<Act> {
         (SourceKind::Gateway, Kind::Result) => Some(Act::Response),
         (SourceKind::Gateway, Kind::Connection) if record.name.as_deref() == Some("initialize") => Some(Act::Opening),
         (SourceKind::Server, Kind::Call) if record.duration_nano.is_some() => Some(Act::Execution),
+        (SourceKind::Wire, Kind::Call) => Some(Act::Called),
+        (SourceKind::Wire, Kind::Result) => Some(Act::Returned),
         (SourceKind::Downstream, Kind::Downstream) if record.transport_status.is_some() => Some(Act::Http),
         (SourceKind::Downstream, Kind::Downstream) if record.target.is_some() => Some(Act::Statement),
         _ => None,

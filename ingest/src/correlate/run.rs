@@ -10,6 +10,7 @@
 //!
 //! Not here: when to run (`beside`, the CLI), what links mean for sessions (`query`).
 
+mod learned;
 mod rows;
 
 use std::collections::{BTreeSet, HashMap};
@@ -27,10 +28,11 @@ use super::observation::Observation;
 use super::project::{COLUMNS, is_judged, may_act, project};
 use super::windows::{Minutes, Window, minute, windows};
 use super::{Settings, correlate};
+use learned::{Sources, learned};
 use rows::{Judge, news, rows};
 
 /// Version of the linker; raised when the same records may give other links.
-pub const LINKER_VERSION: u32 = 3;
+pub const LINKER_VERSION: u32 = 4;
 /// Columns from which the windows follow.
 const TIME_COLUMNS: &[&str] = &[
     "event_id",
@@ -72,31 +74,38 @@ pub struct Report {
 /// Judges the windows that a range of event time touches, or all.
 pub async fn relink(data: &Path, reader: &Reader, range: Option<(i64, i64)>) -> Result<Report, CorrelateError> {
     let snapshot = reader.snapshot().await?;
-    judge_range(data, &snapshot, range).await
+    let mut times = Times::default();
+    let all = windows(&times.of(&snapshot).await?);
+    let touched = all.into_iter().filter(|window| range.is_none_or(|range| window.touches(range)));
+    judge_windows(data, &snapshot, &times, touched.collect()).await
 }
 
-/// Judges the windows that records newer than `before` touch.
+/// Judges the windows that records newer than `before` touch, and those that are cut otherwise because of them.
 pub async fn relink_since(data: &Path, reader: &Reader, before: &Snapshot) -> Result<Report, CorrelateError> {
     let known: BTreeSet<Uuid> = before.files().iter().map(|file| file.id).collect();
     let tail: BTreeSet<Uuid> = before.tail().iter().map(|record| record.event_id).collect();
     let snapshot = reader.snapshot().await?;
-    match news_range(&snapshot, |file| !known.contains(&file.id), |record| !tail.contains(&record.event_id)) {
-        Some(range) => judge_range(data, &snapshot, Some(range)).await,
-        None => Ok(Report::default()),
-    }
+    let news = news_range(&snapshot, |file| !known.contains(&file.id), |record| !tail.contains(&record.event_id));
+    let Some(news) = news else { return Ok(Report::default()) };
+    let mut times = Times::default();
+    let earlier = windows(&times.of(before).await?);
+    let now = windows(&times.of(&snapshot).await?);
+    let touched = now.into_iter().filter(|window| window.touches(news) || !earlier.contains(window));
+    judge_windows(data, &snapshot, &times, touched.collect()).await
 }
 
-async fn judge_range(data: &Path, snapshot: &Snapshot, range: Option<(i64, i64)>) -> Result<Report, CorrelateError> {
-    let mut times = Times::default();
-    let minutes = times.of(snapshot).await?;
+async fn judge_windows(
+    data: &Path,
+    snapshot: &Snapshot,
+    times: &Times,
+    windows: Vec<Window>,
+) -> Result<Report, CorrelateError> {
     let mut report = Report::default();
-    let touched = windows(&minutes).into_iter().filter(|window| range.is_none_or(|range| window.touches(range)));
-    let touched: Vec<Window> = touched.collect();
-    if touched.is_empty() || !times.any_judged {
+    if windows.is_empty() || !times.any_judged {
         return Ok(report);
     }
     let mut table = LinksTable::open_or_create(data).await?;
-    for window in touched {
+    for window in windows {
         let rows = judge(snapshot, &table, window, true, &mut report).await?;
         table.append(rows).await?;
     }
@@ -111,7 +120,7 @@ pub(super) async fn judge(
     is_final: bool,
     report: &mut Report,
 ) -> Result<Vec<LinkRow>, CorrelateError> {
-    let (observations, records) = read(snapshot, window).await?;
+    let Held { observations, records, sources } = read(snapshot, window).await?;
     let known = table.rows_between(window.read_from, window.read_to).await?;
     report.windows += 1;
     report.observations += observations.len();
@@ -121,8 +130,10 @@ pub(super) async fn judge(
         let settings = Settings::default();
         let found = correlate(&mut observations, &settings);
         let judge = Judge { linker: linker_name(&settings), known_at_us, is_final };
-        let rows = rows(&found.placements, &observations, &records, window, &judge);
-        news(rows, &opinions(&known, i64::MAX), window, &judge)
+        let mut rows = rows(&found.placements, &observations, &records, window, &judge);
+        rows.extend(learned(&found, &observations, &sources, window, &judge));
+        let times = observations.iter().map(|o| (o.id, o.time_unix_nano)).collect();
+        news(rows, &opinions(&known, i64::MAX), &times, window, &judge)
     };
     let rows = tokio::task::spawn_blocking(work).await.map_err(|_| CorrelateError::Interrupted)?;
     report.rows += rows.len();
@@ -144,6 +155,14 @@ pub(super) struct Times {
 }
 
 impl Times {
+    /// Of the files of a snapshot that were counted before and are wanted.
+    pub(super) fn of_files(&self, snapshot: &Snapshot, wanted: impl Fn(&SealedFile) -> bool) -> Minutes {
+        let mut some = Minutes::new();
+        let files = snapshot.files().iter().filter(|file| wanted(file)).filter_map(|file| self.files.get(&file.id));
+        files.flat_map(|minutes| minutes.iter()).for_each(|(minute, count)| *some.entry(*minute).or_default() += count);
+        some
+    }
+
     /// Of all records of a snapshot.
     pub(super) async fn of(&mut self, snapshot: &Snapshot) -> Result<Minutes, CorrelateError> {
         let mut all = Minutes::new();
@@ -183,16 +202,26 @@ struct Kept {
     judged: bool,
 }
 
-async fn read(snapshot: &Snapshot, window: Window) -> Result<(Vec<Observation>, HashMap<Uuid, Kept>), CorrelateError> {
-    let (mut observations, mut kept) = (Vec::new(), HashMap::new());
+/// What is read of an interval.
+#[derive(Debug, Default)]
+struct Held {
+    observations: Vec<Observation>,
+    records: HashMap<Uuid, Kept>,
+    sources: Sources,
+}
+
+async fn read(snapshot: &Snapshot, window: Window) -> Result<Held, CorrelateError> {
+    let mut held = Held::default();
     let mut look = |record: &Record| {
         if !(window.read_from..window.read_to).contains(&record.time_unix_nano) {
             return;
         }
         if let Some(observation) = project(record) {
             let known = Kept { session_key: record.session_key.clone(), judged: is_judged(record) };
-            if kept.insert(record.event_id, known).is_none() {
-                observations.push(observation);
+            if held.records.insert(record.event_id, known).is_none() {
+                let names = held.sources.entry(observation.clock.clone()).or_default();
+                names.insert((record.source_kind.to_string(), record.source_name.clone()));
+                held.observations.push(observation);
             }
         }
     };
@@ -206,7 +235,7 @@ async fn read(snapshot: &Snapshot, window: Window) -> Result<(Vec<Observation>, 
         }
     }
     snapshot.tail().iter().for_each(|record| look(record));
-    Ok((observations, kept))
+    Ok(held)
 }
 
 /// Event-time range of the files and records of the tail that are new.

@@ -98,6 +98,8 @@ fn a_replayed_frame_joins_nobody() {
     assert_eq!(forged.parent, None);
     let mates = found.placements.iter().filter(|p| p.session == forged.session && p.id != forged.id).count();
     assert!(forged.session.is_none() || mates == 0, "{mates}");
+    let shared = found.findings.iter().find(|finding| finding.kind == FindingKind::SessionShared);
+    assert!(victim.mcp_session.is_none() || shared.is_some_and(|finding| finding.records.contains(&replay.id)));
 }
 
 #[test]
@@ -127,7 +129,61 @@ fn a_session_id_that_reaches_two_servers_where_none_does_is_a_finding() {
         observation.mcp_session = observation.mcp_session.as_ref().map(|_| reused.clone());
     }
     observations.extend(other);
-    assert!(matches!(run(observations).findings[..], [Finding::SessionReused { .. }]));
+    let findings = run(observations).findings;
+    let reached: Vec<&Finding> = findings.iter().filter(|finding| finding.kind == FindingKind::SessionReused).collect();
+    assert!(matches!(reached[..], [finding] if finding.name == reused), "{findings:?}");
+}
+
+#[test]
+fn frames_of_a_tap_stand_below_what_called_them_by_whatever_clock() {
+    let (mut observations, calls) = estate(200, false);
+    let mut frames = Vec::new();
+    let mut expected = BTreeMap::new();
+    for (o, call) in observations.iter().zip(calls) {
+        let (act, late) = match o.act {
+            Act::Request => (Act::Called, 801_000_000),
+            Act::Response => (Act::Returned, 799_000_000),
+            _ => continue,
+        };
+        let id = Uuid::from_u128((1 << 120) | (u128::from(call) << 1) | u128::from(act == Act::Returned));
+        if act == Act::Called {
+            expected.insert(id, o.id);
+        }
+        frames.push(Observation {
+            id,
+            act,
+            time_unix_nano: o.time_unix_nano + late,
+            clock: "wire:tap".into(),
+            connection: o.server.clone(),
+            rpc_id: Some(call.to_string()),
+            tool: o.tool.clone().map(|tool| format!("prefix-{tool}")),
+            arguments: o.arguments.clone(),
+            ..Observation::default()
+        });
+    }
+    observations.extend(frames);
+    let found = run(observations);
+    let right = found.placements.iter().filter(|p| p.parent.is_some() && p.parent.as_ref() == expected.get(&p.id));
+    assert!(right.count() >= 196);
+    let frames: Vec<&Placement> = found.placements.iter().filter(|p| expected.contains_key(&p.id)).collect();
+    let wrong = frames.iter().filter(|p| p.parent.is_some() && p.parent.as_ref() != expected.get(&p.id)).count();
+    assert!(wrong == 0 && frames.iter().all(|p| p.session.is_none()), "{wrong}");
+}
+
+#[test]
+fn a_server_that_logs_nothing_where_others_log_is_a_finding() {
+    let (mut observations, _) = estate(400, false);
+    let server = observations.iter().find_map(|o| o.server.clone().filter(|_| o.act == Act::Execution)).unwrap();
+    let silent = |findings: Vec<Finding>| -> Vec<String> {
+        let kind = FindingKind::SilentServer;
+        findings.into_iter().filter(|finding| finding.kind == kind).map(|finding| finding.name).collect()
+    };
+    assert!(silent(run(observations.clone()).findings).is_empty());
+    observations.retain(|o| o.act != Act::Execution || o.server.as_ref() != Some(&server));
+    assert_eq!(silent(run(observations.clone()).findings), [server]);
+    // Where nobody logs, nothing is expected.
+    observations.retain(|o| o.act != Act::Execution);
+    assert!(silent(run(observations).findings).is_empty());
 }
 
 #[test]

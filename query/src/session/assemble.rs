@@ -133,7 +133,8 @@ fn turns(index: &Index<'_>, texts: &[Option<String>], assembly: &mut Assembly) {
 }
 
 /// Rules whose links hold one call together even where they are nobody's parent.
-const SAME_CALL: &[&str] = &["response", "nested-span", "tool-call-id", "request-state", "traceparent", "client-span"];
+const SAME_CALL: &[&str] =
+    &["response", "nested-span", "tool-call-id", "request-state", "traceparent", "client-span", "frame"];
 
 fn calls(index: &Index<'_>, links: &Links, assembly: &mut Assembly) {
     let judged = |at: usize| links.judgement(at).filter(|judgement| judgement.session.is_some());

@@ -9,16 +9,20 @@
 //! | `source_disagreement` | sources that tell different outcomes or arguments |
 //! | `recorder_gap`, `rejected_records` | what our side could not record or read |
 //! | `contested_key` | an id that was not believed |
+//! | `untrusted_id` | an id that the linker found to name more than one thing: reused, shared, constant |
+//! | `silent_server` | a server that logged none of its calls, where others log theirs |
 //!
 //! Not here: what was never expected (a source that is not part of this session at all).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use threadline_schemas::{Kind, Outcome, Record, SourceKind, display};
+use uuid::Uuid;
 
 use super::assemble::Assembly;
 use super::calls::Observed;
 use crate::closure::Why;
+use crate::judged::Found;
 use crate::line::{content, time_text};
 use crate::links::Contest;
 use crate::model::Gap;
@@ -53,6 +57,7 @@ pub(crate) fn gaps(records: &[Record], assembly: &Assembly, calls: &[Observed], 
     gaps.named.extend(recorder(records));
     gaps.named.extend(rejected(records));
     gaps.named.extend(contested(records, contest));
+    gaps.named.extend(found(records, contest));
     gaps.silent = seen.silent(records, calls);
     gaps
 }
@@ -313,6 +318,56 @@ fn contested(records: &[Record], contest: &Contest) -> Vec<Gap> {
         }
     };
     kinds.into_iter().map(describe).collect()
+}
+
+/// What the linker found beside links, as far as records of this session bear it.
+fn found(records: &[Record], contest: &Contest) -> Vec<Gap> {
+    let all = contest.judged.as_deref().map(|judged| judged.found()).unwrap_or_default();
+    let gap = |found: &Found| {
+        let named: HashSet<Uuid> = found.records.iter().copied().collect();
+        let bears = |record: &&Record| {
+            (found.interval.0..found.interval.1).contains(&record.time_unix_nano)
+                && match found.kind.as_str() {
+                    "silent-server" => record.kind == Kind::Call && record.server_name.as_ref() == Some(&found.name),
+                    "constant-trace" => record.trace_id.as_ref() == Some(&found.name),
+                    "conversation-shared" => record.conversation_id.as_ref() == Some(&found.name),
+                    _ => named.contains(&record.event_id),
+                }
+        };
+        let here: Vec<&Record> = records.iter().filter(bears).collect();
+        if here.is_empty() {
+            return None;
+        }
+        let name = quote(&found.name);
+        let description = match found.kind.as_str() {
+            "silent-server" => format!(
+                "server {name} logged none of its {} calls of that time, though servers log theirs; what it did is known from its callers only",
+                found.count
+            ),
+            "session-reused" => format!(
+                "the MCP session id {name} was opened again, numbers two calls alike or reaches servers that it should not; it joined nothing by itself ({} records)",
+                found.count
+            ),
+            "session-shared" => format!(
+                "the MCP session id {name} is borne by several subjects: replayed, stolen or not random; they were kept apart ({} records)",
+                found.count
+            ),
+            "constant-trace" => format!(
+                "the trace id {name} is sent by several programs or subjects, or without end: a constant; it joined nothing ({} records)",
+                found.count
+            ),
+            "conversation-shared" => format!(
+                "the conversation id {name} is borne by several users: forged or not random; they were kept apart ({} records)",
+                found.count
+            ),
+            kind => format!("{kind}: {name} ({} records)", found.count),
+        };
+        let kind = if found.kind == "silent-server" { "silent_server" } else { "untrusted_id" };
+        Some(Gap { kind: kind.into(), description, event_ids: ids(&here), call_id: None })
+    };
+    let mut gaps: Vec<Gap> = all.iter().filter_map(gap).collect();
+    gaps.truncate(LISTED_MAX);
+    gaps
 }
 
 fn ids(records: &[&Record]) -> Vec<String> {

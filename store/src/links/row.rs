@@ -16,11 +16,12 @@ use uuid::Uuid;
 /// All rows of one `from` that bear the same `known_at` are one opinion; a later opinion supersedes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinkRow {
-    /// The dependent record.
+    /// The dependent record; of a clock or a finding, what names it and its interval.
     pub from: Uuid,
     /// The record it belongs to; absent in an opinion that only places or withdraws.
     pub to: Option<Uuid>,
-    /// `prompt`, `execution`, `result`, `downstream`, `round`, `duplicate_of`, `conversation`; `none` withdraws.
+    /// `prompt`, `execution`, `result`, `downstream`, `round`, `duplicate_of`, `conversation`; `clock` and `finding` are what a run
+    /// learned beside links; `none` withdraws.
     pub relation: String,
     /// Word of the grade: claimed, inferred, ambiguous, ...
     pub grade: String,

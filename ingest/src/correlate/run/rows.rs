@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::super::Placement;
 use super::super::observation::{Act, Observation};
 use super::super::placement::Rule;
-use super::super::windows::Window;
+use super::super::windows::{MARGIN_NANOS, Window};
 use super::Kept;
 
 /// Names of sessions, turns and calls: from the host's conversation where it named one, else from the earliest record.
@@ -154,8 +154,8 @@ fn relation_of(act: Act, rule: Option<Rule>) -> &'static str {
         (_, Some(Rule::RequestState)) => "round",
         (Act::Prompt, _) | (Act::Opening, _) => "conversation",
         (Act::Choice | Act::Answer, _) => "prompt",
-        (Act::Request | Act::Execution, _) => "execution",
-        (Act::Response | Act::Outcome, _) => "result",
+        (Act::Request | Act::Execution | Act::Called, _) => "execution",
+        (Act::Response | Act::Outcome | Act::Returned, _) => "result",
         (Act::Http | Act::Statement, _) => "downstream",
     }
 }
@@ -180,10 +180,18 @@ fn candidates(placement: &Placement) -> Option<String> {
     (!rivals.is_empty()).then(|| serde_json::Value::Array(rivals).to_string())
 }
 
-/// What has to be written: opinions that changed, and withdrawals of those that are gone.
+/// Whether a row about a clock or a finding is of an interval that was cut otherwise: it meets ours in more than a margin.
+fn was_learned_here(row: &LinkRow, window: Window) -> bool {
+    let met = row.interval_to.min(window.to).saturating_sub(row.interval_from.max(window.from));
+    matches!(row.relation.as_str(), "clock" | "finding") && met > MARGIN_NANOS
+}
+
+/// What has to be written: opinions that changed, and withdrawals of those that are gone. `times` are those of all records
+/// that were read.
 pub(super) fn news(
     rows: Vec<LinkRow>,
     standing: &HashMap<Uuid, Vec<&LinkRow>>,
+    times: &HashMap<Uuid, i64>,
     window: Window,
     judge: &Judge,
 ) -> Vec<LinkRow> {
@@ -197,9 +205,15 @@ pub(super) fn news(
     let gone: Vec<LinkRow> = standing
         .iter()
         .filter(|(from, rows)| {
-            let inside =
-                rows.iter().all(|row| row.interval_from >= window.read_from && row.interval_to <= window.read_to);
-            inside && !by_record.contains_key(from) && rows.iter().any(|row| row.relation != "none")
+            let is_ours = match times.get(*from) {
+                Some(time) => (window.from..window.to).contains(time),
+                // Not read at all: it is gone, or the interval that it was judged in is another.
+                None => {
+                    rows.iter().all(|row| row.interval_from >= window.read_from && row.interval_to <= window.read_to)
+                        || (judge.is_final && rows.iter().all(|row| was_learned_here(row, window)))
+                }
+            };
+            is_ours && !by_record.contains_key(from) && rows.iter().any(|row| row.relation != "none")
         })
         .map(|(from, rows)| LinkRow {
             from: *from,
