@@ -135,7 +135,7 @@ fn every_call_is_there(run: &Run, work: &Path, url: &str) {
     for call in &expected {
         let at =
             found.iter().position(|other| other.0 == call.0 && (same_value(&other.1, &call.1) || other.1.is_null()));
-        let at = at.unwrap_or_else(|| panic!("{}: {call:?} is not in {found:?}", run.server_name));
+        let at = at.unwrap_or_else(|| panic!("{}: {call:?} is not in {found:?} of {sessions}", run.server_name));
         found.swap_remove(at);
     }
 }

@@ -21,7 +21,7 @@ pub struct StoreConfig {
     /// Commits between two checkpoints of the table, which save its readers from reading every commit. Default 20.
     pub checkpoint_interval: u64,
     /// Most memory for what is acknowledged and not sealed, the records' own size included; appends wait beyond it, and
-    /// from three quarters of it on sealing does not wait for anything else. Default 96 MiB.
+    /// from three quarters of it on sealing does not wait for anything else. Default 72 MiB.
     pub tail_bytes_max: u64,
     /// How long an append waits for room in the tail before it is refused as overloaded. Default 2,000.
     pub append_wait_max_ms: u64,
@@ -43,7 +43,7 @@ impl Default for StoreConfig {
             seal_age_max_ms: 3_000,
             commit_interval_min_ms: 1_000,
             checkpoint_interval: 20,
-            tail_bytes_max: 96 << 20,
+            tail_bytes_max: 72 << 20,
             append_wait_max_ms: 2_000,
             inbox_poll_ms: 75,
             text_index_bytes_max: 64 << 20,

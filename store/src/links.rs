@@ -242,8 +242,10 @@ pub fn opinions(files: &[Arc<Vec<LinkRow>>], at_us: i64) -> HashMap<Uuid, Vec<&L
     standing
 }
 
+/// A URL has an absolute path; the data directory may be given by another.
 fn location(root: &Path) -> Result<Url, StoreError> {
-    Url::from_directory_path(root).map_err(|()| StoreError::Io {
+    let absolute = std::path::absolute(root).map_err(StoreError::io("name", root))?;
+    Url::from_directory_path(absolute).map_err(|()| StoreError::Io {
         step: "name",
         path: root.to_path_buf(),
         source: std::io::Error::other("the path cannot be a URL"),

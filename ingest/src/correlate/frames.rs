@@ -29,6 +29,8 @@ const TRUST: f64 = 0.8;
 const LEARN_FROM: f64 = 3.0;
 /// Two machines whose clocks are kept in time, and what a call takes from one to the other, seconds.
 const CLOCKS_AGREE: f64 = 0.3;
+/// Two taps of one machine, seconds.
+const CLOCKS_OF_TAPS: f64 = 0.001;
 /// An inner call that is longer than its outer one by more than this is another call, seconds.
 const LONGER: f64 = 0.05;
 
@@ -37,7 +39,7 @@ const NEAR_MAX: usize = 256;
 /// Share of calls that something holds up on their way.
 const HELD_UP: f64 = 0.2;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Side {
     Host,
     Gateway,
@@ -189,6 +191,7 @@ impl<'a> Linker<'a> {
             digests.into_iter().for_each(|digest| by_arguments.entry(digest).or_default().push(at));
         }
         let reach = self.noise.window / 2.0;
+        let mates = self.mates(views);
         let mut pairs = BTreeSet::new();
         for group in by_arguments.values_mut() {
             group.sort_by(|a, b| views[*a].start.total_cmp(&views[*b].start).then(a.cmp(b)));
@@ -199,13 +202,60 @@ impl<'a> Linker<'a> {
                     let (x, y) = (&views[*a], &views[*b]);
                     let tap = x.side == Side::Tap || y.side == Side::Tap;
                     let apart = x.clock != y.clock && (x.connection == NONE || x.connection != y.connection);
-                    if tap && apart && same_tool(x.tool, y.tool) {
+                    if tap && apart && same_tool(x.tool, y.tool) && self.may_be_one(views, &mates, (*a, *b)) {
                         pairs.insert((*a.min(b), *a.max(b)));
                     }
                 }
             }
         }
         pairs.into_iter().collect()
+    }
+
+    /// On which sides each view has another one, of another clock, that bears one of its ids.
+    fn mates(&self, views: &[View<'_>]) -> Vec<HashSet<Side>> {
+        let mut by_id: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (at, view) in views.iter().enumerate() {
+            self.seen(view.at).o.ids.iter().for_each(|id| by_id.entry(id).or_default().push(at));
+        }
+        let mut mates = vec![HashSet::new(); views.len()];
+        for group in by_id.values() {
+            // The first clock of each side and one besides tell for everybody.
+            let mut sides: HashMap<Side, Vec<Name>> = HashMap::new();
+            for at in group {
+                let clocks = sides.entry(views[*at].side).or_default();
+                if clocks.len() < 2 && !clocks.contains(&views[*at].clock) {
+                    clocks.push(views[*at].clock);
+                }
+            }
+            for at in group {
+                let others = sides.iter().filter(|(_, clocks)| clocks.iter().any(|clock| *clock != views[*at].clock));
+                mates[*at].extend(others.map(|(side, _)| *side));
+            }
+        }
+        mates
+    }
+
+    /// Whether nothing speaks against two views being one call. What has its partner on a side by an id has no other there,
+    /// and two calls of which each has a host of its own are two. Of two taps without an id between them one call has to
+    /// lie inside the other: clients that run one script side by side differ in nothing else.
+    fn may_be_one(&self, views: &[View<'_>], mates: &[HashSet<Side>], (a, b): (usize, usize)) -> bool {
+        let (x, y) = (&views[a], &views[b]);
+        let ids = &self.seen(x.at).o.ids;
+        if self.seen(y.at).o.ids.iter().any(|id| ids.contains(id)) {
+            return true;
+        }
+        if mates[a].contains(&y.side) || mates[b].contains(&x.side) {
+            return false;
+        }
+        if x.side != y.side {
+            return true;
+        }
+        let has_host = |at: usize| mates[at].contains(&Side::Host);
+        let inside = |outer: &View<'_>, inner: &View<'_>| {
+            let (Some(long), Some(short)) = (outer.duration, inner.duration) else { return false };
+            outer.start <= inner.start + CLOCKS_OF_TAPS && inner.start + short <= outer.start + long + CLOCKS_OF_TAPS
+        };
+        !(has_host(a) && has_host(b)) && (inside(x, y) || inside(y, x))
     }
 
     /// Which of two clocks' calls are the outer ones, and what usually lies between them. Pairs come back as (outer, inner).
