@@ -115,6 +115,10 @@ fn the_incident_is_the_same_in_every_form_and_by_every_way() {
     assert_eq!((&bundle.1[0], &bundle.0["export"]["reason"]), (&json!("c.auditor"), &json!("case 7")));
     let manifest = ok(Command::new("tar").arg("xOf").arg(&local[5]).arg("threadline-bundle/manifest.json"));
     let digest = ok(Command::new("sh").args(["-c", "printf %s \"$0\" | sha256sum", &manifest]));
+    let stated: Value = serde_json::from_str(&manifest).unwrap();
+    let judged = &shown["completeness"]["links_inferred"];
+    assert_eq!(&stated["completeness"]["links_inferred"], judged, "as the session shows them");
+    assert_ne!(judged, 0);
     assert!(digest.starts_with(bundle.0["export"]["sha256"].as_str().unwrap()), "{digest}");
 
     // Each event leads back to its session, where the pages are known. Who reads is no source that could fall silent.

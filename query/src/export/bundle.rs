@@ -246,12 +246,14 @@ struct Linking {
     spool: Spool,
     graded: Graded,
     ambiguous: Vec<Link>,
+    /// Of grade inferred and weaker, as a session counts them.
+    judged: u64,
 }
 
 impl Linking {
     fn new(spool: Spool) -> Self {
         let graded = Graded { all_in: "links.ndjson", ..Graded::default() };
-        Linking { spool, graded, ambiguous: Vec::new() }
+        Linking { spool, graded, ambiguous: Vec::new(), judged: 0 }
     }
 
     /// The links among `records` that are of the grade, and those that nobody can decide.
@@ -268,6 +270,7 @@ impl Linking {
         for link in inside.chain(found.outside.iter().cloned()).filter(wanted) {
             line(&mut self.spool, &link)?;
             self.graded.add(&link);
+            self.judged += u64::from(link.grade >= Grade::Inferred);
             if link.grade == Grade::Ambiguous && self.ambiguous.len() < AMBIGUOUS_MAX {
                 self.ambiguous.push(link);
             }
@@ -420,8 +423,9 @@ fn finish(
     ocsf: Option<(Version, usize)>,
 ) -> Result<Prepared, QueryError> {
     let Writing { tally, rows, bundle } = writing;
-    let Linking { spool: links, graded, ambiguous } = linking;
-    let (state, statement) = Statement::of(&chosen.completeness);
+    let Linking { spool: links, graded, ambiguous, judged } = linking;
+    let (state, mut statement) = Statement::of(&chosen.completeness);
+    statement.links_inferred = judged;
     let mut report = Spool::new(dir).map_err(QueryError::unwritten)?;
     let page = Report {
         asked: &chosen.asked,

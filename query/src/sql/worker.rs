@@ -87,6 +87,8 @@ pub(super) async fn ask(
         .arg0("threadline")
         .args(&program.arguments)
         .envs(program.environment.iter().map(|(name, value)| (name, value)))
+        // A backtrace would come after the words that say why, and push them out of what is kept.
+        .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
