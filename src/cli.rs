@@ -855,9 +855,10 @@ pub(crate) fn engine(
     Ok(threadline_query::Engine::new(reader, config))
 }
 
-/// Who runs the program, as the environment says.
-pub(crate) fn user() -> Option<String> {
-    ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).filter(|name| !name.is_empty())
+/// Who runs the program, as the environment says; a service has none there, then by number.
+pub(crate) fn user() -> String {
+    let named = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
+    named.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()))
 }
 
 /// The data directory: as given, or `$XDG_DATA_HOME/threadline` (`~/.local/share/threadline`).

@@ -149,11 +149,12 @@ impl Client {
                     .request(method, format!("{base}{target}"))
                     .header(header::CONTENT_TYPE, "application/json")
                     .body(body);
-                // Who reads is recorded there; without a name the token goes alone.
-                request = match (super::user().filter(|name| !name.contains(':')), token) {
-                    (Some(user), token) => request.basic_auth(user, Some(token.as_deref().unwrap_or_default())),
-                    (None, Some(token)) => request.bearer_auth(token),
-                    (None, None) => request,
+                // Who reads is recorded there; a name that the header cannot hold leaves the token alone.
+                let user = super::user();
+                request = match (user.contains(':'), token) {
+                    (false, token) => request.basic_auth(user, Some(token.as_deref().unwrap_or_default())),
+                    (true, Some(token)) => request.bearer_auth(token),
+                    (true, None) => request,
                 };
                 let response = request.send().await.map_err(|error| {
                     let cause = anyhow::Error::new(error.without_url());

@@ -85,7 +85,7 @@ async fn export(mut question: Vec<(&'static str, String)>, arguments: ExportArgu
         question.push(("ocsf_version", arguments.ocsf_version.clone()));
         question.push(("ocsf_text_bytes", arguments.ocsf_text_bytes.to_string()));
     }
-    let by = arguments.by.clone().or_else(super::user);
+    let by = arguments.by.clone().or_else(|| Some(super::user()));
     question.extend(given([("by", by), ("reason", arguments.reason.clone())]));
     let client = Client::open_recording(&arguments.place, arguments.public_url.as_ref())?;
     let bar = if target.is_some() { spinner() } else { ProgressBar::hidden() };
