@@ -282,7 +282,7 @@ pub struct Call {
     /// Bytes of the result that were left out; the record has them all.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub result_cut: u64,
-    /// Weakest link that holds the call's records together.
+    /// Weakest link that holds the call's records together, lines of a server's standard error aside.
     pub grade: Grade,
     /// Round trips on the wire, when there were several: the server asked for input first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -3,7 +3,7 @@
 //! Arguments and result come from the strongest observation: frame, then host transcript, then
 //! telemetry. Of several rounds (`input_required`) the first gives the arguments, the last the result.
 
-use threadline_schemas::{Decision, Kind, Outcome, Record, SourceKind};
+use threadline_schemas::{Decision, Direction, Kind, Outcome, Record, SourceKind};
 
 use super::assemble::{Assembly, CallGroup};
 use super::rounds;
@@ -60,7 +60,10 @@ fn observe(records: &[Record], links: &Links, group: &CallGroup) -> Observed {
     let outcome =
         last(&ends).and_then(|at| records[at].outcome).or((!cancelled.is_empty()).then_some(Outcome::Cancelled));
     let executed_by = executed_by(records, group);
-    let inner = group.records.iter().filter(|at| **at != group.root).filter_map(|at| links.parent_of(*at));
+    // A line beside the protocol says nothing of how sure the call itself is; it has its own grade.
+    let beside = |at: usize| records[at].direction == Some(Direction::ServerStderr);
+    let inner = group.records.iter().filter(|at| **at != group.root && !beside(**at));
+    let inner = inner.filter_map(|at| links.parent_of(*at));
     let grade = inner.filter(|edge| edge.relation != "prompt").map(|edge| edge.grade).max();
     let start = group.records.iter().map(|at| records[*at].time_unix_nano).min().unwrap_or(0);
     let end = answers.iter().map(|at| records[*at].time_unix_nano).max();
