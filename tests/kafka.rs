@@ -213,9 +213,7 @@ fn consumers_are_killed(cluster: &Cluster, topic: &str, control: bool) -> (i64, 
     if !control {
         check_records(&serve.url, topic, total);
         check_dead_letters(&serve.url, cluster, &dead, total);
-        let positions: Vec<Option<i64>> = cluster.committed(&format!("g-{topic}"), topic, PARTITIONS);
-        let ends = (0..PARTITIONS).map(|partition| (0..total).filter(|n| message_partition(*n) == partition).count());
-        assert_eq!(positions, ends.map(|end| Some(end as i64)).collect::<Vec<_>>());
+        assert_committed(cluster, topic, total);
         check_sources(&serve, topic, total);
     }
     serve.stop();
@@ -224,6 +222,13 @@ fn consumers_are_killed(cluster: &Cluster, topic: &str, control: bool) -> (i64, 
 
 fn message_partition(number: i64) -> i32 {
     i32::try_from(number % i64::from(PARTITIONS)).unwrap()
+}
+
+/// The group is where the first `total` messages end.
+fn assert_committed(cluster: &Cluster, topic: &str, total: i64) {
+    let end = |partition| (0..total).filter(|number| message_partition(*number) == partition).count() as i64;
+    let ends: Vec<_> = (0..PARTITIONS).map(|partition| Some(end(partition))).collect();
+    assert_eq!(cluster.committed(&format!("g-{topic}"), topic, PARTITIONS), ends);
 }
 
 /// Every record is the message of its offset, under the id of its place.
@@ -367,9 +372,7 @@ fn the_group_has_every_position_though_members_come_and_go() {
     for member in members {
         member.stop();
     }
-    let positions = cluster.committed("g-members", "members", PARTITIONS);
-    let ends = (0..PARTITIONS).map(|_| Some(rounds * each / i64::from(PARTITIONS)));
-    assert_eq!(positions, ends.collect::<Vec<_>>());
+    assert_committed(cluster, "members", rounds * each);
     serve.stop();
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::cluster::{Cluster, shared};
-use super::{Consumer, PARTITIONS, configuration, is_poison, message, message_partition, number, stored};
+use super::{Consumer, PARTITIONS, assert_committed, configuration, is_poison, message, number, stored};
 use crate::kafka::awaited;
 use crate::support::{Serve, run, skip, threadline};
 
@@ -26,12 +26,6 @@ fn buried(cluster: &Cluster, dead: &str) -> BTreeSet<i64> {
         part("threadline.offset") * i64::from(PARTITIONS) + part("threadline.partition")
     };
     cluster.messages(dead, 1).iter().map(of).collect()
-}
-
-fn assert_committed(cluster: &Cluster, topic: &str) {
-    let end = |partition| (0..MESSAGES).filter(|n| message_partition(*n) == partition).count() as i64;
-    let ends: Vec<_> = (0..PARTITIONS).map(|partition| Some(end(partition))).collect();
-    assert_eq!(cluster.committed(&format!("g-{topic}"), topic, PARTITIONS), ends);
 }
 
 #[test]
@@ -118,7 +112,7 @@ fn to_a_server_elsewhere_every_message_arrives_once() {
                   where collector = 'api' and kind in ('log', 'rejected')";
     assert_eq!(number(&serve.url, places), MESSAGES);
     assert_eq!(buried(cluster, "sends-dead"), poison());
-    assert_committed(cluster, "sends");
+    assert_committed(cluster, "sends", MESSAGES);
     serve.stop();
 }
 
@@ -163,7 +157,7 @@ fn on_a_full_disk_messages_wait_in_their_topic() {
     awaited("every message", || (records() == Some(MESSAGES)).then_some(()));
     let said = consumer.stop();
     assert!(said.contains(&format!("{MESSAGES} messages")), "{said}");
-    assert_committed(cluster, "fills");
+    assert_committed(cluster, "fills", MESSAGES);
     drop(mounted);
 }
 
