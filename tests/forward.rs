@@ -192,6 +192,12 @@ fn a_trial_shows_every_kind_and_sends_one_sample() {
     let count = |verdict: &str| rows.iter().filter(|row| row["verdict"] == verdict).count();
     assert_eq!(count("delivered"), 4);
     assert_eq!(count("ok"), rows.len() - 4);
+    // Nobody takes what was sent for evidence.
+    for file in std::fs::read_dir(work.path().join("out")).unwrap() {
+        let sent = ndjson(&std::fs::read_to_string(file.unwrap().path()).unwrap());
+        assert!(sent[0]["metadata"]["labels"].as_array().unwrap().contains(&"threadline.test".into()), "{}", sent[0]);
+        assert!(sent[0]["metadata"]["uid"].as_str().unwrap().starts_with("threadline-test-"), "{}", sent[0]);
+    }
     // What a sink needs and has not is found before anything is sent.
     std::fs::write(work.path().join("empty.pem"), "no certificate\n").unwrap();
     for (own, reason) in [

@@ -36,6 +36,7 @@ pub(super) struct Renderer {
     tenants: Vec<String>,
     check_every: u64,
     rendered: u64,
+    is_test: bool,
 }
 
 impl Renderer {
@@ -50,7 +51,13 @@ impl Renderer {
             tenants: common.tenants.clone(),
             check_every: common.check_every,
             rendered: 0,
+            is_test: false,
         }
+    }
+
+    /// One whose events are marked as samples ([`ocsf::TEST_LABEL`]).
+    pub(super) fn of_samples(common: &Common, base_url: Option<String>) -> Renderer {
+        Renderer { is_test: true, ..Renderer::new(common, base_url) }
     }
 
     /// The event of what is told.
@@ -59,7 +66,7 @@ impl Renderer {
             return Rendered::Filtered;
         }
         let record = &told.record;
-        let occurrence = Occurrence { request: told.request.as_ref(), ..Occurrence::of(record) };
+        let occurrence = Occurrence { request: told.request.as_ref(), is_test: self.is_test, ..Occurrence::of(record) };
         let mut value = ocsf::event(occurrence, &self.policy, self.version);
         if value["severity_id"].as_i64().unwrap_or(0) < self.severity_min {
             return Rendered::Filtered;
@@ -72,7 +79,7 @@ impl Renderer {
         let number = |name: &str| value[name].as_i64().unwrap_or(0);
         let named = |path: &str| value.pointer(path).and_then(|text| text.as_str()).unwrap_or_default().to_string();
         let event = Box::new(Event {
-            uid: record.event_id.to_string(),
+            uid: named("/metadata/uid"),
             time_ms: number("time"),
             class_uid: number("class_uid"),
             severity_id: number("severity_id"),

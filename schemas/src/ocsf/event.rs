@@ -25,6 +25,12 @@ pub(super) mod fields;
 /// Longest name, id or label in an event, bytes.
 pub const NAME_BYTES_MAX: usize = 512;
 
+/// `metadata.labels` of a sample, and the name of `unmapped` that is true there.
+pub const TEST_LABEL: &str = "threadline.test";
+/// How `metadata.uid` of a sample begins; the id of a record is a UUID and never does.
+pub const TEST_UID: &str = "threadline-test-";
+const TEST_MESSAGE: &str = "Sample event of `threadline forward test`: nothing happened, nothing is recorded.";
+
 /// One thing that happened, as one event tells it.
 #[derive(Debug, Clone, Copy)]
 pub struct Occurrence<'a> {
@@ -36,12 +42,14 @@ pub struct Occurrence<'a> {
     pub chain: Option<&'a str>,
     /// The session it belongs to, as correlation found it; the record's own when `None`.
     pub session: Option<&'a str>,
+    /// Nothing happened: a sample that tries a receiver, marked so that whoever gets it can drop it.
+    pub is_test: bool,
 }
 
 impl<'a> Occurrence<'a> {
     /// A record by itself.
     pub fn of(record: &'a Record) -> Self {
-        Occurrence { record, request: None, chain: None, session: None }
+        Occurrence { record, request: None, chain: None, session: None, is_test: false }
     }
 }
 
@@ -197,7 +205,7 @@ impl Context<'_> {
     fn metadata(&self, row: &Row, set: &mut impl FnMut(&str, Value)) {
         let record = self.record;
         set("metadata.version", Version::NEWEST.as_str().into());
-        set("metadata.uid", record.event_id.to_string().into());
+        set("metadata.uid", self.uid().into());
         set("metadata.correlation_uid", self.chain().into());
         if !record.delivery_key.is_empty() {
             set("metadata.original_event_uid", self.name(&record.delivery_key).into());
@@ -217,8 +225,13 @@ impl Context<'_> {
         // The order in which records became durable: the same in every delivery and export.
         let offset = record.log_position.as_deref().and_then(|at| at.rsplit_once('/')?.1.parse::<i64>().ok());
         offset.into_iter().for_each(|offset| set("metadata.sequence", offset.into()));
-        if record.redactions.is_some() {
-            set("metadata.labels", json!(["redacted"]));
+        let labels = [record.redactions.as_ref().map(|_| "redacted"), self.occurrence.is_test.then_some(TEST_LABEL)];
+        let labels: Vec<&str> = labels.into_iter().flatten().collect();
+        if !labels.is_empty() {
+            set("metadata.labels", labels.into());
+        }
+        if self.occurrence.is_test {
+            set("message", TEST_MESSAGE.into());
         }
     }
 
@@ -342,6 +355,7 @@ impl Context<'_> {
             value.into_iter().for_each(|value| drop(flat.insert(name.into(), value)));
         };
         let text = |value: &Option<String>| value.as_deref().map(|value| Value::from(self.name(value)));
+        put(TEST_LABEL, self.occurrence.is_test.then_some(true.into()));
         put("threadline.kind", Some(record.kind.as_str().into()));
         put("threadline.source_kind", Some(record.source_kind.as_str().into()));
         put("threadline.session_key", Some(self.name(&record.session_key).into()));
@@ -398,9 +412,12 @@ impl Context<'_> {
         self.classify(mapping::API, Activity::Other("Record"), &mut set);
         set("severity_id", 1.into());
         set("metadata.version", version.as_str().into());
-        set("metadata.uid", self.record.event_id.to_string().into());
+        set("metadata.uid", self.uid().into());
         set("metadata.correlation_uid", self.chain().into());
         set("metadata.product", json!({"name": "threadline", "vendor_name": "threadline"}));
+        if self.occurrence.is_test {
+            set("message", TEST_MESSAGE.into());
+        }
         set("actor.session.uid", self.session().into());
         set("api.operation", row.code.into());
         set("src_endpoint.svc_name", self.name(&self.record.source_name).into());
@@ -417,6 +434,11 @@ impl Context<'_> {
         let duration = self.record.duration_nano? / 1_000_000;
         let is_plausible = duration >= 0 && plausible(self.time_ms().checked_sub(duration)?).is_some();
         is_plausible.then_some(duration)
+    }
+
+    /// The id of the event.
+    fn uid(&self) -> String {
+        format!("{}{}", if self.occurrence.is_test { TEST_UID } else { "" }, self.record.event_id)
     }
 
     fn chain(&self) -> String {

@@ -184,7 +184,7 @@ mod tests {
             records.push(record);
         }
         let of = |record: &Record, version| {
-            let occurrence = Occurrence { request: Some(record), ..Occurrence::of(record) };
+            let occurrence = Occurrence { request: Some(record), is_test: true, ..Occurrence::of(record) };
             let whole = event(occurrence, &policy, version);
             let cut = crate::ocsf::shortened(whole.clone(), 500, version);
             [(whole, version), (cut, version)]
