@@ -218,7 +218,11 @@ impl Context<'_> {
         set("metadata.log_name", "records".into());
         set("metadata.tenant_uid", self.name(&record.tenant).into());
         set("metadata.logged_time", plausible(record.observed_time_unix_us / 1000).unwrap_or(self.time_ms()).into());
-        set("metadata.loggers", json!([{"name": self.name(&record.source_name), "log_name": record.decoder}]));
+        let provider = self.name(&record.source_name);
+        if !provider.is_empty() {
+            set("metadata.log_provider", provider.clone().into());
+        }
+        set("metadata.loggers", json!([{"name": provider, "log_name": record.decoder}]));
         if !row.profiles.is_empty() {
             set("metadata.profiles", row.profiles.into());
         }
@@ -292,17 +296,18 @@ impl Context<'_> {
 
     fn actors(&self, role: Role, set: &mut impl FnMut(&str, Value)) {
         let record = self.record;
-        let client = record.agent_name.as_deref().or(record.client_name.as_deref());
-        let client = client.or((record.source_kind == SourceKind::Host).then_some(record.source_name.as_str()));
+        let agent = self.agent();
         let server = record.server_name.as_deref();
         let server = server.or((record.source_kind == SourceKind::Server).then_some(record.source_name.as_str()));
-        let (acting, other) = if role == Role::Tool { (server, client) } else { (client, server) };
-        let source = Some(record.source_name.as_str()).filter(|name| !name.is_empty());
-        let acting_name = self.name(acting.or(source).unwrap_or("unknown"));
-        set("actor.app_name", acting_name.clone().into());
-        if let Some(source) = source {
-            set("actor.app_uid", self.name(source).into());
+        let (acting, other) = if role == Role::Tool { (server, agent) } else { (agent, server) };
+        let acting = acting.map(|name| self.name(name)).filter(|name| !name.is_empty());
+        if let Some(acting) = &acting {
+            set("actor.app_name", acting.as_str().into());
         }
+        if let Some(uid) = fields::agent_uid(self).filter(|_| role != Role::Tool) {
+            set("actor.app_uid", uid);
+        }
+        let acting_name = acting.unwrap_or_else(|| "unknown".into());
         set("actor.session.uid", self.session().into());
         if let Some(user) = fields::user(self) {
             set("actor.user", user);
@@ -318,6 +323,15 @@ impl Context<'_> {
             Some(server) => set("message_context.service.name", self.name(server).into()),
             None => set("message_context.application.name", acting_name.into()),
         }
+    }
+
+    /// The agent or host program; where the record says nothing of it and a host wrote it, that one. Who recorded it is in
+    /// `metadata.log_provider`, and no actor.
+    pub(super) fn agent(&self) -> Option<&str> {
+        let record = self.record;
+        let told = record.agent_name.as_deref().or(record.client_name.as_deref());
+        let host = (record.source_kind == SourceKind::Host).then_some(record.source_name.as_str());
+        told.or(host).filter(|name| !name.is_empty())
     }
 
     /// The profile `security_control`: what was decided, by whom.

@@ -179,6 +179,10 @@ mod tests {
                 other.definition_digest = Some("ab".repeat(32));
                 other.redactions = Some("1".into());
                 other.log_position = Some("0/123".into());
+                let told = other.attributes.as_deref().and_then(|text| serde_json::from_str(text).ok());
+                let mut told = told.unwrap_or_else(|| Value::Object(Default::default()));
+                told["gen_ai.agent.id"] = "agent-77".into();
+                other.attributes = Some(told.to_string());
                 records.push(other);
             }
             records.push(record);

@@ -226,11 +226,16 @@ pub(crate) fn auth_activity(record: &Record) -> i64 {
     }
 }
 
+/// The agent or host program, as the application whose life the event tells.
 pub(crate) fn agent_product(context: &Context<'_>) -> Option<Value> {
-    let record = context.record;
-    let name = record.agent_name.as_deref().unwrap_or(&record.source_name);
-    let name = if name.is_empty() { "unknown".into() } else { context.name(name) };
-    Some(json!({"name": name, "uid": context.name(&record.source_name)}))
+    let mut product = json!({"name": context.name(context.agent().unwrap_or("unknown"))});
+    agent_uid(context).into_iter().for_each(|uid| product["uid"] = uid);
+    Some(product)
+}
+
+/// The agent's own id, where the source gives one.
+pub(crate) fn agent_uid(context: &Context<'_>) -> Option<Value> {
+    text_attribute(context, &["gen_ai.agent.id"]).map(Value::from)
 }
 
 /// The method of a request to a system behind a server: from the attributes, else from its name (`GET /orders`).
