@@ -169,7 +169,8 @@ impl Client {
         };
         if !download.status.is_success() {
             let status = download.status.as_u16();
-            return Err(problem(status, &download.bytes().await?).into());
+            let is_remote = matches!(self, Client::Remote { .. });
+            return Err(problem(status, is_remote, &download.bytes().await?).into());
         }
         Ok(download)
     }
@@ -215,13 +216,14 @@ impl Download {
     }
 }
 
-/// What an RFC 9457 problem says, in one line.
-fn problem(status: u16, bytes: &[u8]) -> Refused {
+/// What an RFC 9457 problem says, in one line; a status of HTTP only where HTTP was spoken.
+fn problem(status: u16, is_remote: bool, bytes: &[u8]) -> Refused {
     let problem: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let title = problem["title"].as_str().unwrap_or("the request failed");
+    let code = if is_remote { format!(" ({status})") } else { String::new() };
     let text = match problem["detail"].as_str() {
-        Some(detail) => format!("{title} ({status}): {detail}"),
-        None => format!("{title} ({status})"),
+        Some(detail) => format!("{title}{code}: {detail}"),
+        None => format!("{title}{code}"),
     };
     Refused { status, kind: problem["type"].as_str().unwrap_or_default().into(), text }
 }

@@ -198,7 +198,8 @@ impl Engine {
         if !access {
             without_access(&snapshot, &mut rows).await?;
             // How many there are is not said: it would differ from one export to the next.
-            let note = "records of who read this store are not part of it; access=true brings them";
+            let note =
+                "records of who read this store are not part of it; `--access` (`access=true` over HTTP) brings them";
             completeness.notes.push(note.into());
         }
         let what = if q.is_some() { "query" } else { "range" };

@@ -226,7 +226,8 @@ async fn every_export_leaves_a_record_or_says_why_not() {
         assert_eq!(differing, ["custody.json"], "sealed: {sealed}");
         let (range, _) = fixture.bytes(&ExportQuestion::default()).await;
         assert_eq!(range.records, 9);
-        let left_out = "records of who read this store are not part of it; access=true brings them";
+        let left_out =
+            "records of who read this store are not part of it; `--access` (`access=true` over HTTP) brings them";
         assert_eq!(range.completeness.notes, [left_out]);
         let all = ExportQuestion { access: Some(true), ..ExportQuestion::default() };
         assert_eq!(fixture.bytes(&all).await.0.records, 11);
