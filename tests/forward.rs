@@ -280,6 +280,98 @@ fn a_dead_receiver_holds_up_neither_ingest_nor_other_sinks_and_is_caught_up_with
     }
 }
 
+/// What went wrong is known when nobody forwards any more, and dead letters are counted and do not flood the log.
+#[test]
+fn status_keeps_what_went_wrong_and_a_replay_of_nothing_changes_it_not() {
+    let work = tempfile::tempdir().unwrap();
+    let data = work.path().join("data");
+    import(&data, &repository("tests/captures/pysdk-memory-stdio"));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Takes everything, and refuses it.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || refuse(stream));
+        }
+    });
+    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    std::fs::write(work.path().join("key"), "c2VjcmV0IG9mIHRoZSB0ZXN0LCBsb25nIGVub3VnaA==\n").unwrap();
+    let common = "secret = { file = \"key\" }\nallow_private = true\nresult_wait_s = 0\nretry_max_s = 1\n";
+    let text = format!(
+        "[[sink]]\nname = \"lines\"\ntype = \"file\"\npath = \"out\"\nresult_wait_s = 0\n\
+         [[sink]]\nname = \"refuses\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:{port}/\"\n{common}\
+         [[sink]]\nname = \"away\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:{away}/\"\n{common}"
+    );
+    let config = configured(work.path(), &text);
+    let mut command = threadline();
+    command.args(["forward", "run", "--config"]).arg(&config).arg("--data").arg(&data);
+    let mut forwarder =
+        Stopped(command.stderr(std::fs::File::create(work.path().join("log")).unwrap()).spawn().unwrap());
+    let status = |name: &str| {
+        let all = json(threadline().args(["forward", "status", "--format", "json", "--data"]).arg(&data));
+        all["data"].as_array().unwrap().iter().find(|sink| sink["name"] == name).cloned().unwrap_or_default()
+    };
+    let until = |name: &str, reached: &dyn Fn(&Value) -> bool| {
+        (0..600).map(|_| status(name)).find(|sink| reached(sink)).unwrap_or_else(|| panic!("{name}: {}", status(name)))
+    };
+    until("lines", &|sink| sink["lag_rows"] == 0 && sink["sent"].as_u64() > Some(0));
+    until("away", &|sink| sink["state"] == "retrying");
+    let refuses = until("refuses", &|sink| sink["lag_rows"] == 0);
+    let pid = rustix::process::Pid::from_child(&forwarder.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(forwarder.0.wait().unwrap().success());
+
+    let away = status("away");
+    assert_eq!(away["state"], "not running");
+    assert!(away["reason"].is_string() && away["last_error"]["reason"] == away["reason"], "{away}");
+    let letters = refuses["dead_letters"].as_u64().unwrap();
+    assert!(letters > 20 && status("refuses")["rejected"] == letters, "{refuses}");
+    let log = std::fs::read_to_string(work.path().join("log")).unwrap();
+    assert!(log.lines().filter(|line| line.contains("dead letters now")).count() <= 2, "{log}");
+
+    let before = status("lines");
+    let replay = |what: &[&str]| {
+        let mut command = threadline();
+        run(command
+            .args(["forward", "replay", "--sink", "lines", "--config"])
+            .arg(&config)
+            .arg("--data")
+            .arg(&data)
+            .args(what))
+    };
+    assert!(replay(&["--dead-letters"]).status.success());
+    assert!(before["last_delivery"].is_string());
+    assert_eq!(status("lines")["last_delivery"], before["last_delivery"]);
+    let beyond = replay(&["--from-version", "999"]);
+    let said = String::from_utf8_lossy(&beyond.stderr);
+    let newest = before["version"].as_i64().unwrap();
+    assert!(!beyond.status.success() && said.contains("no version 999; its newest is "), "{said} {newest}");
+    // An error of our own is none of HTTP.
+    let wrong = run(threadline().args(["export", "range", "--from", "yesterday", "--data"]).arg(&data));
+    let said = String::from_utf8_lossy(&wrong.stderr);
+    assert!(!wrong.status.success() && !said.contains("(400)"), "{said}");
+}
+
+/// Reads requests and answers each with 400.
+fn refuse(mut stream: std::net::TcpStream) {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    loop {
+        let (mut line, mut length) = (String::new(), 0);
+        while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+            let lower = line.to_ascii_lowercase();
+            length = lower.strip_prefix("content-length:").map_or(length, |text| text.trim().parse().unwrap());
+            line.clear();
+        }
+        if line.is_empty() || reader.read_exact(&mut vec![0; length]).is_err() {
+            return;
+        }
+        if stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").is_err() {
+            return;
+        }
+    }
+}
+
 /// Killed when dropped.
 struct Stopped(std::process::Child);
 

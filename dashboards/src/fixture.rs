@@ -637,6 +637,7 @@ impl Answers for Fixture {
             state: state.into(),
             reason: reason.map(String::from),
             last_delivery: Some("2026-11-20T11:00:00Z".into()),
+            last_error: None,
             lag_rows: 1_204,
             lag_is_more: false,
             lag_s: 92,

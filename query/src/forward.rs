@@ -49,7 +49,7 @@ pub use self::config::{Config, ConfigError};
 pub use self::event::Event;
 pub use self::position::Position;
 pub use self::state::{ReplayRequest, request_replay};
-pub use self::status::{SinkStatus, statuses};
+pub use self::status::{SinkStatus, newest_version, statuses};
 pub use self::trial::{Trial, trial};
 pub use self::worker::Worker;
 
@@ -91,6 +91,22 @@ pub enum ForwardError {
         sink: String,
         /// What is missing.
         reason: String,
+    },
+    /// A replay of versions that there are not.
+    #[error("the table has no version {asked}; its newest is {newest}")]
+    NoSuchVersion {
+        /// First version that was asked for.
+        asked: i64,
+        /// The newest one; -1 while there is none.
+        newest: i64,
+    },
+    /// A replay that ends before it begins.
+    #[error("a replay from version {from} to version {to} ends before it begins")]
+    EmptyReplay {
+        /// First version.
+        from: i64,
+        /// Last version.
+        to: i64,
     },
     /// Dead letters have reached their bound.
     #[error(

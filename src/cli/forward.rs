@@ -110,6 +110,7 @@ async fn replay(arguments: ForwardReplayArguments) -> anyhow::Result<ExitCode> {
         (None, _) => ReplayRequest::DeadLetters,
         (Some(from), to) => ReplayRequest::Versions { from, to: to.unwrap_or(i64::MAX) },
     };
+    request.check(&data)?;
     let (_shutdown, until) = watch::channel(false);
     match Worker::start(Commits::open(&data)?, sink, config.base_url, until) {
         Ok(worker) => {

@@ -2,7 +2,7 @@
 //!
 //! | file | holds | written |
 //! | --- | --- | --- |
-//! | `cursor.json` | how far everything is delivered and settled, and counts | atomically and synced, after an acknowledgement |
+//! | `cursor.json` | how far everything is delivered and settled, counts, last delivery and last error | atomically and synced, after an acknowledgement |
 //! | `dead.jsonl` | events that were refused or are not valid: id, reason, where the records are | appended and synced |
 //! | `status.json` | what the sink is doing | atomically, when that changes and once a second |
 //! | `replay.json` | what somebody asked to be sent again | atomically, removed when done |
@@ -28,7 +28,7 @@ use super::event::Event;
 use super::position::Position;
 
 /// How far a sink has come, and what it counted since its beginning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Cursor {
     /// Every event before it is delivered or a dead letter.
     pub delivered: Position,
@@ -36,6 +36,21 @@ pub(super) struct Cursor {
     pub settled: Position,
     /// What was counted.
     pub counts: Counts,
+    /// When the receiver last acknowledged something, RFC 3339.
+    #[serde(default)]
+    pub last_delivery: Option<String>,
+    /// What went wrong last, by whichever process; kept when it is over.
+    #[serde(default)]
+    pub last_error: Option<LastError>,
+}
+
+/// What went wrong last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastError {
+    /// What; holds no content.
+    pub reason: String,
+    /// When, RFC 3339.
+    pub at: String,
 }
 
 /// Counted since the sink's beginning.
@@ -66,8 +81,6 @@ pub(super) struct Doing {
     pub reason: Option<String>,
     /// When this was written, RFC 3339.
     pub at: String,
-    /// When the receiver last acknowledged something.
-    pub last_delivery: Option<String>,
     /// Type of the sink.
     pub kind: String,
     /// OCSF version of its events.
@@ -124,6 +137,20 @@ pub enum ReplayRequest {
     },
 }
 
+impl ReplayRequest {
+    /// # Errors
+    /// When it asks for versions that the table does not have.
+    pub fn check(&self, data: &Path) -> Result<(), ForwardError> {
+        let ReplayRequest::Versions { from, to } = *self else { return Ok(()) };
+        let newest = super::status::newest_version(data);
+        match () {
+            () if to < from => Err(ForwardError::EmptyReplay { from, to }),
+            () if from > newest || from < 0 => Err(ForwardError::NoSuchVersion { asked: from, newest }),
+            () => Ok(()),
+        }
+    }
+}
+
 /// The folder of one sink, held by this process.
 #[derive(Debug)]
 pub(super) struct State {
@@ -148,15 +175,30 @@ impl State {
         let dir = folder(data, sink);
         durable::create_dirs(&dir)?;
         let lock = try_lock(&dir.join("lock"))?.ok_or_else(|| ForwardError::Busy { sink: sink.into() })?;
-        let cursor = match read_json(&dir.join("cursor.json"))? {
+        let mut cursor: Cursor = match read_json(&dir.join("cursor.json"))? {
             Some(cursor) => cursor,
             None => {
-                let cursor = Cursor { delivered: first, settled: first, counts: Counts::default() };
+                let cursor = Cursor {
+                    delivered: first,
+                    settled: first,
+                    counts: Counts::default(),
+                    last_delivery: None,
+                    last_error: None,
+                };
                 write_json(&dir.join("cursor.json"), &cursor)?;
                 cursor
             }
         };
         let dead = Lines::open(&dir.join("dead.jsonl"))?;
+        // A crash between a dead letter and the cursor leaves letters that were not counted.
+        let (mut rejected, mut kept) = (0, 0);
+        each_line(&dir, |line| {
+            let is_rejected = letter(&dir, line)?.line.why == "rejected";
+            *if is_rejected { &mut rejected } else { &mut kept } += 1;
+            Ok(())
+        })?;
+        cursor.counts.rejected = cursor.counts.rejected.max(rejected);
+        cursor.counts.quarantined = cursor.counts.quarantined.max(kept);
         Ok(State { dir, sink: sink.into(), dead, dead_bytes_max, cursor, is_reburying: false, _lock: lock })
     }
 
@@ -306,4 +348,35 @@ pub(super) fn batch_id<'e>(uids: impl Iterator<Item = &'e str>) -> Uuid {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
     Uuid::new_v8(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::testing::event;
+
+    #[test]
+    fn a_sink_that_is_opened_again_knows_its_dead_letters_and_its_last_error() {
+        let data = tempfile::tempdir().unwrap();
+        let open = || State::open(data.path(), "a", 1 << 20, Position::before(0)).unwrap();
+        let mut state = open();
+        let error = LastError { reason: "503".into(), at: "2026-11-20T10:00:00.000Z".into() };
+        state.cursor.last_error = Some(error.clone());
+        state.cursor.last_delivery = Some("2026-11-20T09:00:00.000Z".into());
+        state.save().unwrap();
+        // The process dies before the cursor is saved.
+        for (n, why) in [(1, "rejected"), (2, "rejected"), (3, "invalid")] {
+            state.bury(&event(n), why, "mapper_parsing_exception").unwrap();
+        }
+        drop(state);
+        let cursor = open().cursor.clone();
+        assert_eq!((cursor.counts.rejected, cursor.counts.quarantined), (2, 1));
+        assert_eq!((cursor.last_error, cursor.last_delivery.is_some()), (Some(error), true));
+    }
+
+    #[test]
+    fn a_cursor_of_before_is_read() {
+        let old = r#"{"delivered":{"version":1,"file":null,"row":0},"settled":{"version":1,"file":null,"row":0},"counts":{}}"#;
+        assert_eq!(serde_json::from_str::<Cursor>(old).unwrap().last_error, None);
+    }
 }

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::ForwardError;
 use super::pages::Pages;
 use super::position::Position;
-pub use super::state::{Counts, DeadLetterLine};
+pub use super::state::{Counts, DeadLetterLine, LastError};
 use super::state::{Cursor, Doing, folder, newest_dead_letters, read_json};
 use crate::engine::{Engine, answer, completeness};
 use crate::error::QueryError;
@@ -37,6 +37,8 @@ pub struct SinkStatus {
     pub reason: Option<String>,
     /// When the receiver last acknowledged something, RFC 3339.
     pub last_delivery: Option<String>,
+    /// What went wrong last, also when it is over.
+    pub last_error: Option<LastError>,
     /// Committed records that are not delivered yet.
     pub lag_rows: u64,
     /// Whether there are more than counted.
@@ -85,7 +87,8 @@ impl Engine {
 
 async fn status(commits: &Commits, data: &Path, name: String) -> Result<Option<SinkStatus>, ForwardError> {
     let dir = folder(data, &name);
-    let Some(Cursor { delivered, counts, .. }) = read_json(&dir.join("cursor.json"))? else { return Ok(None) };
+    let Some(cursor) = read_json(&dir.join("cursor.json"))? else { return Ok(None) };
+    let Cursor { delivered, counts, last_delivery, last_error, .. } = cursor;
     let doing: Doing = read_json(&dir.join("status.json"))?.unwrap_or_default();
     let (dead_letters, newest_dead_letters) = newest_dead_letters(&dir, DEAD_LETTERS_SHOWN)?;
     let lag = lag(commits, delivered).await?;
@@ -95,13 +98,17 @@ async fn status(commits: &Commits, data: &Path, name: String) -> Result<Option<S
         _ if is_over || !is_alive(doing.pid) => "not running",
         state => state,
     };
+    // Nobody forwards and nothing was delivered since: that is why.
+    let unresolved = last_error.as_ref().filter(|error| last_delivery.as_ref().is_none_or(|at| *at < error.at));
+    let unresolved = unresolved.filter(|_| state == "not running").map(|error| error.reason.clone());
     Ok(Some(SinkStatus {
         state: state.into(),
         name,
         kind: doing.kind,
         ocsf_version: doing.ocsf_version,
-        reason: doing.reason,
-        last_delivery: doing.last_delivery,
+        reason: doing.reason.or(unresolved),
+        last_delivery,
+        last_error,
         lag_rows: lag.rows,
         lag_is_more: lag.is_more,
         lag_s: lag.oldest_ms.map_or(0, |ms| (chrono::Utc::now().timestamp_millis() - ms).max(0) / 1000),
@@ -147,7 +154,7 @@ fn is_alive(pid: u32) -> bool {
 }
 
 /// The newest version of the table; -1 while there is none.
-pub(super) fn newest_version(data: &Path) -> i64 {
+pub fn newest_version(data: &Path) -> i64 {
     let Ok(entries) = std::fs::read_dir(data.join("records/_delta_log")) else { return -1 };
     let version = |name: String| name.strip_suffix(".json")?.parse::<i64>().ok();
     entries.flatten().filter_map(|entry| version(entry.file_name().into_string().ok()?)).max().unwrap_or(-1)

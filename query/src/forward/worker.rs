@@ -30,12 +30,15 @@ use super::pairs::{Pairs, Told};
 use super::position::{Place, Position};
 use super::render::{Rendered, Renderer};
 use super::sinks::{Outcome, Sink, SinkError};
-use super::state::{DeadLetter, Doing, ReplayRequest, State};
+use super::state::{DeadLetter, Doing, LastError, ReplayRequest, State};
 
 /// How often the table is looked at for a new commit.
 const POLL: Duration = Duration::from_millis(300);
 /// How often the status is written while nothing changes.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How often our log tells of dead letters.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+const DEAD_LETTERS_TOLD: &str = "events were refused or are not valid, and are dead letters now";
 /// Dead letters that are sent again before the file is written anew.
 const DEAD_LETTERS_PART: usize = 500;
 
@@ -49,6 +52,7 @@ pub struct Worker {
     backoff: Backoff,
     doing: Doing,
     told_at: Option<Instant>,
+    refusals: Refusals,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -68,6 +72,25 @@ struct Batch {
 /// The sink was told to stop.
 struct Stopped;
 
+/// Dead letters that our log does not name yet.
+#[derive(Debug, Default)]
+struct Refusals {
+    untold: u64,
+    told_at: Option<Instant>,
+}
+
+impl Refusals {
+    /// One more; how many to tell of now.
+    fn note(&mut self, now: Instant) -> Option<u64> {
+        self.untold += 1;
+        let is_due = self.told_at.is_none_or(|at| now.duration_since(at) >= WARN_EVERY);
+        is_due.then(|| {
+            self.told_at = Some(now);
+            std::mem::take(&mut self.untold)
+        })
+    }
+}
+
 impl Worker {
     /// Takes the sink's folder and makes its receiver ready.
     ///
@@ -85,18 +108,25 @@ impl Worker {
             Start::Now => Position::before(super::status::newest_version(&data) + 1),
         };
         let state = State::open(&data, &config.name, config.common.dead_letter_bytes_max, first)?;
-        let sink = config.destination.open(&config);
-        let sink = sink.map_err(|reason| ForwardError::Sink { sink: config.name.clone(), reason })?;
-        let doing = Doing {
+        let mut doing = Doing {
             state: "idle".into(),
             kind: config.destination.type_name().into(),
             ocsf_version: config.common.ocsf_version.as_str().into(),
             pid: std::process::id(),
             ..Doing::default()
         };
+        let sink = match config.destination.open(&config) {
+            Ok(sink) => sink,
+            Err(reason) => {
+                (doing.state, doing.reason, doing.at) = ("stopped".into(), Some(reason.clone()), now());
+                state.tell(&doing)?;
+                return Err(ForwardError::Sink { sink: config.name.clone(), reason });
+            }
+        };
         let backoff = Backoff::new(Duration::from_secs(config.common.retry_max_s));
         let renderer = Renderer::new(&config.common, base_url);
-        Ok(Worker { commits, config, sink, renderer, state, backoff, doing, told_at: None, shutdown })
+        let refusals = Refusals::default();
+        Ok(Worker { commits, config, sink, renderer, state, backoff, doing, told_at: None, refusals, shutdown })
     }
 
     /// Forwards until told to stop; what stops it otherwise is in its status and our log.
@@ -114,7 +144,9 @@ impl Worker {
                 ("stopped", Some(causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")))
             }
         };
-        if let Err(error) = self.tell(state, reason, true) {
+        self.warn_of_rest();
+        // The last error goes with the cursor, so it is known when this process is gone.
+        if let Err(error) = self.tell(state, reason, true).and_then(|()| self.state.save()) {
             tracing::error!(sink = %self.config.name, error = &error as &dyn std::error::Error, "no status");
         }
     }
@@ -126,7 +158,9 @@ impl Worker {
     pub async fn run_replay(mut self, request: &ReplayRequest) -> Result<u64, ForwardError> {
         let before = self.state.cursor.counts.sent;
         let done = self.replay(request).await?;
+        self.warn_of_rest();
         self.tell("ended", done.err().map(|Stopped| "stopped during a replay".into()), true)?;
+        self.state.save()?;
         Ok(self.state.cursor.counts.sent - before)
     }
 
@@ -138,6 +172,7 @@ impl Worker {
                 Err(full @ ForwardError::DeadLettersFull { .. }) => {
                     tracing::error!(sink = %self.config.name, error = &full as &dyn std::error::Error, "a sink stops until a replay");
                     self.tell("stopped", Some(full.to_string()), true)?;
+                    self.state.save()?;
                     is_full = true;
                 }
                 Ok(()) if is_full && !*self.shutdown.borrow() => is_full = false,
@@ -287,7 +322,7 @@ impl Worker {
     async fn hand_over(&mut self, batch: &mut Batch) -> Result<Result<(), Stopped>, ForwardError> {
         let mut batch = std::mem::take(batch);
         for (event, reason) in std::mem::take(&mut batch.invalid) {
-            self.state.bury(&event, "invalid", &reason)?;
+            self.bury(&event, "invalid", &reason)?;
             self.state.cursor.counts.quarantined += 1;
         }
         while !batch.events.is_empty() {
@@ -325,6 +360,7 @@ impl Worker {
     async fn deliver(&mut self, events: Vec<Event>) -> Result<Result<(), Stopped>, ForwardError> {
         // Parts still to be delivered, the next one last; halves of a refused part keep their order.
         let mut parts = vec![events];
+        let rejected_before = self.state.cursor.counts.rejected;
         while let Some(mut part) = parts.pop() {
             while !part.is_empty() {
                 let mut shutdown = self.shutdown.clone();
@@ -355,17 +391,23 @@ impl Worker {
                 };
                 self.state.cursor.counts.retries += 1;
                 let pause = self.backoff.pause(after);
-                if self.backoff.attempts().is_power_of_two() {
-                    let attempts = self.backoff.attempts();
+                let attempts = self.backoff.attempts();
+                if attempts.is_power_of_two() {
                     tracing::warn!(sink = %self.config.name, reason, attempts, "a sink cannot be delivered to, trying again");
-                    // Only the counts have changed.
-                    self.state.save()?;
                 }
                 self.tell("retrying", Some(reason), false)?;
+                if attempts.is_power_of_two() {
+                    // Only the counts and the last error have changed.
+                    self.state.save()?;
+                }
                 if self.pause(pause).await.is_err() {
                     return Ok(Err(Stopped));
                 }
             }
+        }
+        if self.state.cursor.counts.rejected != rejected_before {
+            // Who looks meanwhile finds as many refused as there are dead letters.
+            self.state.save()?;
         }
         Ok(Ok(()))
     }
@@ -378,6 +420,7 @@ impl Worker {
     ) -> Result<Option<(String, Option<Duration>)>, ForwardError> {
         let mut later = None;
         let mut kept = Vec::new();
+        let mut is_any_delivered = false;
         let mut outcomes = outcomes.into_iter();
         for event in part.drain(..) {
             // A sink that says less than it was given has not delivered the rest.
@@ -385,7 +428,7 @@ impl Worker {
                 Outcome::Delivered => {
                     self.state.cursor.counts.sent += 1;
                     self.state.cursor.counts.bytes += event.text.len() as u64;
-                    self.doing.last_delivery = Some(now());
+                    is_any_delivered = true;
                 }
                 Outcome::Rejected { reason } => self.bury_rejected(&event, &reason)?,
                 Outcome::Later { reason, after } => {
@@ -394,14 +437,34 @@ impl Worker {
                 }
             }
         }
+        if is_any_delivered {
+            self.state.cursor.last_delivery = Some(now());
+        }
         *part = kept;
         Ok(later)
     }
 
     fn bury_rejected(&mut self, event: &Event, reason: &str) -> Result<(), ForwardError> {
-        tracing::warn!(sink = %self.config.name, event = %event.uid, reason, "an event was refused and is a dead letter now");
+        self.bury(event, "rejected", reason)?;
         self.state.cursor.counts.rejected += 1;
-        self.state.bury(event, "rejected", reason)
+        Ok(())
+    }
+
+    /// Keeps an event as a dead letter. A receiver that refuses everything does not fill our log: the first is told, then
+    /// how many more once a minute.
+    fn bury(&mut self, event: &Event, why: &str, reason: &str) -> Result<(), ForwardError> {
+        self.state.bury(event, why, reason)?;
+        if let Some(events) = self.refusals.note(Instant::now()) {
+            tracing::warn!(sink = %self.config.name, events, newest = %event.uid, why, reason, "{DEAD_LETTERS_TOLD}");
+        }
+        Ok(())
+    }
+
+    fn warn_of_rest(&mut self) {
+        let events = std::mem::take(&mut self.refusals.untold);
+        if events > 0 {
+            tracing::warn!(sink = %self.config.name, events, "{DEAD_LETTERS_TOLD}");
+        }
     }
 
     /// Sends dead letters or a range again. The cursor of the sink does not move.
@@ -501,8 +564,11 @@ impl Worker {
             return Ok(());
         }
         self.doing.state = state.into();
-        self.doing.reason = reason;
         self.doing.at = now();
+        if let Some(reason) = &reason {
+            self.state.cursor.last_error = Some(LastError { reason: reason.clone(), at: self.doing.at.clone() });
+        }
+        self.doing.reason = reason;
         self.told_at = Some(Instant::now());
         self.state.tell(&self.doing)
     }
@@ -510,4 +576,18 @@ impl Worker {
 
 fn now() -> String {
     Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_dead_letters_are_one_line_a_minute_and_all_of_them_are_counted() {
+        let (mut refusals, start) = (Refusals::default(), Instant::now());
+        let told: Vec<u64> = (0..1_000).filter_map(|n| refusals.note(start + Duration::from_millis(n))).collect();
+        assert_eq!(told, [1]);
+        assert_eq!(refusals.note(start + WARN_EVERY), Some(1_000));
+        assert_eq!(refusals.untold, 0);
+    }
 }
