@@ -12,7 +12,7 @@
 //! - records are read a part at a time; memory does not grow with the export beyond what a session takes that is gathered
 //!   or linked, one after the other, and 32 bytes per record of a bundle
 //! - the same question on the same records gives the same bytes, but for who asked, when, and the state of the store then
-//!   (`custody.json`)
+//!   (`custody.json`; of a report alone its last part)
 //! - every export leaves an `access` record, or says why not
 //!
 //! Not here: delivery that goes on, signatures, pages.

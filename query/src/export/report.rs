@@ -7,6 +7,8 @@
 //! - no script, nothing from elsewhere; the policy in the page allows its own style sheet, by digest, and nothing else
 //! - texts are cut at [`BLOCK_BYTES_MAX`], the table of records at [`ROWS_MAX`] rows; both say so
 //! - the page is written part by part, never held
+//! - the same question on the same records gives the same page up to its last part, which says when it was read, from which
+//!   state of the store; beside other files there is no such part, and `custody.json` says it
 
 use std::fmt;
 use std::io::{self, Write};
@@ -99,7 +101,7 @@ pub(super) struct Report<'a> {
 struct Head<'a> {
     css_sha256: &'static str,
     asked: &'a Asked,
-    state: Option<&'a State>,
+    is_alone: bool,
     statement: &'a Statement,
     tally: &'a Tally,
     tree: Option<&'a Session>,
@@ -107,6 +109,12 @@ struct Head<'a> {
     sessions: &'a Named<String>,
     program: &'static str,
     left_out: u64,
+}
+
+#[derive(Template)]
+#[template(path = "report_custody.html")]
+struct Custody<'a> {
+    state: &'a State,
 }
 
 /// The shown part of a text.
@@ -164,7 +172,7 @@ impl Report<'_> {
         let head = Head {
             css_sha256: &CSS_SHA256,
             asked: self.asked,
-            state: self.state,
+            is_alone: self.state.is_some(),
             statement: self.statement,
             tally: self.tally,
             tree: self.tree,
@@ -176,7 +184,11 @@ impl Report<'_> {
         let write = || -> io::Result<()> {
             head.write_into(out)?;
             io::copy(&mut rows.spool.finish()?, out)?;
-            out.write_all(b"</tbody></table>\n</section>\n</main>\n</body>\n</html>\n")
+            out.write_all(b"</tbody></table>\n</section>\n")?;
+            if let Some(state) = self.state {
+                Custody { state }.write_into(out)?;
+            }
+            out.write_all(b"</main>\n</body>\n</html>\n")
         };
         write().map_err(QueryError::unwritten)
     }
