@@ -352,6 +352,70 @@ fn status_keeps_what_went_wrong_and_a_replay_of_nothing_changes_it_not() {
     assert!(!wrong.status.success() && !said.contains("(400)"), "{said}");
 }
 
+/// What a record does not say and its session does is told, also when the forwarder was killed in between and the session
+/// is told of in commits before.
+#[test]
+fn who_it_was_is_known_over_restarts_of_the_forwarder() {
+    let work = tempfile::tempdir().unwrap();
+    let data = work.path().join("data");
+    let config =
+        configured(work.path(), "[[sink]]\nname = \"lines\"\ntype = \"file\"\npath = \"out\"\nresult_wait_s = 0\n");
+    let call = "toolu_01WhoItWas0123456789";
+    let record = |lines: &[Value]| {
+        let file = tempfile::Builder::new().suffix(".jsonl").tempfile_in(work.path()).unwrap();
+        std::fs::write(file.path(), lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+        import(&data, file.path());
+    };
+    let forward_all = |signal: rustix::process::Signal| {
+        let mut command = threadline();
+        let mut forwarder = Stopped(
+            command.args(["forward", "run", "--config"]).arg(&config).arg("--data").arg(&data).spawn().unwrap(),
+        );
+        crate::support::awaited(std::time::Duration::from_secs(120), "everything is forwarded", || {
+            let all = json(threadline().args(["forward", "status", "--format", "json", "--data"]).arg(&data));
+            let sink = all["data"].as_array()?.iter().find(|sink| sink["name"] == "lines")?;
+            (sink["lag_rows"] == 0 && sink["state"] == "idle").then_some(())
+        });
+        rustix::process::kill_process(rustix::process::Pid::from_child(&forwarder.0), signal).unwrap();
+        forwarder.0.wait().unwrap();
+    };
+    let told = || {
+        let mut events = Vec::new();
+        for file in std::fs::read_dir(work.path().join("out")).unwrap() {
+            events.extend(ndjson(&std::fs::read_to_string(file.unwrap().path()).unwrap()));
+        }
+        events
+    };
+    let time = |second: u32| format!("2026-11-20T10:00:{second:02}Z");
+    record(&[
+        serde_json::json!({"id": "w-1", "kind": "prompt", "time": time(1), "source_kind": "host", "conversation_id": "who-1", "user_claimed": "ann", "agent_name": "claude-code", "text": "refund"}),
+        serde_json::json!({"id": "w-2", "kind": "selection", "time": time(2), "source_kind": "host", "conversation_id": "who-1", "tool_call_id": call, "tool_name": "refund"}),
+    ]);
+    forward_all(rustix::process::Signal::KILL);
+    record(&[
+        serde_json::json!({"id": "w-3", "kind": "call", "time": time(3), "source_kind": "server", "server_name": "orders", "tool_call_id": call, "tool_name": "refund", "outcome": "ok"}),
+    ]);
+    forward_all(rustix::process::Signal::TERM);
+    record(&[
+        serde_json::json!({"id": "w-4", "kind": "completion", "time": time(4), "source_kind": "host", "conversation_id": "who-1", "text": "done"}),
+    ]);
+    forward_all(rustix::process::Signal::TERM);
+    let shown = |event: &Value| {
+        let parts = ["/metadata/event_code", "/actor/user/name", "/actor/session/uid", "/unmapped/user.said_by"];
+        parts.map(|part| event.pointer(part).and_then(Value::as_str).unwrap_or("-").to_string()).join(" ")
+    };
+    let mut seen: Vec<String> = told().iter().map(shown).collect();
+    seen.sort();
+    seen.dedup();
+    let expected = [
+        "agent.completion ann who-1 session",
+        "agent.prompt ann who-1 -",
+        "agent.tool_selection ann who-1 session",
+        "mcp.tools.call ann who-1 session",
+    ];
+    assert_eq!(seen, expected);
+}
+
 /// Reads requests and answers each with 400.
 fn refuse(mut stream: std::net::TcpStream) {
     use std::io::{BufRead, BufReader, Read, Write};

@@ -27,6 +27,7 @@ mod manifest;
 mod occurrences;
 mod progress;
 mod report;
+mod sessions;
 mod spool;
 
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use threadline_schemas::Record;
-use threadline_schemas::ocsf::{Policy, Version};
+use threadline_schemas::ocsf::{Policy, SessionFacts, Version};
 use threadline_store::{RowId, Snapshot};
 use utoipa::ToSchema;
 
@@ -42,12 +43,13 @@ use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::model::{Completeness, Grade};
 pub use archive::FOLDER;
-use choose::Chosen;
+use choose::{Chosen, Needs};
 use custody::Access;
 pub use custody::{Recorded, WORDS_BYTES_MAX};
 use encode::Encoder;
 pub(crate) use progress::Preparations;
 pub use progress::Progress;
+use sessions::Sessions;
 
 /// Rows of one export: their places take 8 bytes each while it runs.
 pub const ROWS_MAX: usize = 5_000_000;
@@ -198,10 +200,10 @@ impl Export {
             Body::Parts(records, encoder) => loop {
                 let Some(encoder_now) = encoder else { return Ok(None) };
                 let part = records.next().await?;
-                let bytes = if part.is_empty() {
+                let bytes = if part.records.is_empty() {
                     encoder.take().map(|encoder| encoder.end()).transpose()?.unwrap_or_default()
                 } else {
-                    encoder_now.part(&part)?
+                    encoder_now.part(&part.records, &part.sessions)?
                 };
                 if !bytes.is_empty() {
                     return Ok(Some(bytes.into()));
@@ -223,24 +225,42 @@ struct Records {
     snapshot: Arc<Snapshot>,
     rows: std::vec::IntoIter<RowId>,
     part: usize,
+    /// What is known of their sessions; none where nobody asks.
+    known: Option<Sessions>,
+}
+
+/// Records that follow each other, and what is known of the session of each.
+#[derive(Default)]
+struct Part {
+    records: Vec<Record>,
+    sessions: Vec<SessionFacts>,
 }
 
 impl Records {
-    fn new(snapshot: Arc<Snapshot>, rows: Vec<RowId>) -> Self {
-        Records { snapshot, rows: rows.into_iter(), part: *PART.end() / 4 }
+    fn new(snapshot: Arc<Snapshot>, rows: Vec<RowId>, known: Option<Sessions>) -> Self {
+        Records { snapshot, rows: rows.into_iter(), part: *PART.end() / 4, known }
     }
 
     /// The next records in order; empty at the end.
-    async fn next(&mut self) -> Result<Vec<Record>, QueryError> {
+    async fn next(&mut self) -> Result<Part, QueryError> {
         let part: Vec<RowId> = self.rows.by_ref().take(self.part).collect();
         if part.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Part::default());
         }
         let records = self.snapshot.records(&part).await?;
         let bytes: usize = records.iter().map(payload_bytes).sum();
         self.part = if bytes > PART_BYTES { self.part / 2 } else { self.part * 2 };
         self.part = self.part.clamp(*PART.start(), *PART.end());
-        Ok(records)
+        let mut sessions = Vec::new();
+        if let Some(mut known) = self.known.take() {
+            let work = move || {
+                let sessions = known.of(&part);
+                (known, sessions)
+            };
+            let (known, told) = tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?;
+            (self.known, sessions) = (Some(known), told);
+        }
+        Ok(Part { records, sessions })
     }
 }
 
@@ -255,8 +275,11 @@ impl Engine {
     pub async fn export(&self, question: &ExportQuestion) -> Result<Export, QueryError> {
         let format = ExportFormat::of(question, self.config().base_url.as_deref())?;
         let telling = self.preparations().begin(question.given(&question.progress));
-        let is_linked = matches!(format, ExportFormat::Bundle(..) | ExportFormat::Html);
-        let mut chosen = self.choose(question, is_linked).await?;
+        let needs = Needs {
+            links: matches!(format, ExportFormat::Bundle(..) | ExportFormat::Html),
+            sessions: matches!(format, ExportFormat::Bundle(..) | ExportFormat::Ocsf(..)),
+        };
+        let mut chosen = self.choose(question, needs).await?;
         if !chosen.completeness.reasons.is_empty() {
             chosen.completeness.state = "partial".into();
         }
@@ -286,9 +309,9 @@ impl Engine {
             }
             other => {
                 let encoder = Box::new(Encoder::new(other)?);
-                let Chosen { snapshot, rows, .. } = chosen;
+                let Chosen { snapshot, rows, known, .. } = chosen;
                 let recorded = access.record(self.access_log()).await;
-                (Body::Parts(Records::new(snapshot, rows), Some(encoder)), recorded)
+                (Body::Parts(Records::new(snapshot, rows, known), Some(encoder)), recorded)
             }
         };
         Ok(Export { completeness, records, sha256: access.sha256, format, recorded, body })

@@ -13,11 +13,12 @@
 //! - in order: events of a session reach a sink in the order of the table; a batch is not begun before the one
 //!   before it is done
 //! - each sink has its own task, cursor, dead letters and back-off; nothing here is waited for by ingestion
-//! - memory per sink is bounded by its batch and the calls that wait ([`pairs::WAITING_MAX`])
+//! - memory per sink is bounded by its batch, the calls that wait ([`pairs::WAITING_MAX`]) and what is known of sessions
+//!   (`known::KEYS_MAX`)
 //! - destinations come from the configuration alone, and no address is connected to that is not allowed ([`address`])
 //! - secrets are read from files or the environment, and neither printed nor written; reasons hold no content
 //!
-//! State is below `DIR/forward/<sink>/`: `cursor.json`, `status.json`, `dead.jsonl`, `replay.json`, `lock`.
+//! State is below `DIR/forward/<sink>/`: `cursor.json`, `known.json`, `status.json`, `dead.jsonl`, `replay.json`, `lock`.
 //!
 //! Not here: the mapping (`threadline_schemas::ocsf`), the hot tail: an event is forwarded once it is committed,
 //! which takes seconds.
@@ -27,6 +28,7 @@ mod backoff;
 pub mod config;
 mod event;
 mod http;
+mod known;
 mod pages;
 pub mod pairs;
 mod position;

@@ -234,6 +234,17 @@ impl Closed {
         None
     }
 
+    /// Position of the first row of each file.
+    pub(crate) fn starts(&self) -> HashMap<u32, u32> {
+        let mut next = 0;
+        let of = self.blocks.iter().zip(&self.files).map(|(facts, file)| {
+            let start = next;
+            next += facts.len() as u32;
+            (*file, start)
+        });
+        of.collect()
+    }
+
     /// The rows of a session, oldest first.
     pub(crate) fn rows_in_time(&self, session: u32) -> Vec<RowId> {
         let Some(closed) = self.closure.sessions.get(session as usize) else { return Vec::new() };

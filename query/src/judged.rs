@@ -209,6 +209,11 @@ impl Judged {
         !self.below.is_empty()
     }
 
+    /// Whether nothing is judged of what belongs together.
+    pub fn is_empty(&self) -> bool {
+        self.of.is_empty() && self.members.is_empty() && self.below.is_empty()
+    }
+
     /// Version of the table that was read.
     pub fn version(&self) -> i64 {
         self.version

@@ -22,7 +22,7 @@ pub mod mapping;
 mod shorten;
 pub mod validate;
 
-pub use event::{Occurrence, Policy, TEST_LABEL, TEST_UID, event, samples, to_text};
+pub use event::{Occurrence, Policy, SessionFacts, TEST_LABEL, TEST_UID, event, samples, to_text};
 pub use facts::Version;
 pub use shorten::shortened;
 pub use validate::{Violation, validate};

@@ -25,7 +25,6 @@ use threadline_schemas::{Kind, Record, display, leaf};
 use threadline_store::{KeyQuery, RowId, Snapshot};
 use uuid::Uuid;
 
-use super::Records;
 use super::archive::Archive;
 use super::choose::{Chosen, ChosenSession};
 use super::custody::{Access, Custody, Recorded};
@@ -37,6 +36,7 @@ use super::progress::Telling;
 use super::report::{Report, Rows};
 use super::spool::{Spool, Spooled};
 use super::{ExportFormat, PART, payload_bytes};
+use super::{Part, Records};
 use crate::engine::{Engine, read_light};
 use crate::error::QueryError;
 use crate::line::content;
@@ -162,7 +162,8 @@ impl Writing {
         })
     }
 
-    fn take(&mut self, records: &[Record], gaps: bool) -> Result<(), QueryError> {
+    fn take(&mut self, part: &Part, gaps: bool) -> Result<(), QueryError> {
+        let Part { records, sessions } = part;
         for record in records {
             self.tally.add(record);
             let leaf_hash = hex::encode(leaf::hash(record));
@@ -177,7 +178,7 @@ impl Writing {
         let Some(files) = &mut self.bundle else { return Ok(()) };
         files.exported.extend(records.iter().map(|record| record.event_id));
         for (encoder, spool) in [&mut files.records, &mut files.parquet, &mut files.ocsf] {
-            spool.write_all(&encoder.part(records)?).map_err(QueryError::unwritten)?;
+            spool.write_all(&encoder.part(records, sessions)?).map_err(QueryError::unwritten)?;
         }
         Ok(())
     }
@@ -295,14 +296,14 @@ impl Engine {
         let is_session = chosen.session.is_some();
         let mut writing = Writing::new(&data_dir, bundle, is_session)?;
         let (mut done, of) = (0, rows.len() as u64);
-        let mut records = Records::new(chosen.snapshot.clone(), rows);
+        let mut records = Records::new(chosen.snapshot.clone(), rows, chosen.known.take());
         loop {
             telling.tell("records", done, of);
             let part = records.next().await?;
-            if part.is_empty() {
+            if part.records.is_empty() {
                 break;
             }
-            done += part.len() as u64;
+            done += part.records.len() as u64;
             writing = blocking(move || writing.take(&part, !is_session).map(|()| writing)).await?;
         }
         if let Some(files) = &mut writing.bundle {

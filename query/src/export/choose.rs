@@ -17,6 +17,7 @@ use threadline_store::{RowId, Snapshot, TextQuery};
 use uuid::Uuid;
 
 use super::manifest::Asked;
+use super::sessions::Sessions;
 use super::{ExportQuestion, ROWS_MAX};
 use crate::engine::{Engine, completeness, read_light};
 use crate::error::QueryError;
@@ -43,6 +44,17 @@ pub(super) struct Chosen {
     pub(super) session: Option<ChosenSession>,
     /// For others that need links: the sessions of the snapshot.
     pub(super) index: Option<Arc<Indexed>>,
+    /// What sessions say of themselves.
+    pub(super) known: Option<Sessions>,
+}
+
+/// What an export is made of beside its records.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Needs {
+    /// Links of what is chosen.
+    pub(super) links: bool,
+    /// What its sessions say of themselves.
+    pub(super) sessions: bool,
 }
 
 /// A session, for its tree and links. Its records are read again for them: while files are written nothing is held.
@@ -58,15 +70,15 @@ pub(super) struct ChosenSession {
 }
 
 impl Engine {
-    /// `is_linked`: whether links of what is chosen are wanted too.
-    pub(super) async fn choose(&self, question: &ExportQuestion, is_linked: bool) -> Result<Chosen, QueryError> {
+    /// What the question asks for.
+    pub(super) async fn choose(&self, question: &ExportQuestion, needs: Needs) -> Result<Chosen, QueryError> {
         match question.given(&question.session) {
-            Some(id) => self.choose_session(id, question).await,
-            None => self.choose_rows(question, is_linked).await,
+            Some(id) => self.choose_session(id, question, needs).await,
+            None => self.choose_rows(question, needs).await,
         }
     }
 
-    async fn choose_session(&self, id: &str, question: &ExportQuestion) -> Result<Chosen, QueryError> {
+    async fn choose_session(&self, id: &str, question: &ExportQuestion, needs: Needs) -> Result<Chosen, QueryError> {
         if [&question.q, &question.from, &question.to].iter().any(|given| question.given(given).is_some()) {
             return Err(QueryError::parameter("session", "goes without q, from and to: a session is exported whole"));
         }
@@ -81,8 +93,11 @@ impl Engine {
         let mut gathered = self.gathered_light(&snapshot, id, known_at_us).await?;
         let mut completeness = completeness(&snapshot);
         let mut rows: Vec<RowId> = Vec::new();
+        let mut index = None;
         if gathered.cut {
-            (snapshot, rows) = self.large(id, known_at_us, &mut gathered, &mut completeness).await?;
+            let (found, all) = self.large(id, known_at_us, &mut gathered, &mut completeness).await?;
+            (snapshot, rows) = (Arc::clone(&found.snapshot), all);
+            index = Some(found);
         }
         let asked = Asked {
             what: "session",
@@ -110,9 +125,17 @@ impl Engine {
             rows = ids.filter_map(|id| gathered.places.get(id).copied()).collect();
         }
         let Gathered { id, records, places, contest, .. } = gathered;
+        let known = match needs.sessions {
+            true if is_linked => Some(Sessions::told(&records, &places)),
+            true => match index {
+                Some(index) => Some(sessions_of(index).await?),
+                None => None,
+            },
+            false => None,
+        };
         let all = records.iter().filter_map(|record| places.get(&record.event_id).copied()).collect();
         let session = ChosenSession { id, rows: all, contest, floor, kept };
-        Ok(Chosen { snapshot, rows, completeness, asked, session: Some(session), index: None })
+        Ok(Chosen { snapshot, rows, completeness, asked, session: Some(session), index: None, known })
     }
 
     /// A session that is too large to gather: its rows from the session index, its records without payloads.
@@ -122,7 +145,7 @@ impl Engine {
         known_at_us: Option<i64>,
         gathered: &mut Gathered,
         completeness: &mut Completeness,
-    ) -> Result<(Arc<Snapshot>, Vec<RowId>), QueryError> {
+    ) -> Result<(Arc<Indexed>, Vec<RowId>), QueryError> {
         if known_at_us.is_some() {
             return Err(QueryError::parameter(
                 "as_known_at",
@@ -157,10 +180,10 @@ impl Engine {
                 "the session has more than {LINKED_RECORDS_MAX} records: they are all here, their links and tree are not"
             ));
         }
-        Ok((Arc::clone(&index.snapshot), rows))
+        Ok((index, rows))
     }
 
-    async fn choose_rows(&self, question: &ExportQuestion, is_linked: bool) -> Result<Chosen, QueryError> {
+    async fn choose_rows(&self, question: &ExportQuestion, needs: Needs) -> Result<Chosen, QueryError> {
         if question.grade.is_some() || question.given(&question.as_known_at).is_some() {
             return Err(QueryError::parameter("grade", "grade and as_known_at go with a session"));
         }
@@ -176,7 +199,7 @@ impl Engine {
         if query.from.zip(query.to).is_some_and(|(from, to)| to < from) {
             return Err(QueryError::parameter("to", "the range ends before it begins"));
         }
-        let index = if is_linked { Some(self.indexed().await?) } else { None };
+        let index = if needs.links || needs.sessions { Some(self.indexed().await?) } else { None };
         let snapshot = match &index {
             Some(index) => Arc::clone(&index.snapshot),
             None => self.snapshot().await?,
@@ -206,11 +229,19 @@ impl Engine {
         if let Some(left_out) = index.as_ref().map(|index| index.rows_left_out).filter(|left_out| *left_out > 0) {
             completeness
                 .notes
-                .push(format!("the session index is full: links of {left_out} rows of the oldest files are not given"));
+                .push(format!("the session index is full: links of {left_out} rows of the oldest files, and who they are of, are not given"));
         }
+        let known = match index.clone().filter(|_| needs.sessions) {
+            Some(index) => Some(sessions_of(index).await?),
+            None => None,
+        };
         let asked = Asked { what, q: owned(q), from: owned(from), to: owned(to), access, ..Asked::default() };
-        Ok(Chosen { snapshot, rows, completeness, asked, session: None, index })
+        Ok(Chosen { snapshot, rows, completeness, asked, session: None, index, known })
     }
+}
+
+async fn sessions_of(index: Arc<Indexed>) -> Result<Sessions, QueryError> {
+    tokio::task::spawn_blocking(|| Sessions::indexed(index)).await.map_err(|_| QueryError::Interrupted)
 }
 
 /// What links of the grade hold; the rest is left out, as on the page.

@@ -5,7 +5,7 @@ use std::io::Write;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use threadline_schemas::ocsf::{Policy, Version, event, to_text};
+use threadline_schemas::ocsf::{Policy, SessionFacts, Version, event, to_text};
 use threadline_schemas::{Record, columns, display};
 
 use super::ExportFormat;
@@ -58,8 +58,8 @@ impl Encoder {
         }
     }
 
-    /// The bytes of further records.
-    pub(super) fn part(&mut self, records: &[Record]) -> Result<Vec<u8>, QueryError> {
+    /// The bytes of further records; `sessions` has what is known of the session of each, or nothing.
+    pub(super) fn part(&mut self, records: &[Record], sessions: &[SessionFacts]) -> Result<Vec<u8>, QueryError> {
         match &mut self.form {
             Form::Ndjson => {
                 let line = |record: &Record| serde_json::to_string(&record.to_json()).unwrap_or_default();
@@ -77,7 +77,7 @@ impl Encoder {
             }
             Form::Ocsf { version, policy, occurrences, events } => {
                 let mut out = Vec::new();
-                for told in occurrences.tell(records) {
+                for told in occurrences.tell(records, sessions) {
                     *events += 1;
                     let text = to_text(&event(told.occurrence(), policy, *version));
                     // Writing to memory cannot fail.

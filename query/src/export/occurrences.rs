@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use threadline_schemas::ocsf::Occurrence;
+use threadline_schemas::ocsf::{Occurrence, SessionFacts};
 use threadline_schemas::{Kind, Record};
 
 use crate::forward::pairs::pair;
@@ -22,7 +22,7 @@ const WAITING_BYTES_MAX: usize = 32 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Occurrences {
     waiting: HashMap<String, u64>,
-    calls: BTreeMap<u64, (String, Record)>,
+    calls: BTreeMap<u64, (String, Record, SessionFacts)>,
     bytes: usize,
     next: u64,
 }
@@ -32,42 +32,44 @@ pub(super) struct Occurrences {
 pub(super) struct Told {
     record: Record,
     request: Option<Record>,
+    session: SessionFacts,
 }
 
 impl Told {
     pub(super) fn occurrence(&self) -> Occurrence<'_> {
-        Occurrence { request: self.request.as_ref(), ..Occurrence::of(&self.record) }
+        Occurrence { request: self.request.as_ref(), session: Some(&self.session), ..Occurrence::of(&self.record) }
     }
 }
 
 impl Occurrences {
-    /// What these records complete.
-    pub(super) fn tell(&mut self, records: &[Record]) -> Vec<Told> {
+    /// What these records complete; `sessions` has what is known of the session of each.
+    pub(super) fn tell(&mut self, records: &[Record], sessions: &[SessionFacts]) -> Vec<Told> {
         let mut told = Vec::with_capacity(records.len());
-        for record in records.iter().cloned() {
+        for (at, record) in records.iter().cloned().enumerate() {
+            let session = sessions.get(at).cloned().unwrap_or_default();
             let pair = pair(&record);
             match (record.kind, pair) {
                 (Kind::Call, Some(pair)) if record.outcome.is_none() && record.duration_nano.is_none() => {
                     self.next += 1;
                     self.bytes += payload_bytes(&record);
                     self.waiting.insert(pair.clone(), self.next);
-                    self.calls.insert(self.next, (pair, record));
+                    self.calls.insert(self.next, (pair, record, session));
                     while self.calls.len() > WAITING_MAX || self.bytes > WAITING_BYTES_MAX {
-                        let Some((number, (pair, oldest))) = self.calls.pop_first() else { break };
+                        let Some((number, (pair, oldest, session))) = self.calls.pop_first() else { break };
                         self.bytes -= payload_bytes(&oldest);
                         if self.waiting.get(&pair) == Some(&number) {
                             self.waiting.remove(&pair);
                         }
-                        told.push(Told { record: oldest, request: None });
+                        told.push(Told { record: oldest, request: None, session });
                     }
                 }
                 (Kind::Result, Some(pair)) => {
                     let request = self.waiting.remove(&pair).and_then(|number| self.calls.remove(&number));
-                    let request = request.map(|(_, request)| request);
+                    let request = request.map(|(_, request, _)| request);
                     self.bytes -= request.as_ref().map_or(0, payload_bytes);
-                    told.push(Told { record, request });
+                    told.push(Told { record, request, session });
                 }
-                _ => told.push(Told { record, request: None }),
+                _ => told.push(Told { record, request: None, session }),
             }
         }
         told
@@ -78,7 +80,7 @@ impl Occurrences {
         self.waiting.clear();
         let calls = std::mem::take(&mut self.calls);
         self.bytes = 0;
-        calls.into_values().map(|(_, record)| Told { record, request: None }).collect()
+        calls.into_values().map(|(_, record, session)| Told { record, request: None, session }).collect()
     }
 }
 
@@ -101,7 +103,7 @@ mod tests {
             record(Kind::Prompt, "p"),
             record(Kind::Result, "1"),
         ];
-        let told = occurrences.tell(&records);
+        let told = occurrences.tell(&records, &[]);
         let shown: Vec<_> = told.iter().map(|told| (told.record.kind, told.request.is_some())).collect();
         assert_eq!(shown, [(Kind::Prompt, false), (Kind::Result, true)]);
         let rest = occurrences.rest();

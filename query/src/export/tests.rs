@@ -268,6 +268,42 @@ async fn a_large_session_is_exported_whole() {
     fixture.store.close().await.unwrap();
 }
 
+/// Who said nothing itself is named by its session, wherever it is exported; where the session names two, nobody is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ocsf_events_name_the_user_of_their_session() {
+    for (users, named) in [(&["ann"][..], "ann"), (&["ann", "bob"], "")] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreConfig::default()).await.unwrap();
+        let mut records = call("a", "conv", "run", "toolu_1", 0);
+        for (n, user) in users.iter().enumerate() {
+            let mut prompt = make(&format!("prompt {n}"), Kind::Prompt, 900).host("conv").text("refund").done();
+            prompt.user_claimed = Some((*user).into());
+            records.push(prompt);
+        }
+        let silent = records.iter().filter(|record| record.user_claimed.is_none() && record.conversation_id.is_none());
+        assert!(silent.count() > 0, "there are records that name neither user nor session");
+        store.appender().append(records).await.unwrap();
+        let engine = Engine::new(store.reader(), EngineConfig::default());
+        let range = ExportQuestion { format: Some("ocsf".into()), ..ExportQuestion::default() };
+        for question in [session("ocsf"), range] {
+            let mut export = engine.export(&question).await.unwrap();
+            let mut bytes = Vec::new();
+            while let Some(part) = export.next().await.unwrap() {
+                bytes.extend_from_slice(&part);
+            }
+            let events = lines(&bytes);
+            assert!(events.len() > 3);
+            for event in events {
+                assert_eq!(event["actor"]["session"]["uid"], "conv", "{event}");
+                let is_prompt = event["metadata"]["event_code"] == "agent.prompt";
+                let user = event["actor"]["user"]["name"].as_str().unwrap_or_default();
+                assert!(is_prompt || user == named, "{named}: {event}");
+            }
+        }
+        store.close().await.unwrap();
+    }
+}
+
 /// A report without its last part, which is another each time.
 async fn report_before_custody(fixture: &Fixture, question: &ExportQuestion) -> String {
     let page = String::from_utf8(fixture.bytes(question).await.1).unwrap();

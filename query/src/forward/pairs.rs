@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use threadline_schemas::ocsf::SessionFacts;
 use threadline_schemas::{Kind, Record};
 
 use super::pages::{Row, weight};
@@ -34,6 +35,14 @@ pub(super) struct Told {
     pub(super) at: Position,
     /// Where the request is.
     pub(super) request_at: Option<Position>,
+    /// What was known of its session when it was told.
+    pub(super) session: SessionFacts,
+}
+
+impl Told {
+    pub(super) fn of(record: Record, at: Position) -> Told {
+        Told { record, request: None, at, request_at: None, session: SessionFacts::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -71,7 +80,7 @@ impl Pairs {
     pub(super) fn take(&mut self, row: Row, committed_ms: i64, told: &mut Vec<Told>) {
         let Row { place, at, mut record } = row;
         let Some(pair) = pair(&record) else {
-            return told.push(Told { record, request: None, at, request_at: None });
+            return told.push(Told::of(record, at));
         };
         match record.kind {
             Kind::Call if record.outcome.is_none() && record.duration_nano.is_none() => {
@@ -79,7 +88,7 @@ impl Pairs {
                     // The answer stands before its call: clocks that disagree, or files loaded out of order.
                     record.outcome = answer.outcome;
                     (record.tool_is_error, record.rpc_error_code) = (answer.tool_is_error, answer.rpc_error_code);
-                    return told.push(Told { record, request: None, at, request_at: None });
+                    return told.push(Told::of(record, at));
                 }
                 if weight(&record) > REQUEST_BYTES_MAX {
                     (record.arguments, record.text, record.attributes) = (None, None, None);
@@ -100,9 +109,9 @@ impl Pairs {
                     self.answered.insert(pair, Answer { outcome, tool_is_error, rpc_error_code });
                 }
                 let (request, request_at) = request.map(|waiting| (waiting.record, waiting.at)).unzip();
-                told.push(Told { record, request, at, request_at });
+                told.push(Told { request, request_at, ..Told::of(record, at) });
             }
-            _ => told.push(Told { record, request: None, at, request_at: None }),
+            _ => told.push(Told::of(record, at)),
         }
     }
 
@@ -124,7 +133,7 @@ impl Pairs {
         if self.by_pair.get(&call.pair) == Some(&place) {
             self.by_pair.remove(&call.pair);
         }
-        told.push(Told { record: call.record, request: None, at: call.at, request_at: None });
+        told.push(Told::of(call.record, call.at));
     }
 }
 

@@ -66,7 +66,12 @@ impl Renderer {
             return Rendered::Filtered;
         }
         let record = &told.record;
-        let occurrence = Occurrence { request: told.request.as_ref(), is_test: self.is_test, ..Occurrence::of(record) };
+        let occurrence = Occurrence {
+            request: told.request.as_ref(),
+            session: Some(&told.session),
+            is_test: self.is_test,
+            ..Occurrence::of(record)
+        };
         let mut value = ocsf::event(occurrence, &self.policy, self.version);
         if value["severity_id"].as_i64().unwrap_or(0) < self.severity_min {
             return Rendered::Filtered;
@@ -132,7 +137,7 @@ mod tests {
     use threadline_schemas::{Kind, Record};
 
     fn told(record: Record) -> Told {
-        Told { record, request: None, at: Position::before(0), request_at: None }
+        Told::of(record, Position::before(0))
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! | file | holds | written |
 //! | --- | --- | --- |
 //! | `cursor.json` | how far everything is delivered and settled, counts, last delivery and last error | atomically and synced, after an acknowledgement |
+//! | `known.json` | what was learned of sessions, and up to where | atomically and synced, now and then and at the end |
 //! | `dead.jsonl` | events that were refused or are not valid: id, reason, where the records are | appended and synced |
 //! | `status.json` | what the sink is doing | atomically, when that changes and once a second |
 //! | `replay.json` | what somebody asked to be sent again | atomically, removed when done |
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 use super::ForwardError;
 use super::event::Event;
+use super::known::{Kept, Known};
 use super::position::Position;
 
 /// How far a sink has come, and what it counted since its beginning.
@@ -87,6 +89,13 @@ pub(super) struct Doing {
     pub ocsf_version: String,
     /// Process that forwards.
     pub pid: u32,
+}
+
+/// What was learned of sessions up to a position.
+#[derive(Debug, Serialize, Deserialize)]
+struct Learned {
+    at: Position,
+    known: Kept,
 }
 
 /// An event that could not be delivered, for reading.
@@ -205,6 +214,21 @@ impl State {
     /// Makes the cursor durable.
     pub(super) fn save(&self) -> Result<(), ForwardError> {
         write_json(&self.dir.join("cursor.json"), &self.cursor)
+    }
+
+    /// Makes durable what was learned up to a position.
+    pub(super) fn save_known(&self, at: Position, known: &Known) -> Result<(), ForwardError> {
+        write_json(&self.dir.join("known.json"), &Learned { at, known: known.kept() })
+    }
+
+    /// What was learned, and up to where. Without it, or when it is of another version, learning begins anew: events say less
+    /// then, and none is lost.
+    pub(super) fn known(&self) -> Option<(Position, Known)> {
+        let read = read_json::<Learned>(&self.dir.join("known.json")).unwrap_or_else(|error| {
+            tracing::warn!(sink = %self.sink, error = &error as &dyn std::error::Error, "what was known of sessions is lost");
+            None
+        });
+        read.and_then(|learned| Some((learned.at, Known::of_kept(learned.known)?)))
     }
 
     pub(super) fn tell(&self, doing: &Doing) -> Result<(), ForwardError> {

@@ -61,7 +61,7 @@ pub async fn trial(config: &Config, send: bool) -> Vec<Trial> {
         for record in samples::records() {
             let record = marked(record, tenant, run);
             let kind = record.kind.as_str();
-            let told = Told { record, request: None, at: Position::before(0), request_at: None };
+            let told = Told::of(record, Position::before(0));
             tried.push(match renderer.render(&told) {
                 Rendered::Filtered => row(sink, kind, None, "filtered", None),
                 Rendered::Invalid { event, reason } => row(sink, kind, Some(&event), "invalid", Some(reason)),
@@ -145,7 +145,7 @@ mod tests {
             let mut renderer = Renderer::of_samples(&common, None);
             for record in samples::records() {
                 let record = marked(record, "acme", Uuid::new_v4());
-                let told = Told { record, request: None, at: Position::before(0), request_at: None };
+                let told = Told::of(record, Position::before(0));
                 let Rendered::Event(event) = renderer.render(&told) else { panic!("{told:?}") };
                 assert_eq!(renderer.fault(&event), None);
                 let value: Value = serde_json::from_str(&event.text).unwrap();

@@ -25,7 +25,8 @@ use super::ForwardError;
 use super::backoff::Backoff;
 use super::config::{SinkConfig, Start};
 use super::event::Event;
-use super::pages::{Page, Pages};
+use super::known::Known;
+use super::pages::{Page, Pages, Row};
 use super::pairs::{Pairs, Told};
 use super::position::{Place, Position};
 use super::render::{Rendered, Renderer};
@@ -39,6 +40,8 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often our log tells of dead letters.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 const DEAD_LETTERS_TOLD: &str = "events were refused or are not valid, and are dead letters now";
+/// Rows after which it is written down what was learned of sessions: as many are read again after a crash.
+const LEARNED_EVERY: u32 = 20_000;
 /// Dead letters that are sent again before the file is written anew.
 const DEAD_LETTERS_PART: usize = 500;
 
@@ -67,6 +70,52 @@ struct Batch {
     /// After the rows that were read; none: nothing was read.
     end: Option<Position>,
     settled: Option<Position>,
+}
+
+/// One way through the table.
+struct Reading {
+    pages: Pages,
+    pairs: Pairs,
+    known: Known,
+    /// Before it every row was learned from.
+    learned: Place,
+    /// The same, as it is written down: after the rows that were read.
+    learned_to: Position,
+    /// Rows since that was written down.
+    rows_learned: u32,
+    /// Before it nothing waits.
+    settled: Place,
+    /// Before it every row was told.
+    delivered: Place,
+}
+
+impl Reading {
+    /// What this row completes.
+    fn take(&mut self, row: Row, committed_ms: i64, known: &mut Vec<Told>, told: &mut Vec<Told>) {
+        if row.place >= self.learned {
+            self.known.learn(&row.record);
+            self.rows_learned += 1;
+        }
+        if row.place < self.settled {
+            return;
+        }
+        let to = if row.place < self.delivered { known } else { told };
+        let from = to.len();
+        self.pairs.take(row, committed_ms, to);
+        self.say(&mut to[from..]);
+    }
+
+    fn expire(&mut self, now_ms: i64) -> Vec<Told> {
+        let mut told = Vec::new();
+        self.pairs.expire(now_ms, &mut told);
+        self.say(&mut told);
+        told
+    }
+
+    /// What is known of their sessions by now.
+    fn say(&self, told: &mut [Told]) {
+        told.iter_mut().for_each(|told| told.session = self.known.of(&told.record));
+    }
 }
 
 /// The sink was told to stop.
@@ -157,7 +206,7 @@ impl Worker {
     /// What stops a sink, and that the receiver is away for longer than the back-off allows is none: it is waited for.
     pub async fn run_replay(mut self, request: &ReplayRequest) -> Result<u64, ForwardError> {
         let before = self.state.cursor.counts.sent;
-        let done = self.replay(request).await?;
+        let done = self.replay(request, None).await?;
         self.warn_of_rest();
         self.tell("ended", done.err().map(|Stopped| "stopped during a replay".into()), true)?;
         self.state.save()?;
@@ -187,7 +236,7 @@ impl Worker {
         while !*self.shutdown.borrow() {
             // What the sink still holds open is of events that are delivered.
             is_closed = is_closed || self.sink.idle().await.is_ok();
-            if self.replay_asked_for().await?.unwrap_or(true) {
+            if self.replay_asked_for(None).await?.unwrap_or(true) {
                 return Ok(());
             }
             let reason = self.doing.reason.clone();
@@ -199,10 +248,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Does the replay that was asked for; whether there was one.
-    async fn replay_asked_for(&mut self) -> Result<Result<bool, Stopped>, ForwardError> {
+    /// Does the replay that was asked for; whether there was one. `known`: what is known of sessions; none: as it was
+    /// written down.
+    async fn replay_asked_for(&mut self, known: Option<&Known>) -> Result<Result<bool, Stopped>, ForwardError> {
         let Some(request) = self.state.replay_request()? else { return Ok(Ok(false)) };
-        let done = self.replay(&request).await;
+        let done = self.replay(&request, known).await;
         // One that fills the dead letters would fill them again; one that was stopped goes on after the restart.
         if matches!(done, Ok(Ok(())) | Err(ForwardError::DeadLettersFull { .. })) {
             self.state.replay_done()?;
@@ -212,34 +262,62 @@ impl Worker {
 
     async fn follow(&mut self) -> Result<(), ForwardError> {
         self.tell("idle", None, true)?;
-        let delivered = Pages::place(&self.commits, self.state.cursor.delivered).await?;
-        let mut pages = self.pages(self.state.cursor.settled);
-        let mut pairs = self.pairs();
+        let (learned_to, known) = match self.state.known() {
+            Some(learned) => learned,
+            None => {
+                // From here on a crash loses nothing of it.
+                let learned = (self.state.cursor.settled, Known::default());
+                self.state.save_known(learned.0, &learned.1)?;
+                learned
+            }
+        };
+        let (settled, delivered) = (self.state.cursor.settled, self.state.cursor.delivered);
+        let mut reading = Reading {
+            pages: self.pages(settled),
+            pairs: self.pairs(),
+            known,
+            learned: Pages::place(&self.commits, learned_to).await?,
+            learned_to,
+            rows_learned: 0,
+            settled: Pages::place(&self.commits, settled).await?,
+            delivered: Pages::place(&self.commits, delivered).await?,
+        };
+        if reading.learned < reading.settled {
+            // After a crash; what lies between is learned from and not told again.
+            reading.pages = self.pages(learned_to);
+        }
+        let done = self.follow_in(&mut reading).await;
+        self.state.save_known(reading.learned_to, &reading.known)?;
+        done
+    }
+
+    async fn follow_in(&mut self, reading: &mut Reading) -> Result<(), ForwardError> {
         let mut batch = Batch::default();
-        let mut next_page: Option<Page> = None;
         while !*self.shutdown.borrow() {
-            if self.replay_asked_for().await?.is_err() {
+            if self.replay_asked_for(Some(&reading.known)).await?.is_err() {
                 return Ok(());
             }
-            if next_page.is_none() {
-                next_page = pages.next().await?;
-            }
-            let caught_up = next_page.is_none();
-            if let Some(page) = next_page.take() {
-                self.read(page, delivered, &mut pairs, &mut batch);
+            let page = reading.pages.next().await?;
+            let caught_up = page.is_none();
+            if let Some(page) = page {
+                self.read(page, reading, &mut batch);
             } else {
-                let now = Utc::now().timestamp_millis();
-                let mut told = Vec::new();
-                pairs.expire(now, &mut told);
+                let told = reading.expire(Utc::now().timestamp_millis());
                 if !told.is_empty() {
                     self.render_all(told, &mut batch);
                     let read = batch.end.unwrap_or(self.state.cursor.delivered);
                     batch.end = Some(read);
-                    batch.settled = Some(pairs.settled(read));
+                    batch.settled = Some(reading.pairs.settled(read));
                 }
             }
-            if self.is_due(&batch, caught_up) && self.hand_over(&mut batch).await?.is_err() {
-                return Ok(());
+            if self.is_due(&batch, caught_up) {
+                if self.hand_over(&mut batch).await?.is_err() {
+                    return Ok(());
+                }
+                if reading.rows_learned >= LEARNED_EVERY {
+                    self.state.save_known(reading.learned_to, &reading.known)?;
+                    reading.rows_learned = 0;
+                }
             }
             if caught_up {
                 let is_idle = batch.events.is_empty();
@@ -264,19 +342,20 @@ impl Worker {
         Pairs::new(self.config.common.result_wait_s as i64 * 1000)
     }
 
-    /// Rows before `delivered` were told already; they only show which calls wait.
-    fn read(&mut self, page: Page, delivered: Place, pairs: &mut Pairs, batch: &mut Batch) {
-        let mut told = Vec::new();
-        pairs.expire(page.committed_ms, &mut told);
+    /// Rows before the cursor were told already; they only show which calls wait, and whose session is whose.
+    fn read(&mut self, page: Page, reading: &mut Reading, batch: &mut Batch) {
+        let mut told = reading.expire(page.committed_ms);
         let mut known = Vec::new();
         for row in page.rows {
-            let to = if row.place < delivered { &mut known } else { &mut told };
-            pairs.take(row, page.committed_ms, to);
+            reading.take(row, page.committed_ms, &mut known, &mut told);
+        }
+        if page.end_place > reading.learned {
+            (reading.learned, reading.learned_to) = (page.end_place, page.end);
         }
         self.render_all(told, batch);
-        if page.end_place >= delivered {
+        if page.end_place >= reading.delivered {
             batch.end = Some(page.end);
-            batch.settled = Some(pairs.settled(page.end));
+            batch.settled = Some(reading.pairs.settled(page.end));
         }
     }
 
@@ -468,26 +547,41 @@ impl Worker {
     }
 
     /// Sends dead letters or a range again. The cursor of the sink does not move.
-    async fn replay(&mut self, request: &ReplayRequest) -> Result<Result<(), Stopped>, ForwardError> {
+    async fn replay(
+        &mut self,
+        request: &ReplayRequest,
+        known: Option<&Known>,
+    ) -> Result<Result<(), Stopped>, ForwardError> {
+        let written = || self.state.known().map(|(_, known)| known);
+        let known = known.cloned().or_else(written).unwrap_or_default();
         match request {
             ReplayRequest::DeadLetters => {
                 self.state.is_reburying = true;
-                let done = self.replay_dead_letters().await;
+                let done = self.replay_dead_letters(&known).await;
                 self.state.is_reburying = false;
                 done
             }
             ReplayRequest::Versions { from, to } => {
-                let (mut pages, mut pairs) = (self.pages(Position::before(*from)), self.pairs());
+                let first = Place { version: *from, file: 0, row: 0 };
+                let mut reading = Reading {
+                    pages: self.pages(Position::before(*from)),
+                    pairs: self.pairs(),
+                    known,
+                    learned: first,
+                    learned_to: Position::before(*from),
+                    rows_learned: 0,
+                    settled: first,
+                    delivered: first,
+                };
                 let mut batch = Batch::default();
-                while let Some(page) = pages.next().await?.filter(|page| page.end.version <= *to) {
-                    self.read(page, Place { version: *from, file: 0, row: 0 }, &mut pairs, &mut batch);
+                while let Some(page) = reading.pages.next().await?.filter(|page| page.end.version <= *to) {
+                    self.read(page, &mut reading, &mut batch);
                     (batch.end, batch.settled) = (Some(self.state.cursor.delivered), Some(self.state.cursor.settled));
                     if self.is_full(&batch) && self.hand_over(&mut batch).await?.is_err() {
                         return Ok(Err(Stopped));
                     }
                 }
-                let mut told = Vec::new();
-                pairs.expire(i64::MAX / 2, &mut told);
+                let told = reading.expire(i64::MAX / 2);
                 self.render_all(told, &mut batch);
                 (batch.end, batch.settled) = (Some(self.state.cursor.delivered), Some(self.state.cursor.settled));
                 self.hand_over(&mut batch).await
@@ -497,14 +591,14 @@ impl Worker {
 
     /// Makes each dead letter's event again and delivers it. What is refused again is buried again, behind the others,
     /// before its old letter goes; a crash in between repeats a part.
-    async fn replay_dead_letters(&mut self) -> Result<Result<(), Stopped>, ForwardError> {
+    async fn replay_dead_letters(&mut self, known: &Known) -> Result<Result<(), Stopped>, ForwardError> {
         let mut left = self.state.dead_letters()?.len();
         while left > 0 {
             let letters = self.state.dead_letters()?;
             let part = &letters[..left.min(DEAD_LETTERS_PART).min(letters.len())];
             let (mut events, mut kept) = (VecDeque::new(), Vec::new());
             for letter in part {
-                let Some(told) = self.told_again(letter).await? else {
+                let Some(told) = self.told_again(letter, known).await? else {
                     kept.push(letter.because(letter.line.why.clone(), "its record is not where it was".into()));
                     continue;
                 };
@@ -533,13 +627,14 @@ impl Worker {
         Ok(Ok(()))
     }
 
-    async fn told_again(&self, letter: &DeadLetter) -> Result<Option<Told>, ForwardError> {
+    async fn told_again(&self, letter: &DeadLetter, known: &Known) -> Result<Option<Told>, ForwardError> {
         let Some(record) = self.record_at(letter.record).await? else { return Ok(None) };
         let request = match letter.request {
             Some(at) => self.record_at(at).await?,
             None => None,
         };
-        Ok(Some(Told { record, request, at: letter.record, request_at: letter.request }))
+        let session = known.of(&record);
+        Ok(Some(Told { request, request_at: letter.request, session, ..Told::of(record, letter.record) }))
     }
 
     async fn record_at(&self, at: Position) -> Result<Option<threadline_schemas::Record>, ForwardError> {

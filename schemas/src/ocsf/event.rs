@@ -40,8 +40,8 @@ pub struct Occurrence<'a> {
     pub request: Option<&'a Record>,
     /// The chain from prompt to effect that it belongs to; the record's own stamps when `None`.
     pub chain: Option<&'a str>,
-    /// The session it belongs to, as correlation found it; the record's own when `None`.
-    pub session: Option<&'a str>,
+    /// What other records of its session say, for what this one leaves out.
+    pub session: Option<&'a SessionFacts>,
     /// Nothing happened: a sample that tries a receiver, marked so that whoever gets it can drop it.
     pub is_test: bool,
 }
@@ -53,6 +53,19 @@ impl<'a> Occurrence<'a> {
     }
 }
 
+/// What the records of a session say of it, where all that say something say the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionFacts {
+    /// The host's id of it.
+    pub conversation: Option<String>,
+    /// Who it is for.
+    pub user: Option<String>,
+    /// Whether an authentication proved the user.
+    pub is_authenticated: bool,
+    /// Agent or host program.
+    pub agent: Option<String>,
+}
+
 /// What a receiver may be given.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
@@ -60,6 +73,16 @@ pub struct Policy {
     pub text_bytes_max: usize,
     /// Where our pages are, for a link back to the session; `None`: no link.
     pub base_url: Option<String>,
+}
+
+/// Who, and how we know.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct User<'a> {
+    pub(super) name: &'a str,
+    /// `authenticated` or only `claimed`.
+    pub(super) basis: &'static str,
+    /// Whether other records of the session say so, and this one does not.
+    pub(super) is_of_session: bool,
 }
 
 /// What the fields of a row are filled from.
@@ -316,7 +339,7 @@ impl Context<'_> {
         if let Some(other) = other {
             set("dst_endpoint.svc_name", self.name(other).into());
         }
-        set("message_context.uid", self.name(record.conversation_id.as_deref().unwrap_or(&record.session_key)).into());
+        set("message_context.uid", self.name(self.session_id()).into());
         set("message_context.ai_role_id", (role as i64).into());
         set("message_context.ai_role", format!("{role:?}").into());
         match server {
@@ -330,6 +353,7 @@ impl Context<'_> {
     pub(super) fn agent(&self) -> Option<&str> {
         let record = self.record;
         let told = record.agent_name.as_deref().or(record.client_name.as_deref());
+        let told = told.or(self.occurrence.session.and_then(|session| session.agent.as_deref()));
         let host = (record.source_kind == SourceKind::Host).then_some(record.source_name.as_str());
         told.or(host).filter(|name| !name.is_empty())
     }
@@ -393,7 +417,8 @@ impl Context<'_> {
         put("otel.span_id", text(&record.span_id));
         put("user.credential_fingerprint", text(&record.credential_fingerprint));
         put("user.authority", text(&record.authority));
-        put("user.basis", fields::user_name(record).map(|(_, basis)| basis.into()));
+        put("user.basis", self.user().map(|user| user.basis.into()));
+        put("user.said_by", self.user().and_then(|user| user.is_of_session.then_some("session".into())));
         if record.kind == Kind::Access
             && let Some(export) = self.attribute(&["export"])
         {
@@ -464,8 +489,23 @@ impl Context<'_> {
 
     fn session_id(&self) -> &str {
         let record = self.record;
-        let own = record.conversation_id.as_deref().unwrap_or(&record.session_key);
-        self.occurrence.session.unwrap_or(own)
+        let told = || self.occurrence.session.and_then(|session| session.conversation.as_deref());
+        record.conversation_id.as_deref().or_else(told).unwrap_or(&record.session_key)
+    }
+
+    /// The person or service: what the record says, what authentication proved first; else what its session says. Who
+    /// authenticates, answers a question or reads this store is only who the record itself names.
+    pub(super) fn user(&self) -> Option<User<'_>> {
+        let record = self.record;
+        let basis = |is_authenticated| if is_authenticated { "authenticated" } else { "claimed" };
+        let own = [(&record.user_authenticated, true), (&record.user_claimed, false)];
+        let mut own = own.into_iter().filter_map(|(name, is)| Some((name.as_deref()?, is)));
+        let own = own.find(|(name, _)| !name.is_empty());
+        let is_own = matches!(record.kind, Kind::Approval | Kind::Access | Kind::Auth);
+        let session = self.occurrence.session.filter(|_| !is_own);
+        let told = || session.and_then(|session| Some((session.user.as_deref()?, session.is_authenticated)));
+        let (name, is_authenticated) = own.or_else(told)?;
+        Some(User { name, basis: basis(is_authenticated), is_of_session: own.is_none() })
     }
 
     fn session(&self) -> String {

@@ -153,15 +153,8 @@ pub(crate) fn trace(context: &Context<'_>) -> Option<Value> {
 
 /// The person or service: what authentication proved, else what was claimed (`unmapped` says which).
 pub(crate) fn user(context: &Context<'_>) -> Option<Value> {
-    let (name, _) = user_name(context.record)?;
-    let name = context.name(name);
+    let name = context.name(context.user()?.name);
     (!name.is_empty()).then(|| json!({"name": name.clone(), "uid": name, "type_id": 1, "type": "User"}))
-}
-
-/// The user's name, and whether it was `authenticated` or only `claimed`.
-pub(super) fn user_name(record: &Record) -> Option<(&str, &'static str)> {
-    let proven = record.user_authenticated.as_deref().map(|user| (user, "authenticated"));
-    proven.or_else(|| record.user_claimed.as_deref().map(|user| (user, "claimed")))
 }
 
 pub(crate) fn user_or_unknown(context: &Context<'_>) -> Option<Value> {
