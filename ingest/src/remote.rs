@@ -4,7 +4,7 @@
 //! Invariants
 //! - [`Outbox::append`] returns once the records are synced here; the server may be away for as long as the disk lasts
 //! - while the disk is full, records go to the server without the outbox, behind all that is in it; appending then returns
-//!   once the server has them
+//!   once the server has them. A run that begins on a full disk has no outbox until there is room for one
 //! - a record leaves the outbox only after the server answered 2xx for it; what is sent twice is stored once, because the
 //!   delivery key travels as the event's `id`
 //! - every record bears who collected it and its number within this run (`threadline.stream`, `threadline.sequence`): the
@@ -25,8 +25,9 @@ mod sender;
 #[cfg(test)]
 mod tests;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -171,22 +172,32 @@ impl Delivery {
 /// A synced queue of records and the task that sends them.
 #[derive(Debug)]
 pub struct Outbox {
-    spool: Spool,
-    drain: SpoolDrain,
-    note: Arc<Note>,
+    state: PathBuf,
+    meta: Meta,
+    /// What is on disk; nothing while there was no room for it.
+    kept: OnceLock<Kept>,
     marker: Marker,
     /// Number of the next record.
     next: Mutex<u64>,
     /// Offset behind the last record that was appended.
     news: watch::Sender<u64>,
     delivery: watch::Receiver<Delivery>,
+    /// For the task that will send.
+    telling: std::sync::Mutex<Option<watch::Sender<Delivery>>>,
     /// What went to the server without the outbox.
     passed: std::sync::Mutex<Delivery>,
     sender: Arc<Sender>,
-    /// The task that sends.
-    sending: AbortHandle,
     /// Outboxes of earlier processes on their way.
     left: Mutex<JoinSet<()>>,
+}
+
+/// The part of an outbox that is on disk, and the task that sends from it.
+#[derive(Debug)]
+struct Kept {
+    spool: Spool,
+    drain: SpoolDrain,
+    note: Arc<Note>,
+    sending: AbortHandle,
 }
 
 /// A pipeline to a server elsewhere, and its outbox. Fingerprints are made under the key of `state`.
@@ -198,7 +209,13 @@ pub async fn pipeline(
     target: Target,
     origin: &Origin,
 ) -> Result<(Arc<Pipeline>, Arc<Outbox>), OutboxError> {
-    let key = identity::match_key(state)?;
+    let key = match identity::match_key(state) {
+        Err(error) if is_full(&error) => {
+            tracing::warn!("the disk is full: fingerprints of this run are under a key of its own and match no others");
+            identity::passing_key(state)?
+        }
+        key => key?,
+    };
     let outbox = Outbox::open(state, target, origin).await?;
     let destination = Destination::Remote(Arc::clone(&outbox));
     Ok((Arc::new(Pipeline::with(destination, key, PipelineConfig::default())?), outbox))
@@ -210,31 +227,77 @@ impl Outbox {
     /// # Errors
     /// When the directory cannot be used. A server that is away is no error.
     pub async fn open(state: &Path, target: Target, origin: &Origin) -> Result<Arc<Outbox>, OutboxError> {
-        let identity = Identity::of(state)?;
-        let inbox = Inbox::at(&state.join("outbox"))?;
+        let id = match Identity::of(state) {
+            // Nothing of this run stays here, so neither does its name.
+            Err(error) if is_full(&error) => Uuid::new_v4(),
+            identity => identity?.id,
+        };
         let server = target.url.to_string();
-        let sender = Arc::new(Sender::new(target)?);
-        let meta = Meta::new(identity.id, origin, &server);
-        // The note first: a crash between the two leaves a note that says nothing was recorded.
-        let note = Arc::new(Note::create(state, meta.clone())?);
-        let spool = Spool::create_in(&inbox, meta.stream, &origin.source_name, log_config())?;
-        let drain = inbox.spool(spool.id());
-        let (news, appended) = watch::channel(0);
+        let meta = Meta::new(id, origin, &server);
         let (done, delivery) = watch::channel(Delivery::default());
-        let stream = Stream::new(drain.clone(), Some(Arc::clone(&note)));
-        let sending = tokio::spawn(Arc::clone(&sender).send_own(stream, appended, done)).abort_handle();
-        let marker = meta.marker();
-        let next = Mutex::new(0);
-        let left = Mutex::default();
-        let passed = std::sync::Mutex::default();
-        let outbox =
-            Arc::new(Outbox { spool, drain, note, marker, next, news, delivery, passed, sender, sending, left });
+        let outbox = Arc::new(Outbox {
+            state: state.to_path_buf(),
+            marker: meta.marker(),
+            meta,
+            kept: OnceLock::new(),
+            next: Mutex::new(0),
+            news: watch::Sender::new(0),
+            delivery,
+            telling: std::sync::Mutex::new(Some(done)),
+            passed: std::sync::Mutex::default(),
+            sender: Arc::new(Sender::new(target)?),
+            left: Mutex::default(),
+        });
+        match outbox.keep(0) {
+            Ok(_) => {}
+            Err(error) if is_full(&error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "no room for an outbox: records go to the server at once");
+            }
+            Err(error) => return Err(error),
+        }
+        let inbox = match Inbox::at(&state.join("outbox")).map_err(OutboxError::from) {
+            // So there is nothing of earlier runs either.
+            Err(error) if is_full(&error) => return Ok(outbox),
+            inbox => inbox?,
+        };
         if let Err(error) = inbox.sweep() {
             tracing::warn!(error = &error as &dyn std::error::Error, "what interrupted spools left stays");
         }
         outbox.report_lost(state, &inbox, &server).await?;
         outbox.take_over(state, &inbox, &server).await?;
         Ok(outbox)
+    }
+
+    /// The part on disk, made when there is none yet; the records before `next` are with the server then.
+    fn keep(&self, next: u64) -> Result<&Kept, OutboxError> {
+        if let Some(kept) = self.kept.get() {
+            return Ok(kept);
+        }
+        let inbox = Inbox::at(&self.state.join("outbox"))?;
+        // The note first: a crash between the two leaves a note that says nothing was recorded.
+        let note = Arc::new(Note::create(&self.state, self.meta.clone())?);
+        note.recorded(next);
+        note.sent(next);
+        let drain = inbox.spool(self.meta.stream);
+        let spool = match Spool::create_in(&inbox, drain.id(), &self.meta.source_name, log_config()) {
+            Ok(spool) => spool,
+            Err(error) => {
+                // What there is of it holds nothing, and would be in the way of the next attempt.
+                note.remove();
+                if let Err(error) = std::fs::remove_dir_all(drain.dir())
+                    && error.kind() != ErrorKind::NotFound
+                {
+                    tracing::warn!(%error, "what there is of an outbox stays");
+                }
+                return Err(error.into());
+            }
+        };
+        let stream = Stream::new(drain.clone(), Some(Arc::clone(&note)));
+        let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        let sending = Arc::clone(&self.sender).send_own(stream, self.news.subscribe(), telling);
+        let kept = Kept { spool, drain, note, sending: tokio::spawn(sending).abort_handle() };
+        Ok(self.kept.get_or_init(|| kept))
     }
 
     /// Makes records durable here; they are sent in the background.
@@ -258,7 +321,12 @@ impl Outbox {
             if frames.is_empty() {
                 return Ok(Receipt { accepted, ..Receipt::default() });
             }
-            match self.spool.append(frames.clone()).await.map_err(AppendError::from) {
+            let appended = match self.keep(*next) {
+                Ok(kept) => kept.spool.append(frames.clone()).await.map_err(AppendError::from),
+                // Whatever else is wrong with the place, too, the server may take it.
+                Err(_) => Err(AppendError::NoSpace),
+            };
+            match appended {
                 // The receiver lives as long as the sending task.
                 Ok(range) => {
                     self.news.send_replace(range.end);
@@ -267,7 +335,9 @@ impl Outbox {
                 Err(error) => return Err(error),
             }
             *next = sequence;
-            self.note.recorded(sequence);
+            if let Some(kept) = self.kept.get() {
+                kept.note.recorded(sequence);
+            }
         }
     }
 
@@ -278,7 +348,9 @@ impl Outbox {
         if !is_empty || !self.sender.pass(frames, PASSING_PATIENCE, &mut delivery).await {
             return Err(AppendError::NoSpace);
         }
-        self.note.sent(sequence);
+        if let Some(kept) = self.kept.get() {
+            kept.note.sent(sequence);
+        }
         let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
         *passed = passed.with(delivery);
         Ok(())
@@ -309,8 +381,12 @@ impl Outbox {
     /// # Errors
     /// When the end cannot be marked and something is left: the run then looks as if it had been killed.
     pub async fn close(&self, patience: Duration) -> Result<bool, AppendError> {
+        let Some(Kept { spool, drain, note, sending }) = self.kept.get() else {
+            // Everything went to the server at once.
+            return Ok(true);
+        };
         // First, so that whoever gives up on the waiting does not leave the sign of a killed process.
-        let marked = self.spool.mark_end().await;
+        let marked = spool.mark_end().await;
         let mut is_sent = self.flush(patience).await;
         if is_sent {
             let mut left = self.left.lock().await;
@@ -321,13 +397,13 @@ impl Outbox {
             // They may have had something to tell.
             is_sent = self.flush(patience).await;
         }
-        let closed = self.spool.close().await;
+        let closed = spool.close().await;
         if is_sent {
             // Or it looks once more into what is removed now, and takes that for damage.
-            self.sending.abort();
+            sending.abort();
             // Not only where the disk had room for the mark that it was sent.
-            if matches!(self.drain.remove(), Ok(Removal::Removed)) {
-                self.note.remove();
+            if matches!(drain.remove(), Ok(Removal::Removed)) {
+                note.remove();
                 return Ok(true);
             }
         }
@@ -341,7 +417,11 @@ impl Outbox {
             if note.meta.server != server || inbox.spool(note.meta.stream).dir().exists() {
                 continue;
             }
-            self.append(note.lost("the outbox is gone").into_iter().collect()).await?;
+            match self.append(note.lost("the outbox is gone").into_iter().collect()).await {
+                // The note stays for the next run.
+                Err(AppendError::NoSpace) => continue,
+                told => told?,
+            };
             // A crash before this repeats the record under the same id.
             note.remove();
         }
@@ -351,7 +431,7 @@ impl Outbox {
     /// Sends outboxes that nobody owns.
     async fn take_over(self: &Arc<Self>, state: &Path, inbox: &Inbox, server: &str) -> Result<(), OutboxError> {
         for spool in inbox.spools()? {
-            if spool.id() == self.spool.id() || spool.owner_alive().unwrap_or(true) {
+            if spool.id() == self.meta.stream || spool.owner_alive().unwrap_or(true) {
                 continue;
             }
             let note = match Note::claim(state, spool.id())? {
@@ -411,6 +491,13 @@ impl Note {
         (counts.recorded > counts.sent)
             .then(|| streams::gap(&lost, &self.meta.source_name, Utc::now().timestamp_micros()))
     }
+}
+
+/// Whether the disk has no room.
+fn is_full(error: &OutboxError) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let kinds = causes.filter_map(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    kinds.into_iter().any(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
 fn log_config() -> LogConfig {

@@ -52,10 +52,19 @@ fn parse(path: &Path, text: &[u8]) -> Result<Identity, OutboxError> {
 /// The key for fingerprints of what is sent from `state`.
 pub(super) fn match_key(state: &Path) -> Result<MatchKey, OutboxError> {
     let path = state.join(KEY_FILE);
-    let mut new = [0; 32];
-    getrandom::fill(&mut new).map_err(|error| failed(&path, io::Error::other(error.to_string())))?;
-    let bytes: Result<[u8; 32], _> = once(&path, &new)?.try_into();
+    let bytes: Result<[u8; 32], _> = once(&path, &random(&path)?)?.try_into();
     bytes.map(MatchKey::new).map_err(|_| failed(&path, io::Error::other("a match key has 32 bytes")))
+}
+
+/// A key that is kept nowhere.
+pub(super) fn passing_key(state: &Path) -> Result<MatchKey, OutboxError> {
+    random(&state.join(KEY_FILE)).map(MatchKey::new)
+}
+
+fn random(path: &Path) -> Result<[u8; 32], OutboxError> {
+    let mut new = [0; 32];
+    getrandom::fill(&mut new).map_err(|error| failed(path, io::Error::other(error.to_string())))?;
+    Ok(new)
 }
 
 /// The contents of `path`, which are `new` if there was nothing. Several processes may try at once: the first link wins.

@@ -130,7 +130,11 @@ impl Note {
             durable::rename(&making, &path).map_err(io::Error::other)?;
             Ok(Note { meta: meta.clone(), path: path.clone(), file, at, counts: Mutex::default() })
         };
-        make().map_err(|source| OutboxError::State { path: path.clone(), source })
+        make().map_err(|source| {
+            // Or it is in the way of the next attempt; one that was never made is no trouble.
+            fs::remove_file(folder.join(format!(".{}", meta.stream))).ok();
+            OutboxError::State { path: path.clone(), source }
+        })
     }
 
     /// The note of a run whose process is gone.

@@ -197,6 +197,49 @@ async fn what_finds_no_room_on_the_disk_goes_to_the_server_behind_what_waits() {
     drop((outbox, ballast));
 }
 
+/// A run that begins on a full disk has no outbox at first: its records go to the server, and to the outbox once there is
+/// room for one.
+#[tokio::test]
+async fn a_run_that_begins_on_a_full_disk_sends_at_once_and_keeps_when_there_is_room() {
+    let bench = Bench::new().await;
+    let (listener, address) = listen().await;
+    drop(listener);
+    let state = bench.path("state");
+    std::fs::create_dir_all(&state).unwrap();
+    let mut mount = std::process::Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs"]).arg(&state);
+    if !mount.status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: mounting a tmpfs needs root and CAP_SYS_ADMIN");
+        return;
+    }
+    let _mounted = Mounted(state.clone());
+    let ballast = state.join("ballast");
+    let mut filling = std::fs::File::create(&ballast).unwrap();
+    while std::io::Write::write_all(&mut filling, &[1; 4096]).is_ok() {}
+    drop(filling);
+    // Nothing of its own is there, not even who it is.
+    let (pipeline, outbox) = pipeline(&state, target(address), &origin()).await.unwrap();
+    assert_eq!(left(&bench), (0, 0));
+    // The server is away as well: refused, so that whoever collects counts it.
+    let refused = tokio::time::timeout(LONG, outbox.append(records(0..1))).await.unwrap();
+    assert!(matches!(refused, Err(AppendError::NoSpace)), "{refused:?}");
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    serve(&bench, listener, StatusCode::OK, 0).await;
+    outbox.append(records(0..600)).await.unwrap();
+    assert_eq!((stored(&bench).await.len(), outbox.delivery().sent), (600, 600));
+    assert_eq!(left(&bench), (0, 0));
+    std::fs::remove_file(&ballast).unwrap();
+    outbox.append(records(600..700)).await.unwrap();
+    assert_eq!(left(&bench), (1, 1));
+    assert!(outbox.close(LONG).await.unwrap());
+    assert_eq!((stored(&bench).await.len(), outbox.delivery().sent), (700, 700));
+    assert_eq!((left(&bench), gaps(&bench).await), ((0, 0), Vec::new()));
+    let mut numbers: Vec<u64> = bench.records().await.iter().map(|record| Marker::of(record).unwrap().1).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..700).collect::<Vec<_>>());
+    drop((pipeline, outbox));
+}
+
 #[tokio::test]
 async fn a_deleted_outbox_is_a_gap_with_its_count() {
     let bench = Bench::new().await;
