@@ -16,6 +16,7 @@
 //! Not here: what exchanges mean (`schemas::decode::http`), who may use the server (its authorization passes through), TLS
 //! certificates (a configuration is given).
 
+mod beginning;
 mod body;
 mod coding;
 mod decoding;
@@ -43,6 +44,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::CertificateDer;
 use threadline_schemas::limits::arrival::BODY_BYTES_MAX;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -50,6 +52,7 @@ use tracing::{debug, warn};
 use url::Url;
 use uuid::Uuid;
 
+use self::beginning::Beginning;
 use self::guard::Guard;
 use self::journal::Journal;
 pub use self::observation::{Event, Gap, GapReason, Observation, Request, What};
@@ -66,7 +69,6 @@ const CLIENT_WINDOW_BYTES: u32 = 128 * 1024;
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// Streams of one HTTP/2 connection of a client.
 const STREAMS_MAX: u32 = 128;
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Settings of one run.
@@ -96,6 +98,8 @@ pub struct ProxyOptions {
     pub connect_timeout: Duration,
     /// For the head of the server's answer. Default none: a tool may take its time, and a client that gives up leaves.
     pub response_timeout: Option<Duration>,
+    /// For the head of a request, and for what a connection begins with; one that says nothing is closed. Default 30 s.
+    pub head_timeout: Duration,
     /// Connections of clients at once; further ones wait. Default 512.
     pub connections_max: usize,
     /// Requests of all connections under way at once; a further one is told to come back. Default 1,024, which only HTTP/2
@@ -131,6 +135,7 @@ impl ProxyOptions {
             on_record_failure: OnRecordFailure::default(),
             connect_timeout: Duration::from_secs(10),
             response_timeout: None,
+            head_timeout: Duration::from_secs(30),
             connections_max: 512,
             exchanges_max: 1_024,
             request_bytes_max: BODY_BYTES_MAX,
@@ -329,11 +334,11 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, client: SocketAddr, stopp
         debug!(%error, "a connection goes on with delays");
     }
     let Some(tls) = shared.options.tls.clone() else {
-        return serve_http(shared, TokioIo::new(stream), client, stopped).await;
+        return serve_http(shared, stream, client, stopped).await;
     };
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, tokio_rustls::TlsAcceptor::from(tls).accept(stream));
     match handshake.await {
-        Ok(Ok(stream)) => serve_http(shared, TokioIo::new(stream), client, stopped).await,
+        Ok(Ok(stream)) => serve_http(shared, stream, client, stopped).await,
         Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
         Err(_) => debug!("a TLS handshake took too long"),
     }
@@ -341,14 +346,14 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, client: SocketAddr, stopp
 
 async fn serve_http<I>(shared: Arc<Shared>, io: I, client: SocketAddr, mut stopped: watch::Receiver<bool>)
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .auto_date_header(false)
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(shared.options.head_timeout)
         .max_buf_size(BUFFER_BYTES_MAX);
     builder
         .http2()
@@ -359,6 +364,7 @@ where
         .initial_connection_window_size(CLIENT_WINDOW_BYTES)
         .max_send_buf_size(BUFFER_BYTES_MAX)
         .max_header_list_size(BUFFER_BYTES_MAX as u32);
+    let io = TokioIo::new(Beginning::new(io, shared.options.head_timeout));
     let service = service_fn(move |request| forward::forward(Arc::clone(&shared), client.ip(), request));
     let mut connection = pin!(builder.serve_connection(io, service));
     // An error means that the sender is gone, which is a stop too.

@@ -1,5 +1,6 @@
 //! Raw sockets on both sides of a proxy: what passes byte by byte, when, and what is recorded of it.
 
+mod hostile;
 mod traffic;
 
 use std::sync::Mutex;
