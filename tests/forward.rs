@@ -400,11 +400,29 @@ fn who_it_was_is_known_over_restarts_of_the_forwarder() {
         serde_json::json!({"id": "w-4", "kind": "completion", "time": time(4), "source_kind": "host", "conversation_id": "who-1", "text": "done"}),
     ]);
     forward_all(rustix::process::Signal::TERM);
+    // In one file, whose rows stand by session: what a server saw stands before or behind whose it is.
+    let sessions = (10..40).flat_map(|n| {
+        let (conversation, id) = (format!("many-{n}"), format!("toolu_01ManySessions{n:06}"));
+        [
+            serde_json::json!({"id": format!("m-p{n}"), "kind": "prompt", "time": time(n), "source_kind": "host", "conversation_id": conversation, "user_claimed": format!("user-{n}"), "text": "refund"}),
+            serde_json::json!({"id": format!("m-s{n}"), "kind": "selection", "time": time(n), "source_kind": "host", "conversation_id": conversation, "tool_call_id": id, "tool_name": "refund"}),
+            serde_json::json!({"id": format!("m-c{n}"), "kind": "call", "time": time(n), "source_kind": "server", "source_name": "orders", "tool_call_id": id, "tool_name": "refund", "outcome": "ok"}),
+        ]
+    });
+    record(&sessions.collect::<Vec<Value>>());
+    forward_all(rustix::process::Signal::TERM);
+    let (many, one): (Vec<Value>, Vec<Value>) =
+        told().into_iter().partition(|event| event["actor"]["session"]["uid"].as_str().unwrap().starts_with("many-"));
+    assert!(many.len() >= 90, "{}", many.len());
+    for event in many {
+        let session = event["actor"]["session"]["uid"].as_str().unwrap();
+        assert_eq!(event["actor"]["user"]["name"], session.replace("many", "user"), "{event}");
+    }
     let shown = |event: &Value| {
         let parts = ["/metadata/event_code", "/actor/user/name", "/actor/session/uid", "/unmapped/user.said_by"];
         parts.map(|part| event.pointer(part).and_then(Value::as_str).unwrap_or("-").to_string()).join(" ")
     };
-    let mut seen: Vec<String> = told().iter().map(shown).collect();
+    let mut seen: Vec<String> = one.iter().map(shown).collect();
     seen.sort();
     seen.dedup();
     let expected = [

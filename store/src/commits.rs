@@ -68,10 +68,20 @@ impl Commits {
 
     /// Rows of a committed file in file order, without the bytes received (`raw`).
     pub async fn rows(&self, file: &Arc<SealedFile>, rows: Range<u32>) -> Result<Vec<Record>, StoreError> {
+        let columns = COLUMNS.iter().map(|column| column.name).filter(|name| *name != "raw").collect();
+        self.rows_of(file, rows, columns).await
+    }
+
+    /// The same with nothing but these columns.
+    pub async fn rows_of(
+        &self,
+        file: &Arc<SealedFile>,
+        rows: Range<u32>,
+        columns: Vec<&'static str>,
+    ) -> Result<Vec<Record>, StoreError> {
         let (access, file) = (Arc::clone(&self.files), Arc::clone(file));
         let rows: Vec<u32> = (rows.start..rows.end.min(file.rows)).collect();
         let is_empty = rows.is_empty();
-        let columns: Vec<&str> = COLUMNS.iter().map(|column| column.name).filter(|name| *name != "raw").collect();
         let read = move || access.records(&file, Some(&rows), Some(&columns));
         if is_empty { Ok(Vec::new()) } else { blocking(read).await }
     }

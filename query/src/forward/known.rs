@@ -1,15 +1,17 @@
 //! What sessions say of themselves, for records of them that do not: who, with which agent, in which conversation.
 //!
-//! Learned from committed records in their order, by ids that are equal, and never by judging: a record is of the
+//! Learned from committed files in their order, by ids that are equal, and never by judging: a record is of the
 //! conversation that it names, else of the one that its tool call, JSON-RPC exchange, turn, trace or stdio process was named
-//! in. A user or agent that is named later is not known earlier; an export of the session knows all of it.
+//! in. A whole file is learned from before a row of it is told, because its rows stand by session and not by time. What is
+//! named in a later file is not known earlier; an export of the session knows all of it.
 //!
 //! Invariants
 //! - what two records say differently is not known: an id that is borne by two conversations, or two users, tells nothing
 //! - an id tells of what happens within [`REACH_NANOS`] of its last record, because some programs begin again with their ids
 //!   or have one trace for ever, and a tool call's or turn's tells only if it is long enough not to be chosen twice
-//! - at most twice [`KEYS_MAX`] ids are remembered, the ones that were seen last, and no name longer than [`NAME_BYTES_MAX`]
-//! - the same records in the same order make the same state; it is kept with the position up to which it was learned, so a
+//! - remembered are the ids and sessions that were seen last: [`KEYS_MAX`] of each and those of one file, twice; of a record
+//!   one id of each kind, and no name longer than [`NAME_BYTES_MAX`]
+//! - the same files in the same order make the same state; it is kept with the position up to which it was learned, so a
 //!   restart changes nothing
 //!
 //! Not here: HTTP connections and MCP sessions, which gateways share between users; what correlation believes.
@@ -22,7 +24,7 @@ use threadline_schemas::decode::stdio_capture::DECODER;
 use threadline_schemas::ocsf::SessionFacts;
 use threadline_schemas::{Key, KeyKind, Record};
 
-/// Ids that are remembered since the last time that as many were new.
+/// Ids and sessions that are remembered, beside those of the file that is read.
 pub(super) const KEYS_MAX: usize = 8_192;
 /// Longest name that is carried over, bytes.
 const NAME_BYTES_MAX: usize = 256;
@@ -33,176 +35,269 @@ const ID_BYTES_MIN: usize = 16;
 /// Keys of one record that are looked at.
 const KEYS_PER_RECORD_MAX: usize = 32;
 
+/// Columns that are learned from.
+pub(super) const COLUMNS: &[&str] = &[
+    "tenant",
+    "keys",
+    "decoder",
+    "time_unix_nano",
+    "conversation_id",
+    "user_authenticated",
+    "user_claimed",
+    "agent_name",
+    "client_name",
+];
+
 /// What all who say something say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Said {
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+enum Said<T> {
+    #[default]
     Nothing,
-    One(String),
+    One(T),
     Several,
 }
 
-impl Said {
-    fn add(&mut self, name: Option<&String>) {
-        let Some(name) = name else { return };
+impl<T: Clone + PartialEq> Said<T> {
+    fn add(&mut self, said: Option<&T>) {
+        let Some(said) = said else { return };
         match self {
-            Said::Nothing => *self = Said::One(name.clone()),
-            Said::One(known) if known == name => {}
+            Said::Nothing => *self = Said::One(said.clone()),
+            Said::One(known) if known == said => {}
             Said::One(_) | Said::Several => *self = Said::Several,
         }
     }
 
-    fn one(&self) -> Option<&String> {
+    fn one(&self) -> Option<&T> {
         match self {
-            Said::One(name) => Some(name),
+            Said::One(said) => Some(said),
             Said::Nothing | Said::Several => None,
         }
     }
 }
 
-/// What is known of one id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
-    conversation: Said,
-    authenticated: Said,
-    claimed: Said,
-    agent: Said,
-    /// Of its last record, nanoseconds.
+/// A conversation, or a process that none was named for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Session {
+    conversation: Option<String>,
+    authenticated: Said<String>,
+    claimed: Said<String>,
+    agent: Said<String>,
+}
+
+/// Which conversation an id was named in, and when it was seen last, nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Home {
+    /// 0: none yet; [`SEVERAL`].
+    conversation: u128,
     time: i64,
 }
 
-impl Entry {
-    fn new() -> Entry {
-        let nothing = || Said::Nothing;
-        Entry { conversation: nothing(), authenticated: nothing(), claimed: nothing(), agent: nothing(), time: 0 }
+const SEVERAL: u128 = u128::MAX;
+
+/// What was used last: everything since one moment, and what was used before that since another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Recent<V> {
+    young: HashMap<u128, V>,
+    old: HashMap<u128, V>,
+}
+
+impl<V> Default for Recent<V> {
+    fn default() -> Self {
+        Recent { young: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<V: Default> Recent<V> {
+    fn get(&self, id: u128) -> Option<&V> {
+        self.young.get(&id).or_else(|| self.old.get(&id))
+    }
+
+    fn entry(&mut self, id: u128) -> &mut V {
+        let old = &mut self.old;
+        self.young.entry(id).or_insert_with(|| old.remove(&id).unwrap_or_default())
+    }
+
+    fn forget(&mut self) {
+        if self.young.len() > KEYS_MAX {
+            self.old = std::mem::take(&mut self.young);
+        }
     }
 }
 
 /// See the head of this file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Known {
-    young: HashMap<u128, Entry>,
-    old: HashMap<u128, Entry>,
+    sessions: Recent<Session>,
+    homes: Recent<Home>,
+}
+
+/// What one record says.
+#[derive(Debug)]
+pub(super) struct Lesson {
+    ids: Vec<(KeyKind, u128)>,
+    time: i64,
+    /// Its id and name.
+    conversation: Option<(u128, String)>,
+    authenticated: Option<String>,
+    claimed: Option<String>,
+    agent: Option<String>,
+}
+
+impl Lesson {
+    pub(super) fn of(record: &Record) -> Lesson {
+        let carried = |name: &Option<String>| {
+            name.as_deref().filter(|name| !name.is_empty() && name.len() <= NAME_BYTES_MAX).map(str::to_string)
+        };
+        Lesson {
+            ids: ids(record),
+            time: record.time_unix_nano,
+            conversation: carried(&record.conversation_id).map(|name| (id_of_conversation(record, &name), name)),
+            authenticated: carried(&record.user_authenticated),
+            claimed: carried(&record.user_claimed),
+            agent: carried(&record.agent_name).or_else(|| carried(&record.client_name)),
+        }
+    }
+
+    /// Whether it may say more once others are learned.
+    pub(super) fn is_open(&self) -> bool {
+        self.conversation.is_none() && !self.ids.is_empty()
+    }
+}
+
+impl Known {
+    /// A file is about to be learned from: what was not used for long is forgotten.
+    pub(super) fn begin(&mut self) {
+        self.sessions.forget();
+        self.homes.forget();
+    }
+
+    /// Learns what a record says.
+    pub(super) fn learn(&mut self, lesson: &Lesson) {
+        let own = lesson.conversation.as_ref().map(|(id, _)| *id);
+        let conversation = own.or_else(|| self.conversation(&lesson.ids, lesson.time));
+        for (_, id) in &lesson.ids {
+            let home = self.homes.entry(*id);
+            home.time = home.time.max(lesson.time);
+            match conversation {
+                Some(conversation) if home.conversation == 0 => home.conversation = conversation,
+                Some(conversation) if home.conversation != conversation => home.conversation = SEVERAL,
+                _ => {}
+            }
+        }
+        // What is said in a conversation is said of it, else of the process.
+        let process = || lesson.ids.iter().find(|(kind, _)| *kind == KeyKind::Connection).map(|(_, id)| *id);
+        let Some(id) = conversation.or_else(process) else { return };
+        let session = self.sessions.entry(id);
+        if let Some((_, name)) = &lesson.conversation {
+            session.conversation.get_or_insert_with(|| name.clone());
+        }
+        session.authenticated.add(lesson.authenticated.as_ref());
+        session.claimed.add(lesson.claimed.as_ref());
+        session.agent.add(lesson.agent.as_ref());
+    }
+
+    /// What is known of the session of a record.
+    pub(super) fn of(&self, record: &Record) -> SessionFacts {
+        let ids = ids(record);
+        let own = record.conversation_id.as_deref().filter(|name| !name.is_empty());
+        let home = own.map(|name| id_of_conversation(record, name));
+        let home = home.or_else(|| self.conversation(&ids, record.time_unix_nano));
+        let process = || ids.iter().find(|(kind, _)| *kind == KeyKind::Connection).map(|(_, id)| *id);
+        let Some(session) = home.or_else(process).and_then(|id| self.sessions.get(id)) else {
+            return SessionFacts { conversation: own.map(str::to_string), ..SessionFacts::default() };
+        };
+        let is_authenticated = session.authenticated != Said::Nothing;
+        let user = if is_authenticated { session.authenticated.one() } else { session.claimed.one() };
+        SessionFacts {
+            conversation: own.map(str::to_string).or_else(|| session.conversation.clone()),
+            is_authenticated: is_authenticated && user.is_some(),
+            user: user.cloned(),
+            agent: session.agent.one().cloned(),
+        }
+    }
+
+    /// The one conversation that ids were named in.
+    fn conversation(&self, ids: &[(KeyKind, u128)], time: i64) -> Option<u128> {
+        let mut found = Said::Nothing;
+        for (kind, id) in ids {
+            let is_near = |home: &&Home| *kind == KeyKind::Connection || home.time.abs_diff(time) <= REACH_NANOS;
+            match self.homes.get(*id).filter(is_near).map(|home| home.conversation) {
+                None | Some(0) => {}
+                Some(SEVERAL) => return None,
+                Some(conversation) => found.add(Some(&conversation)),
+            }
+        }
+        found.one().copied()
+    }
+
+    /// As it is written down.
+    pub(super) fn kept(&self) -> Kept {
+        let sessions = |map: &HashMap<u128, Session>| {
+            sorted(map.iter().map(|(id, session)| KeptSession { id: hex(*id), session: session.clone() }).collect())
+        };
+        let homes = |map: &HashMap<u128, Home>| {
+            sorted(map.iter().map(|(id, home)| (hex(*id), hex(home.conversation), home.time)).collect())
+        };
+        Kept {
+            sessions: [sessions(&self.sessions.young), sessions(&self.sessions.old)],
+            homes: [homes(&self.homes.young), homes(&self.homes.old)],
+        }
+    }
+
+    /// What was written down; `None` when it is not that.
+    pub(super) fn of_kept(kept: Kept) -> Option<Known> {
+        let number = |text: &str| u128::from_str_radix(text, 16).ok();
+        let sessions = |list: Vec<KeptSession>| -> Option<HashMap<u128, Session>> {
+            list.into_iter().map(|kept| Some((number(&kept.id)?, kept.session))).collect()
+        };
+        let homes = |list: Vec<KeptHome>| -> Option<HashMap<u128, Home>> {
+            let home = |(id, conversation, time): KeptHome| {
+                Some((number(&id)?, Home { conversation: number(&conversation)?, time }))
+            };
+            list.into_iter().map(home).collect()
+        };
+        let [young, old] = kept.sessions;
+        let sessions = Recent { young: sessions(young)?, old: sessions(old)? };
+        let [young, old] = kept.homes;
+        Some(Known { sessions, homes: Recent { young: homes(young)?, old: homes(old)? } })
+    }
 }
 
 /// The same as it is written down, in one order.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Kept {
-    young: Vec<(String, Entry)>,
-    old: Vec<(String, Entry)>,
+    sessions: [Vec<KeptSession>; 2],
+    homes: [Vec<KeptHome>; 2],
 }
 
-impl Known {
-    /// Learns what a record says.
-    pub(super) fn learn(&mut self, record: &Record) {
-        let ids = ids(record);
-        let carried = |name: &Option<String>| {
-            name.as_deref().filter(|name| !name.is_empty() && name.len() <= NAME_BYTES_MAX).map(str::to_string)
-        };
-        let own = carried(&record.conversation_id);
-        let conversation = own.or_else(|| self.conversation(record, &ids));
-        let (authenticated, claimed) = (carried(&record.user_authenticated), carried(&record.user_claimed));
-        let agent = carried(&record.agent_name).or_else(|| carried(&record.client_name));
-        // What is said in a conversation is said of it; of other ids only that they are of it.
-        let of_conversation = conversation.as_deref().map(|name| id_of_conversation(record, name));
-        for (kind, id) in ids.iter().copied().chain(of_conversation.map(|id| (KeyKind::Conversation, id))) {
-            let entry = self.entry(id);
-            entry.time = record.time_unix_nano;
-            if kind != KeyKind::Conversation {
-                entry.conversation.add(conversation.as_ref());
-            }
-            if kind == KeyKind::Conversation || conversation.is_none() {
-                entry.authenticated.add(authenticated.as_ref());
-                entry.claimed.add(claimed.as_ref());
-                entry.agent.add(agent.as_ref());
-            }
-        }
-    }
-
-    /// What is known of the session of a record.
-    pub(super) fn of(&self, record: &Record) -> SessionFacts {
-        let ids = ids(record);
-        let own = record.conversation_id.as_deref().filter(|name| !name.is_empty()).map(str::to_string);
-        let conversation = own.or_else(|| self.conversation(record, &ids));
-        let home = conversation.as_deref().map(|name| id_of_conversation(record, name));
-        let places: Vec<u128> = match home {
-            Some(home) => vec![home],
-            None => ids.iter().filter(|(kind, id)| self.tells(*kind, *id, record)).map(|(_, id)| *id).collect(),
-        };
-        let entries = || places.iter().filter_map(|id| self.get(*id));
-        let all = |said: fn(&Entry) -> &Said| {
-            let mut all = Said::Nothing;
-            for entry in entries() {
-                match said(entry) {
-                    Said::Several => all = Said::Several,
-                    one => all.add(one.one()),
-                }
-            }
-            all
-        };
-        let authenticated = all(|entry| &entry.authenticated);
-        let claimed = all(|entry| &entry.claimed);
-        let is_authenticated = authenticated != Said::Nothing;
-        let user = if is_authenticated { authenticated } else { claimed };
-        let (user, agent) = (user.one().cloned(), all(|entry| &entry.agent).one().cloned());
-        SessionFacts { conversation, is_authenticated: is_authenticated && user.is_some(), user, agent }
-    }
-
-    /// The one conversation that the ids of a record were named in.
-    fn conversation(&self, record: &Record, ids: &[(KeyKind, u128)]) -> Option<String> {
-        let mut found = Said::Nothing;
-        for (kind, id) in ids.iter().filter(|(kind, id)| self.tells(*kind, *id, record)) {
-            let Some(entry) = self.get(*id).filter(|_| *kind != KeyKind::Conversation) else { continue };
-            match &entry.conversation {
-                Said::Several => return None,
-                said => found.add(said.one()),
-            }
-        }
-        found.one().cloned()
-    }
-
-    fn tells(&self, kind: KeyKind, id: u128, record: &Record) -> bool {
-        let is_near = |entry: &Entry| entry.time.abs_diff(record.time_unix_nano) <= REACH_NANOS;
-        kind == KeyKind::Connection || self.get(id).is_some_and(is_near)
-    }
-
-    fn get(&self, id: u128) -> Option<&Entry> {
-        self.young.get(&id).or_else(|| self.old.get(&id))
-    }
-
-    fn entry(&mut self, id: u128) -> &mut Entry {
-        if !self.young.contains_key(&id) && self.young.len() >= KEYS_MAX {
-            self.old = std::mem::take(&mut self.young);
-        }
-        let old = &mut self.old;
-        self.young.entry(id).or_insert_with(|| old.remove(&id).unwrap_or_else(Entry::new))
-    }
-
-    /// As it is written down.
-    pub(super) fn kept(&self) -> Kept {
-        let sorted = |map: &HashMap<u128, Entry>| {
-            let mut list: Vec<_> = map.iter().map(|(id, entry)| (format!("{id:032x}"), entry.clone())).collect();
-            list.sort_by(|a, b| a.0.cmp(&b.0));
-            list
-        };
-        Kept { young: sorted(&self.young), old: sorted(&self.old) }
-    }
-
-    /// What was written down; `None` when it is not that.
-    pub(super) fn of_kept(kept: Kept) -> Option<Known> {
-        let map = |list: Vec<(String, Entry)>| -> Option<HashMap<u128, Entry>> {
-            list.into_iter().map(|(id, entry)| Some((u128::from_str_radix(&id, 16).ok()?, entry))).collect()
-        };
-        Some(Known { young: map(kept.young)?, old: map(kept.old)? })
-    }
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct KeptSession {
+    id: String,
+    session: Session,
 }
 
-/// The ids of a record that say which session it is of.
+/// Id, conversation, time.
+type KeptHome = (String, String, i64);
+
+fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+    list.sort();
+    list
+}
+
+fn hex(id: u128) -> String {
+    format!("{id:x}")
+}
+
+/// The ids of a record that say which session it is of, one of each kind.
 fn ids(record: &Record) -> Vec<(KeyKind, u128)> {
     let is_stdio = record.decoder == DECODER;
-    let id_of = |text: &str| {
-        let (kind, value) = text.split_once(':')?;
-        let kind = KeyKind::parse(kind)?;
+    let mut ids: Vec<(KeyKind, u128)> = Vec::new();
+    for text in record.keys.iter().take(KEYS_PER_RECORD_MAX) {
+        let Some((kind, value)) = text.split_once(':').and_then(|(kind, value)| Some((KeyKind::parse(kind)?, value)))
+        else {
+            continue;
+        };
         let tells = match kind {
             KeyKind::ToolCall | KeyKind::Turn => value.len() >= ID_BYTES_MIN,
             KeyKind::Rpc | KeyKind::Trace => true,
@@ -210,9 +305,11 @@ fn ids(record: &Record) -> Vec<(KeyKind, u128)> {
             KeyKind::Connection => is_stdio,
             _ => false,
         };
-        tells.then(|| (kind, id(record, text)))
-    };
-    record.keys.iter().take(KEYS_PER_RECORD_MAX).filter_map(|text| id_of(text)).collect()
+        if tells && !ids.iter().any(|(known, _)| *known == kind) {
+            ids.push((kind, id(record, text)));
+        }
+    }
+    ids
 }
 
 fn id_of_conversation(record: &Record, name: &str) -> u128 {
@@ -277,7 +374,8 @@ mod tests {
 
     fn learned(records: &[Record]) -> Known {
         let mut known = Known::default();
-        records.iter().for_each(|record| known.learn(record));
+        let lessons: Vec<Lesson> = records.iter().map(Lesson::of).collect();
+        lessons.iter().for_each(|lesson| known.learn(lesson));
         known
     }
 
@@ -326,16 +424,22 @@ mod tests {
 
     #[test]
     fn it_is_bounded_keeps_what_is_in_use_and_is_the_same_when_read_again() {
-        let mut known = learned(&[said("ann", "c1")]);
-        for n in 0..5 * KEYS_MAX {
-            known.learn(&said("bob", &format!("other-{n}")));
-            if n % 1_000 == 0 {
-                known.learn(&chosen("c1"));
+        let mut known = learned(&[said("ann", "c1"), chosen("c1"), called("p1", DECODER)]);
+        for file in 0..40 {
+            known.begin();
+            for n in 0..1_000 {
+                known.learn(&Lesson::of(&said("bob", &format!("other-{file}-{n}"))));
+                let mut call = chosen(&format!("other-{file}-{n}"));
+                call.keys = vec![format!("toolcall:toolu_{file:08}{n:08}")];
+                known.learn(&Lesson::of(&call));
             }
-            assert!(known.young.len() <= KEYS_MAX && known.old.len() <= KEYS_MAX);
+            known.learn(&Lesson::of(&called("p1", DECODER)));
+            for len in [known.sessions.young.len(), known.sessions.old.len(), known.homes.young.len()] {
+                assert!(len <= KEYS_MAX + 3_000, "{len}");
+            }
         }
-        assert_eq!(shown(&known, &called("p1", DECODER)), "c1 ann claude-code");
-        assert_eq!(shown(&known, &chosen("other-7")), "other-7 - -");
+        assert_eq!(shown(&known, &listed("p1", DECODER)), "c1 ann claude-code");
+        assert_eq!(shown(&known, &chosen("other-0-7")), "other-0-7 - -");
         let text = serde_json::to_string(&known.kept()).unwrap();
         assert_eq!(Known::of_kept(serde_json::from_str(&text).unwrap()), Some(known));
     }

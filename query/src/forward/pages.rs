@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use threadline_schemas::Record;
-use threadline_store::{Commit, Commits};
+use threadline_store::{Commit, Commits, SealedFile};
 
 use super::ForwardError;
 use super::position::{Place, Position};
@@ -35,6 +35,8 @@ pub(super) struct Page {
     /// After the last row.
     pub(super) end: Position,
     pub(super) end_place: Place,
+    /// The file they are of.
+    pub(super) file: Arc<SealedFile>,
     /// When they were committed, milliseconds since the Unix epoch.
     pub(super) committed_ms: i64,
 }
@@ -97,7 +99,8 @@ impl Pages {
             self.row = end;
             self.next = Position { version, file: Some(file.id), row: end };
             let end_place = Place { version, file: index, row: end };
-            return Ok(Some(Page { rows, end: self.next, end_place, committed_ms: commit.time_ms }));
+            let file = Arc::clone(file);
+            return Ok(Some(Page { rows, end: self.next, end_place, file, committed_ms: commit.time_ms }));
         }
     }
 

@@ -15,17 +15,18 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
-use threadline_store::Commits;
+use threadline_store::{Commits, SealedFile};
 use tokio::sync::watch;
 
 use super::ForwardError;
 use super::backoff::Backoff;
 use super::config::{SinkConfig, Start};
 use super::event::Event;
-use super::known::Known;
+use super::known::{self, Known, Lesson};
 use super::pages::{Page, Pages, Row};
 use super::pairs::{Pairs, Told};
 use super::position::{Place, Position};
@@ -40,8 +41,10 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often our log tells of dead letters.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 const DEAD_LETTERS_TOLD: &str = "events were refused or are not valid, and are dead letters now";
-/// Rows after which it is written down what was learned of sessions: as many are read again after a crash.
-const LEARNED_EVERY: u32 = 20_000;
+/// Rows after which it is written down what was learned of sessions: as many are learned again after a crash.
+const LEARNED_EVERY: u32 = 200_000;
+/// Rows that are learned from at once.
+const LEARNED_AT_ONCE: u32 = 4_096;
 /// Dead letters that are sent again before the file is written anew.
 const DEAD_LETTERS_PART: usize = 500;
 
@@ -77,9 +80,9 @@ struct Reading {
     pages: Pages,
     pairs: Pairs,
     known: Known,
-    /// Before it every row was learned from.
+    /// Before it every file was learned from.
     learned: Place,
-    /// The same, as it is written down: after the rows that were read.
+    /// The same, as it is written down.
     learned_to: Position,
     /// Rows since that was written down.
     rows_learned: u32,
@@ -90,15 +93,44 @@ struct Reading {
 }
 
 impl Reading {
+    /// Learns from a whole file, unless that was done; before a row of it is told.
+    async fn learn(&mut self, commits: &Commits, file: &Arc<SealedFile>, at: Place) -> Result<(), ForwardError> {
+        if (Place { row: 0, ..at }) < self.learned {
+            return Ok(());
+        }
+        self.known.begin();
+        let mut open = Vec::new();
+        for from in (0..file.rows).step_by(LEARNED_AT_ONCE as usize) {
+            let rows = commits.rows_of(file, from..from + LEARNED_AT_ONCE, known::COLUMNS.to_vec()).await?;
+            for lesson in rows.iter().map(Lesson::of) {
+                self.known.learn(&lesson);
+                open.extend(lesson.is_open().then_some(lesson));
+            }
+        }
+        // What they are of may stand further down.
+        open.iter().for_each(|lesson| self.known.learn(lesson));
+        self.learned = Place { row: file.rows, ..at };
+        self.learned_to = Position { version: at.version, file: Some(file.id), row: file.rows };
+        self.rows_learned += file.rows;
+        Ok(())
+    }
+
+    /// Learns again what was learned after it was last written down and before a crash.
+    async fn catch_up(&mut self, commits: &Commits) -> Result<(), ForwardError> {
+        for version in self.learned.version..=self.settled.version {
+            let Some(commit) = commits.read(version).await? else { return Ok(()) };
+            for (index, file) in commit.files.iter().enumerate() {
+                let at = Place { version, file: index as u32, row: 0 };
+                if at < self.settled {
+                    self.learn(commits, file, at).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What this row completes.
     fn take(&mut self, row: Row, committed_ms: i64, known: &mut Vec<Told>, told: &mut Vec<Told>) {
-        if row.place >= self.learned {
-            self.known.learn(&row.record);
-            self.rows_learned += 1;
-        }
-        if row.place < self.settled {
-            return;
-        }
         let to = if row.place < self.delivered { known } else { told };
         let from = to.len();
         self.pairs.take(row, committed_ms, to);
@@ -266,7 +298,7 @@ impl Worker {
             Some(learned) => learned,
             None => {
                 // From here on a crash loses nothing of it.
-                let learned = (self.state.cursor.settled, Known::default());
+                let learned = (Position { row: 0, ..self.state.cursor.settled }, Known::default());
                 self.state.save_known(learned.0, &learned.1)?;
                 learned
             }
@@ -282,10 +314,7 @@ impl Worker {
             settled: Pages::place(&self.commits, settled).await?,
             delivered: Pages::place(&self.commits, delivered).await?,
         };
-        if reading.learned < reading.settled {
-            // After a crash; what lies between is learned from and not told again.
-            reading.pages = self.pages(learned_to);
-        }
+        reading.catch_up(&self.commits).await?;
         let done = self.follow_in(&mut reading).await;
         self.state.save_known(reading.learned_to, &reading.known)?;
         done
@@ -300,7 +329,7 @@ impl Worker {
             let page = reading.pages.next().await?;
             let caught_up = page.is_none();
             if let Some(page) = page {
-                self.read(page, reading, &mut batch);
+                self.read(page, reading, &mut batch).await?;
             } else {
                 let told = reading.expire(Utc::now().timestamp_millis());
                 if !told.is_empty() {
@@ -343,20 +372,19 @@ impl Worker {
     }
 
     /// Rows before the cursor were told already; they only show which calls wait, and whose session is whose.
-    fn read(&mut self, page: Page, reading: &mut Reading, batch: &mut Batch) {
+    async fn read(&mut self, page: Page, reading: &mut Reading, batch: &mut Batch) -> Result<(), ForwardError> {
+        reading.learn(&self.commits, &page.file, page.end_place).await?;
         let mut told = reading.expire(page.committed_ms);
         let mut known = Vec::new();
         for row in page.rows {
             reading.take(row, page.committed_ms, &mut known, &mut told);
-        }
-        if page.end_place > reading.learned {
-            (reading.learned, reading.learned_to) = (page.end_place, page.end);
         }
         self.render_all(told, batch);
         if page.end_place >= reading.delivered {
             batch.end = Some(page.end);
             batch.settled = Some(reading.pairs.settled(page.end));
         }
+        Ok(())
     }
 
     fn render_all(&mut self, told: Vec<Told>, batch: &mut Batch) {
@@ -575,7 +603,7 @@ impl Worker {
                 };
                 let mut batch = Batch::default();
                 while let Some(page) = reading.pages.next().await?.filter(|page| page.end.version <= *to) {
-                    self.read(page, &mut reading, &mut batch);
+                    self.read(page, &mut reading, &mut batch).await?;
                     (batch.end, batch.settled) = (Some(self.state.cursor.delivered), Some(self.state.cursor.settled));
                     if self.is_full(&batch) && self.hand_over(&mut batch).await?.is_err() {
                         return Ok(Err(Stopped));
