@@ -24,7 +24,7 @@ use items::{Binding, Item, steps};
 const FOLLOWS: f64 = 0.7;
 /// Gateway sessions that no host knows stay together over pauses up to this, seconds.
 const LONE_GAP: f64 = 30.0;
-/// Chance that a user opens another conversation under an id that others use, too.
+/// Chance that a user opens another conversation under an id that names several conversations.
 const REUSED_AGAIN: f64 = 0.1;
 /// How sure a turn is where the host gave a conversation id.
 const BY_ID: f64 = 0.995;
@@ -68,6 +68,9 @@ impl Linker<'_> {
         let rarity = shorten(&mut places);
         let reused = reused_ids(places.keys());
         let names_one = |place: &items::Place| place.1 != NONE && !reused.contains(&place.1);
+        let ids = places.keys().filter(|place| place.1 != NONE).map(|place| place.1).collect::<BTreeSet<_>>().len();
+        // Where ids come back with other users, they may come back with the same one.
+        let again = REUSED_AGAIN * reused.len() as f64 / ids.max(1) as f64;
         let known: Vec<&[Item]> =
             places.iter().filter(|(place, _)| names_one(place)).map(|(_, items)| items.as_slice()).collect();
         let habits = Habits::learn(&known, &rarity);
@@ -76,16 +79,22 @@ impl Linker<'_> {
         let disorder = if self.noise.heavy { habits.soonest_prompt() } else { 0.0 };
         let mut found = Conversations::default();
         for (place, items) in &places {
-            if names_one(place) {
+            if names_one(place) && reused.is_empty() {
                 let all: Vec<usize> = (0..items.len()).collect();
                 found.add(self, items, &all, |_, _| BY_ID, true, disorder);
                 continue;
             }
             let by_id = place.1 != NONE;
-            let opening = if by_id { REUSED_AGAIN.ln() } else { 0.0 };
-            let split = beam::split(items, &habits, &rarity, beam::Prior { per_server, disorder, opening });
+            let opening = match () {
+                () if !by_id => 0.0,
+                () if names_one(place) => again.ln(),
+                () => REUSED_AGAIN.ln(),
+            };
+            let named = names_one(place);
+            let split = beam::split(items, &habits, &rarity, beam::Prior { per_server, disorder, opening, named });
+            let surest = if named { BY_ID } else { 1.0 };
             let sure =
-                |at: usize, prompt: Option<usize>| split.under.get(&(at, prompt)).copied().unwrap_or(0.0).min(1.0);
+                |at: usize, prompt: Option<usize>| split.under.get(&(at, prompt)).copied().unwrap_or(0.0).min(surest);
             for conversation in &split.conversations {
                 for part in together::parts(items, conversation, &split, disorder, self.settings.together(self.noise)) {
                     found.add(self, items, &part, sure, by_id, disorder);

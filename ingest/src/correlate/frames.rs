@@ -3,10 +3,12 @@
 //! A tap stands anywhere: between host and gateway, gateway and server, host and server. So its calls are compared with the
 //! calls of hosts, gateways, servers and other taps, clock against clock: equal arguments, one tool (a gateway may put a
 //! prefix before its name), starts that differ by what they usually differ by. Which side is the outer one follows from
-//! durations, else from the starts. A call stands below the nearest outer one.
+//! durations, else from the starts. A call stands below the nearest outer one. Where nearly every call that one clock stamps is
+//! another's, too, a weak candidate is likelier than none.
 //!
 //! Score = L(start difference less offset, difference of durations; or anywhere inside, held up) + an inner call is no longer
-//! than its outer one (-10) + results (+-2, taps only) + ids (+20 for a span or request id that both bear).
+//! than its outer one (-10) + results (taps only; how often true pairs
+//! differ is learned) + ids (+20 for a span or request id that both bear).
 //!
 //! A link made here is one of parents only: frames have connections, traces and requests that say where they belong, so no
 //! session is judged. A session that the linker made for gateway calls of which no host is known is given up where taps
@@ -15,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::assignment::{Candidate, assign, ranked};
-use super::gateway_server::EXECUTION_CONFIDENT;
+use super::gateway_server::{EXECUTION_CONFIDENT, SURE, worth_of_presence};
 use super::likelihood::{median, robust};
 use super::linker::Linker;
 use super::names::{NONE, Name};
@@ -23,6 +25,8 @@ use super::observation::Act;
 use super::placement::{Place, Rule};
 
 const NO_PARTNER: f64 = 2.0;
+/// However often a clock's calls are another's, that adds no more than this.
+const PRESENCE_MOST: f64 = 4.0;
 /// Start and duration hang together.
 const TRUST: f64 = 0.8;
 /// Pairs that have to agree before an offset is learned; until then clocks are taken to agree to [`CLOCKS_AGREE`].
@@ -81,6 +85,8 @@ struct Pairing {
     sd: f64,
     /// Outer duration less inner one.
     excess: Option<(f64, f64)>,
+    /// What equal results and unequal ones are worth between two taps: a gateway may rewrite them.
+    results: [f64; 2],
 }
 
 impl<'a> Linker<'a> {
@@ -99,15 +105,25 @@ impl<'a> Linker<'a> {
         let mut open: Frames = Frames::new();
         for pairs in by_clocks.into_values() {
             let (pairs, pairing) = self.learn(&views, pairs);
-            let score = |outer: u32, inner: u32| self.frame_evidence(&views, outer as usize, inner as usize, pairing);
-            let candidates: Vec<Candidate> = pairs
+            let evidence =
+                |outer: u32, inner: u32| self.frame_evidence(&views, outer as usize, inner as usize, pairing);
+            let mut candidates: Vec<Candidate> = pairs
                 .iter()
                 .map(|(outer, inner)| {
                     let (row, column) = (*outer as u32, *inner as u32);
-                    let score = score(row, column).iter().map(|(_, weight)| weight).sum();
+                    let score = evidence(row, column).iter().map(|(_, weight)| weight).sum();
                     Candidate { row, column, score }
                 })
                 .collect();
+            let presence = presence(&views, &candidates);
+            candidates.iter_mut().for_each(|c| c.score += presence);
+            let score = |outer: u32, inner: u32| {
+                let mut pieces = evidence(outer, inner);
+                if presence > 0.0 {
+                    pieces.push(("presence", presence));
+                }
+                pieces
+            };
             let rivals = ranked(&candidates, true, NO_PARTNER);
             let named = |inner: u32| -> Vec<(usize, f64)> {
                 let rivals = rivals.get(&inner).into_iter().flatten();
@@ -303,8 +319,10 @@ impl<'a> Linker<'a> {
             let (mean, sd) = robust(longer, self.settings.spread_floor);
             (sign * mean, sd.max(0.1 * mean.abs()))
         });
+        let results = agreed.iter().map(|(_, _, pair)| pairs[*pair]).map(|(a, b)| (views[a].result, views[b].result));
+        let results = worth_of_results(results.filter(|(a, b)| *a != NONE && *b != NONE).map(|(a, b)| a == b));
         let pairs = pairs.into_iter().map(|(a, b)| if is_outer { (a, b) } else { (b, a) }).collect();
-        (pairs, Pairing { offset: sign * offset, sd, excess })
+        (pairs, Pairing { offset: sign * offset, sd, excess, results })
     }
 
     /// How well an inner call lies in its outer one: at the usual distance and as much shorter as usual, or, held up on its
@@ -336,7 +354,7 @@ impl<'a> Linker<'a> {
             evidence.push(("longer_than_call", -10.0));
         }
         if a.side == Side::Tap && b.side == Side::Tap && a.result != NONE && b.result != NONE {
-            evidence.push(("result", if a.result == b.result { 2.0 } else { -2.0 }));
+            evidence.push(("result", pairing.results[usize::from(a.result != b.result)]));
         }
         let ids: HashSet<&str> = self.seen(a.at).o.ids.iter().map(String::as_str).collect();
         if self.seen(b.at).o.ids.iter().any(|id| ids.contains(id.as_str())) {
@@ -393,6 +411,28 @@ impl<'a> Linker<'a> {
             (place.session, place.turn, place.call) = (None, None, None);
         }
     }
+}
+
+/// Log ratios of equal results and of unequal ones, from pairs that agree in time; where there are none, equal ones are usual.
+fn worth_of_results(equal: impl Iterator<Item = bool>) -> [f64; 2] {
+    let (same, all) = equal.fold((3.0, 3.5), |(same, all), equal| (same + f64::from(u8::from(equal)), all + 1.0));
+    let share: f64 = same / all;
+    [2.0, (1.0 - share).ln()]
+}
+
+/// What it is worth that nearly every call which one of two clocks stamps is one of the other's, too.
+fn presence(views: &[View<'_>], candidates: &[Candidate]) -> f64 {
+    let Some((outer, inner)) =
+        candidates.first().map(|c| (views[c.row as usize].clock, views[c.column as usize].clock))
+    else {
+        return 0.0;
+    };
+    let found = assign(candidates, NO_PARTNER, TRUST);
+    let sure = found.values().filter(|m| m.confidence >= SURE).count() as f64;
+    let of = |clock: Name| views.iter().filter(|view| view.clock == clock).count() as f64;
+    let calls = BTreeMap::from([(outer, (of(outer), sure)), (inner, (of(inner), sure))]);
+    let pairs: Vec<(u32, u32)> = candidates.iter().map(|c| (c.row, c.column)).collect();
+    worth_of_presence(&calls, &pairs, NO_PARTNER, PRESENCE_MOST).into_values().fold(0.0, f64::max)
 }
 
 /// One name, or the other behind a prefix that a gateway put before it.

@@ -135,6 +135,40 @@ fn a_session_id_that_reaches_two_servers_where_none_does_is_a_finding() {
 }
 
 #[test]
+fn a_conversation_id_names_two_conversations_of_one_user_only_where_ids_come_back() {
+    let said = |number: u128, user: &str, id: &str, act: Act, model: &str| Observation {
+        id: Uuid::from_u128(number),
+        act,
+        time_unix_nano: number as i64 * 1_000_000_000,
+        clock: format!("laptop of {user}"),
+        user: Some(user.into()),
+        conversation: Some(id.into()),
+        model: Some(model.into()),
+        text: Some("What next".into()),
+        ..Observation::default()
+    };
+    let own =
+        [(10, Act::Prompt, "m-1"), (12, Act::Answer, "m-1"), (900, Act::Prompt, "m-2"), (902, Act::Answer, "m-2")];
+    let mut all: Vec<Observation> =
+        own.into_iter().map(|(number, act, model)| said(number, "ann", "7", act, model)).collect();
+    let sessions = |all: &[Observation]| -> BTreeSet<Option<usize>> {
+        let found = run(all.to_vec());
+        found
+            .placements
+            .iter()
+            .filter(|p| own.iter().any(|(n, ..)| p.id == Uuid::from_u128(*n)))
+            .map(|p| p.session)
+            .collect()
+    };
+    assert_eq!(sessions(&all).len(), 1);
+    all.extend([said(20, "bob", "1", Act::Prompt, "m-1"), said(30, "eve", "1", Act::Prompt, "m-1")]);
+    assert_eq!(sessions(&all).len(), 2);
+    // One model throughout: a pause alone does not tear what an id holds together.
+    all.iter_mut().for_each(|o| o.model = Some("m-1".into()));
+    assert_eq!(sessions(&all).len(), 1);
+}
+
+#[test]
 fn frames_of_a_tap_stand_below_what_called_them_by_whatever_clock() {
     let (mut observations, calls) = estate(200, false);
     let mut frames = Vec::new();

@@ -14,7 +14,7 @@ use super::items::{Binding, Item, ItemKind, steps};
 
 /// Hypotheses kept.
 const BEAM: usize = 60;
-/// A conversation is not continued after this long, seconds.
+/// A conversation that no id names is not continued after this long, seconds.
 const IDLE_MAX: f64 = 900.0;
 /// A line between which and this one another was lost.
 const LOST: f64 = 0.02;
@@ -85,6 +85,8 @@ pub(super) struct Prior {
     pub(super) disorder: f64,
     /// What opening a conversation is worth more than elsewhere (natural log).
     pub(super) opening: f64,
+    /// Whether an id names the conversation: people come back to it after any pause.
+    pub(super) named: bool,
 }
 
 /// Splits the items of one place, which are sorted.
@@ -118,7 +120,7 @@ impl Search<'_> {
         for (place, hypothesis) in beam.iter().enumerate() {
             let owner = item.binding.and_then(|binding| hypothesis.owner.get(&binding).copied());
             for (which, thread) in hypothesis.threads.iter().enumerate() {
-                if item.t - thread.last > IDLE_MAX {
+                if !self.prior.named && item.t - thread.last > IDLE_MAX {
                     continue;
                 }
                 let score = match known.get(&thread.id) {
