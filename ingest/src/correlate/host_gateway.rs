@@ -56,7 +56,7 @@ impl Linker<'_> {
         let subject_count = pairs.iter().map(|(_, g)| self.whole(*g).subject).collect::<BTreeSet<_>>().len().max(2);
         for round in 0..ROUNDS {
             let judge = Judge { linker: self, votes: &votes, subjects: &subjects, subject_count, round };
-            if round >= 2 && self.noise.heavy {
+            if round >= 2 {
                 let merges = judge.resent(&pairs, &fixed);
                 merges.into_iter().for_each(|(first, second)| {
                     if !self.hidden.contains_key(&first) && !self.hidden.contains_key(&second) {

@@ -13,7 +13,7 @@ use super::conversations::{Conversations, Home, SessionNo};
 use super::downstream::Downstream;
 use super::downstream::lines::LineClass;
 use super::gateway_server::EXECUTION_CONFIDENT;
-use super::linker::{Linker, Round};
+use super::linker::{Linker, Round, Spread};
 use super::names::{NONE, Name};
 use super::observation::Act;
 
@@ -98,6 +98,8 @@ struct Board<'b, 'a> {
     state: Vec<CallState>,
     session_of_gateway: BTreeMap<u32, SessionNo>,
     absent: Absent,
+    /// Gateway calls that no host's call was found for, by program and tool, with their starts.
+    left_over: BTreeMap<(Name, Name), Vec<(f64, u32)>>,
     /// Share of links that a clock which has just stepped misleads: of executions, of downstream lines.
     misled: [f64; 2],
 }
@@ -160,6 +162,16 @@ impl Absent {
     }
 }
 
+fn left_over(linker: &Linker<'_>, calls: &[Call]) -> BTreeMap<(Name, Name), Vec<(f64, u32)>> {
+    let mut left: BTreeMap<(Name, Name), Vec<(f64, u32)>> = BTreeMap::new();
+    for g in calls.iter().filter(|call| call.host.is_none() && call.lead.is_none()).filter_map(|call| call.gateway) {
+        let gateway = linker.gateway(g);
+        let key = (linker.gateway_base(gateway).program, gateway.tool);
+        left.entry(key).or_default().push((linker.gateway_start(gateway), g));
+    }
+    left
+}
+
 #[derive(Debug, Clone, Copy, Default)]
 struct CallState {
     host_sure: bool,
@@ -189,6 +201,7 @@ impl Linker<'_> {
             state: vec![CallState::default(); calls.len()],
             session_of_gateway: BTreeMap::new(),
             absent: Absent::of(self, calls),
+            left_over: left_over(self, calls),
             misled: misled(self, down),
         };
         board.hosts();
@@ -289,12 +302,11 @@ impl Board<'_, '_> {
             top = Up { at: choice, confidence: gateway_sure };
         } else if choice.is_none()
             && let (Some(session), Some(turn)) = (state.session, state.turn)
-            && (state.host_sure || !linker.noise.heavy)
+            && state.host_sure
         {
             // The choice is lost: the prompt is the nearest ancestor.
             let at = self.talk.prompt_of.get(&(session, turn)).copied();
-            let sure = if state.host_sure { gateway_sure } else { self.confident() + 0.2 };
-            top = Up { at, confidence: if at.is_some() { sure } else { 0.0 } };
+            top = Up { at, confidence: if at.is_some() { gateway_sure } else { 0.0 } };
         }
         let mut up = top;
         let gateway = call.gateway.map(|g| linker.gateway(g));
@@ -313,7 +325,8 @@ impl Board<'_, '_> {
         }
         if let (Some(outcome), Some(home)) = (call.host.and_then(|h| linker.host(h).outcome), home) {
             let (number, chain) = if state.host_sure {
-                (number, Up { at: up.at, confidence: up.confidence.min(gateway_sure) })
+                let last = call.host.zip(call.gateway).map_or(1.0, |(h, g)| self.is_last(h, g, g));
+                (number, Up { at: up.at, confidence: up.confidence.min(gateway_sure) * last })
             } else {
                 (own_number.unwrap_or(number), Up { at: choice, confidence: 0.9 })
             };
@@ -350,6 +363,37 @@ impl Board<'_, '_> {
         let confidence = if below_request { sure } else { sure * up.confidence };
         self.put(at, state.session, state.turn, Some(number), Up { at: up.at, confidence }, rule);
         Up { at: Some(at), confidence: sure }
+    }
+
+    /// How sure it is that a host's call ended with this round of its gateway call: not, as far as the host waited longer and
+    /// a call of the same kind, for which no host is known, began meanwhile.
+    fn is_last(&self, h: u32, first: u32, last: u32) -> f64 {
+        let linker = self.linker;
+        let (host, whole, round) = (linker.host(h), linker.whole(first), linker.gateway(last));
+        let base = linker.gateway_base(round);
+        let Some(left) = self.left_over.get(&(base.program, whole.tool)) else { return 1.0 };
+        let clock = linker.seen(host.base).clock;
+        let ended = host.end.map(|end| linker.host_time(clock, end).unwrap_or(end));
+        let (Some(from), Some(until)) = (round.duration.map(|d| linker.gateway_start(round) + d), ended) else {
+            return 1.0;
+        };
+        let slack = 4.0 * linker.noise.stamp + linker.host_overhead.sd;
+        let later = left.iter().any(|(start, g)| {
+            let other = linker.gateway(*g);
+            *start > from - slack && *start < until + slack && linker.gateway_base(other).address == base.address
+        });
+        if !later {
+            return 1.0;
+        }
+        let gives_state = round.response.is_some_and(|response| linker.seen(response).o.state.is_some());
+        let usual = match (host.start, host.end, whole.duration) {
+            (Some(start), Some(end), Some(duration)) if !gives_state => {
+                let Spread { mean, sd } = linker.host_overhead;
+                linker.noise.ratio((end - start - duration - mean).max(0.0), sd)
+            }
+            _ => linker.noise.ratio(linker.noise.window, 1e-3),
+        };
+        1.0 / (1.0 + (-usual).exp())
     }
 
     /// A gateway call without a host's line: its gateway session says where it belongs.
@@ -402,9 +446,14 @@ impl Board<'_, '_> {
             self.put(response, state.session, state.turn, Some(first.number), up, Rule::Exchange);
             up = Up { at: Some(response), confidence: 1.0 };
         }
-        let outcome = self.calls[lead].host.filter(|_| first.host_sure).and_then(|h| linker.host(h).outcome);
-        if let Some(place) = outcome.and_then(|outcome| self.placed.get_mut(&outcome)) {
-            place.parent = up.at;
+        let host = self.calls[lead].host.filter(|_| first.host_sure);
+        if let Some((h, outcome)) = host.and_then(|h| Some((h, linker.host(h).outcome?)))
+            && let Some(place) = self.placed.get(&outcome).copied()
+        {
+            let through = linker.host_gateway.get(&h).map_or(1.0, |m| m.confidence);
+            let last = self.calls[lead].gateway.map_or(1.0, |first| self.is_last(h, first, g));
+            let up = Up { at: up.at, confidence: up.confidence.min(through) * last };
+            self.put(outcome, place.session, place.turn, place.call, up, Rule::Exchange);
         }
         (self.state[lead].last, self.state[lead].last_sure) = (up.at, up.confidence);
         self.state[number] = state;

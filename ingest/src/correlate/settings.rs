@@ -6,7 +6,7 @@ use super::linker::Spread;
 /// Priors and thresholds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Median stamp noise above which tails are taken to be heavy, seconds.
+    /// Median stamp noise above which stamps are taken to be late, so that lines may be out of order, seconds.
     pub heavy_above: f64,
     /// Widest clock difference plus delay considered, seconds, on clean clocks and on noisy ones.
     pub window: f64,

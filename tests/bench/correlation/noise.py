@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Puts Gaussian noise on every timestamp of a set of feeds. Standard library only.
 
-  noise.py --feeds DIR --out DIR [--sd 0.1] [--seed 1]
+  noise.py --feeds DIR --out DIR [--sd 0.1] [--seed 1] [--true-times]
 
 Every line's own stamp is moved by its own draw; logged durations stay. A second delivery of a line (byte-identical, stamped finer
 than seconds) keeps the stamp of the first. Where a source stamps whole seconds, the fraction that it cut is drawn first and the sum is
-cut again. Lines without a stamp that can be read pass unchanged, and so do `truth` and every other file. Reads and writes .gz by name.
+cut again. With --true-times a line bears the time that its truth has (`t`, milliseconds) in place of its own: what is then still
+lost is not the clocks'. Lines without a stamp that can be read pass unchanged, and so do `truth` and every other file. Reads and writes .gz by name.
 """
-import argparse, datetime, gzip, os, random, re, shutil
+import argparse, datetime, gzip, json, os, random, re, shutil
 
 ISO = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(\d{1,9}))?(Z|\+00:00)")
 CLF = re.compile(rb"\[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d) \+0000\]")
@@ -27,7 +28,24 @@ def iso(seconds, digits, end):
     return at.strftime("%Y-%m-%dT%H:%M:%S.").encode() + f"{at.microsecond:06d}".ljust(9, "0")[:digits].encode() + end
 
 
-def moved(line, rng, sd, first):
+def stamp(found, pattern):
+    """Seconds since the Unix epoch."""
+    if pattern is CLF:
+        return datetime.datetime.strptime(found.group(1).decode(), "%d/%b/%Y:%H:%M:%S").replace(tzinfo=UTC).timestamp()
+    base, _, zone = found.group(0).decode().replace("Z", "+00:00").partition("+")
+    base, _, fraction = base.partition(".")
+    return datetime.datetime.fromisoformat(base + "+" + zone).timestamp() + (float("0." + fraction) if fraction else 0.0)
+
+
+def true_times(feeds):
+    """(feed, line number) -> seconds."""
+    path = next(p for p in (os.path.join(feeds, "truth.jsonl"), os.path.join(feeds, "truth.jsonl.gz")) if os.path.exists(p))
+    with opened(path, "rb") as lines:
+        truth = [json.loads(line) for line in lines if line.strip()]
+    return {tuple(t["line_id"].rsplit(":", 1)): t["t"] / 1e3 for t in truth if t.get("t")}
+
+
+def moved(line, rng, sd, first, true=None):
     """The line with another stamp."""
     for pattern in (ISO, CLF):
         found = pattern.search(line[:HEAD])
@@ -38,15 +56,14 @@ def moved(line, rng, sd, first):
     whole = pattern is CLF or not found.group(1)
     if not whole and line in first:
         return first[line]
-    if pattern is CLF:
-        seconds = datetime.datetime.strptime(found.group(1).decode(), "%d/%b/%Y:%H:%M:%S").replace(tzinfo=UTC).timestamp()
-    else:
-        text = found.group(0).decode().replace("Z", "+00:00")
-        base, _, zone = text.partition("+")
-        base, _, fraction = base.partition(".")
-        seconds = datetime.datetime.fromisoformat(base + "+" + zone).timestamp() + (float("0." + fraction) if fraction else 0.0)
+    try:
+        seconds = stamp(found, pattern)
+    except ValueError:
+        return line
     noise = rng.gauss(0, sd)
-    if whole:
+    if true is not None:
+        seconds = float(int(true + noise)) if whole else round(true + noise, len(found.group(1)))
+    elif whole:
         seconds = float(int(seconds + rng.random() + noise))
     else:
         seconds = round(seconds + noise, len(found.group(1)))
@@ -64,7 +81,8 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--feeds", required=True); ap.add_argument("--out", required=True)
     ap.add_argument("--sd", type=float, default=0.1, help="seconds"); ap.add_argument("--seed", default="1")
-    a = ap.parse_args()
+    ap.add_argument("--true-times", action="store_true")
+    a = ap.parse_args(); true = true_times(a.feeds) if a.true_times else {}
     os.makedirs(a.out, exist_ok=True)
     for name in sorted(os.listdir(a.feeds)):
         path, out = os.path.join(a.feeds, name), os.path.join(a.out, name)
@@ -75,9 +93,9 @@ def main():
             continue
         rng, first = random.Random(f"{a.seed}:{feed}"), {}
         with opened(path, "rb") as lines, opened(out, "wb") as to:
-            for line in lines:
+            for number, line in enumerate(lines, 1):
                 end = b"\n" if line.endswith(b"\n") else b""
-                to.write(moved(line[:len(line) - len(end)], rng, a.sd, first) + end)
+                to.write(moved(line[:len(line) - len(end)], rng, a.sd, first, true.get((feed, str(number)))) + end)
 
 
 if __name__ == "__main__":
