@@ -40,6 +40,7 @@ fn line(n: u64, ms: i64, kind: &str, source_kind: &str, source: &str) -> EventLi
         outcome: None,
         decision: None,
         duration_nano: None,
+        time_is: None,
         excerpt: String::new(),
         excerpt_cut: 0,
         file: None,
@@ -104,6 +105,7 @@ fn call(prompt: u64, step: &Step) -> Call {
             "result" => {
                 record.outcome = Some(step.outcome.into());
                 record.duration_nano = Some(step.long_ms * 1_000_000);
+                record.time_is = Some("end".into());
             }
             "span" => record.duration_nano = Some((step.long_ms - 6) * 1_000_000),
             "decision" => record.decision = Some("allow".into()),

@@ -62,8 +62,11 @@ pub(crate) fn draw(tree: &Tree) -> Minimap {
         let first = bin(row.at);
         let last = bin(row.at + row.width).min(BINS - 1);
         match row.kind {
-            RowKind::Turn => filled[0][first] = true,
-            RowKind::Record if usize::from(row.lane) < LANES => filled[usize::from(row.lane)][first..=last].fill(true),
+            RowKind::Turn if row.lane == words::LANE_PROMPT => filled[0][first] = true,
+            // Further observations of a prompt are no prompts.
+            RowKind::Record if row.lane != words::LANE_PROMPT && usize::from(row.lane) < LANES => {
+                filled[usize::from(row.lane)][first..=last].fill(true)
+            }
             RowKind::Call if words::OUTCOMES[usize::from(row.outcome)].class == "o-bad" => {
                 filled[LANES][first..=last].fill(true);
             }
@@ -111,6 +114,15 @@ mod tests {
         filled[4] = true;
         filled[BINS - 1] = true;
         assert_eq!(path(&filled, 1), Path("M6 15h4M998 15h2".into()));
+    }
+
+    #[test]
+    fn each_prompt_is_marked_once_and_nothing_else() {
+        let mut session = fixture::session();
+        let marks = |session: &_| draw(&tree::build(session)).lanes[usize::from(words::LANE_PROMPT)].path.to_string();
+        assert_eq!(marks(&session).matches('M').count() as u64, session.summary.prompts);
+        session.turns.iter_mut().for_each(|turn| turn.prompt = None);
+        assert_eq!(marks(&session), "");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use threadline_query::model::{Call, EventLine, Gap, Grade, Session, Turn};
 
 use crate::axis::Axis;
 use crate::text::{Href, Shown};
-use crate::words::{self, LANE_PROMPT};
+use crate::words::{self, LANE_PROMPT, LANE_UNKNOWN};
 
 /// What a row stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl<'a> Builder<'a> {
         let end = micros(&turn.end).or(start);
         let prompt = turn.prompt.as_ref();
         let mut row = self.row(RowKind::Turn, 1, None, &turn.start, &format!("t-{}", turn.id));
-        row.lane = LANE_PROMPT;
+        row.lane = if prompt.is_some() { LANE_PROMPT } else { LANE_UNKNOWN };
         row.seen = prompt.map_or(0, |prompt| 1 << words::lane(&prompt.source_kind));
         row.duration = start.zip(end).map(|(s, e)| words::duration(e.saturating_sub(s).saturating_mul(1000)));
         self.prompts += usize::from(prompt.is_some());
@@ -204,7 +204,7 @@ impl<'a> Builder<'a> {
         let end = call.end.as_deref().and_then(micros);
         let mut row = self.row(RowKind::Call, 2, Some(parent), &call.start, &format!("c-{}", call.id));
         row.seen = call.records.iter().fold(0, |seen, record| seen | 1 << words::lane(&record.source_kind));
-        row.lane = (1..=5).rev().find(|lane| row.seen & (1 << lane) != 0).unwrap_or(7);
+        row.lane = (1..=5).rev().find(|lane| row.seen & (1 << lane) != 0).unwrap_or(LANE_UNKNOWN);
         row.outcome = words::outcome(call.outcome.as_deref(), call.decision.as_deref());
         row.grade = Some(call.grade);
         row.duration = start.zip(end).map(|(s, e)| words::duration(e.saturating_sub(s).saturating_mul(1000)));
@@ -284,7 +284,7 @@ impl<'a> Builder<'a> {
             date: words::date(time),
             at: 0,
             width: 0,
-            lane: 7,
+            lane: LANE_UNKNOWN,
             seen: 0,
             outcome: 0,
             grade: None,
@@ -417,9 +417,8 @@ fn span_of(event: &EventLine) -> Option<(i64, i64)> {
     }
     let time = event_nanos(event)?.div_euclid(1000);
     let duration = event.duration_nano.unwrap_or(0).max(0) / 1000;
-    // A result or an answer is stamped when it ended, a span or call when it began.
-    Some(match event.kind.as_str() {
-        "result" | "completion" => (time.saturating_sub(duration), time),
+    Some(match event.time_is.as_deref() {
+        Some("end") => (time.saturating_sub(duration), time),
         _ => (time, time.saturating_add(duration)),
     })
 }

@@ -64,6 +64,9 @@ pub(crate) const LANES: [Mark; 8] = [
 /// Lane of prompts.
 pub(crate) const LANE_PROMPT: u8 = 0;
 
+/// Lane of what stands on no side.
+pub(crate) const LANE_UNKNOWN: u8 = 7;
+
 /// Lane of a source kind: an index into [`LANES`].
 pub(crate) fn lane(source_kind: &str) -> u8 {
     match source_kind {
@@ -73,7 +76,7 @@ pub(crate) fn lane(source_kind: &str) -> u8 {
         "server" => 4,
         "downstream" => 5,
         "threadline" => 6,
-        _ => 7,
+        _ => LANE_UNKNOWN,
     }
 }
 

@@ -11,6 +11,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use threadline_schemas::record::TIME_IS;
 use threadline_schemas::{Key, KeyKind, Record};
 use threadline_store::{KeyQuery, RowId, Snapshot};
 use uuid::Uuid;
@@ -162,7 +163,10 @@ impl Heap {
             let reduce = move |record: &mut Record| {
                 record.raw = None;
                 if !payloads {
-                    (record.arguments, record.attributes) = (None, None);
+                    // How long it lasted is no payload, and needs to know which end is stamped.
+                    let time_is = record.time_is(record.is_stamped_at_end());
+                    record.attributes = time_is.map(|end| format!(r#"{{"{TIME_IS}":"{end}"}}"#));
+                    record.arguments = None;
                     strip(record);
                 }
                 payload_bytes(record)

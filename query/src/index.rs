@@ -187,7 +187,7 @@ fn order(closure: &Closure, view: &FactView<'_>) -> Vec<Listed> {
             let mut span = Span::default();
             let mut active = false;
             for fact in closed.rows.iter().map(|at| view.at(*at).1) {
-                span.add(fact.time, fact.timed);
+                span.add((fact.time, fact.time), fact.timed);
                 active |= is_activity(fact);
             }
             let (start, end) = span.get();

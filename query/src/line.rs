@@ -55,6 +55,7 @@ pub fn event_line(record: &Record, link: Option<Link>) -> EventLine {
         outcome: record.outcome.map(|outcome| outcome.to_string()),
         decision: record.decision.map(|decision| decision.to_string()),
         duration_nano: record.duration_nano,
+        time_is: record.duration_nano.map(|_| if record.is_stamped_at_end() { "end" } else { "start" }.into()),
         excerpt,
         excerpt_cut: cut as u64,
         file: record.origin_file.clone(),

@@ -145,6 +145,9 @@ pub struct EventLine {
     pub decision: Option<String>,
     /// Duration in nanoseconds.
     pub duration_nano: Option<i64>,
+    /// Which end of the duration `time` is: `start`, or `end` where it began so long before; absent without a duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_is: Option<String>,
     /// First 200 characters of what it says.
     pub excerpt: String,
     /// Characters of the excerpt's source left out.
@@ -164,9 +167,9 @@ pub struct SessionSummary {
     pub id: String,
     /// First prompt, first 200 characters; empty when no prompt was recorded.
     pub title: String,
-    /// First event time.
+    /// When the first of what its records tell began.
     pub start: String,
-    /// Last event time.
+    /// When the last of it ended.
     pub end: String,
     /// Nanoseconds between them.
     pub duration_nano: i64,
@@ -238,7 +241,7 @@ pub struct Turn {
     pub prompt_text: Option<String>,
     /// First event time.
     pub start: String,
-    /// Last event time.
+    /// When the last of what its records tell ended.
     pub end: String,
     /// Calls in order.
     pub calls: Vec<Call>,
@@ -259,7 +262,7 @@ pub struct Call {
     pub tool_call_id: Option<String>,
     /// When the choice or request was first seen.
     pub start: String,
-    /// When its result was last seen.
+    /// When its result was last seen, or what timed it says that it ended.
     pub end: Option<String>,
     /// ok, error, denied, cancelled, input_required; absent when no result was recorded.
     pub outcome: Option<String>,

@@ -188,7 +188,10 @@ fn turns(records: &[Record], links: &Links, assembly: &Assembly, calls: Vec<call
     let line = |at: usize| event_line(&records[at], links.parent_of(at).map(|edge| edge.link(records)));
     let turns = assembly.turns.iter().zip(calls_of).map(|(turn, calls)| {
         let mut span = Span::default();
-        turn.records.iter().for_each(|at| span.add(records[*at].time_unix_nano, is_timed(&records[*at])));
+        for record in turn.records.iter().map(|at| &records[*at]) {
+            // What ended in a turn may have begun long before its prompt; that does not make the turn longer.
+            span.add((record.time_unix_nano, record.span_unix_nano().1), is_timed(record));
+        }
         let (from, to) = span.get();
         let events = turn.records.iter().filter(|at| assembly.call_of[**at].is_none() && Some(**at) != turn.prompt);
         Turn {

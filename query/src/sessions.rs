@@ -42,7 +42,7 @@ impl Engine {
         let large = large.count();
         if large > 0 {
             completeness.notes.push(format!(
-                "{large} sessions are large: their prompts, calls and errors are counted by kind of record"
+                "{large} sessions are large: their prompts, calls and errors are counted by kind of record, start and end are the first and last stamp"
             ));
         }
         if page.idle > 0 {

@@ -223,6 +223,9 @@ text_enum!(
 
 pub use crate::columns::Record;
 
+/// The attribute that says at which end of its duration a record is stamped: `start` or `end`.
+pub const TIME_IS: &str = "threadline.time_is";
+
 impl Record {
     /// A record of `kind` with its identity set and everything else absent. Times are zero until
     /// [`Record::set_time`] is called; the salt is zero until the collector draws one.
@@ -245,6 +248,46 @@ impl Record {
             Some(_) => (observed_unix_us.saturating_mul(1000), TimeQuality::Invalid),
             None => (observed_unix_us.saturating_mul(1000), TimeQuality::Missing),
         };
+    }
+
+    /// From when to when, nanoseconds since the Unix epoch by its source's clock. `time_unix_nano` is the one or the other
+    /// ([`Record::is_stamped_at_end`]).
+    pub fn span_unix_nano(&self) -> (i64, i64) {
+        let time = self.time_unix_nano;
+        match self.duration_nano.filter(|nanos| *nanos > 0) {
+            None => (time, time),
+            Some(nanos) if self.is_stamped_at_end() => (time.saturating_sub(nanos), time),
+            Some(nanos) => (time, time.saturating_add(nanos)),
+        }
+    }
+
+    /// Whether it is stamped when it ended, so that it began `duration_nano` before: as [`TIME_IS`] says, else as its form
+    /// does.
+    pub fn is_stamped_at_end(&self) -> bool {
+        let stated = self.attributes.as_deref().filter(|text| text.contains(TIME_IS));
+        let parsed = stated.and_then(|text| crate::json::parse(text.as_bytes()).ok());
+        match parsed.as_ref().and_then(|parsed| parsed.value.str_at(TIME_IS)) {
+            Some("end") => true,
+            Some("start") => false,
+            _ => self.is_ending_by_form(),
+        }
+    }
+
+    /// Frames are instants, and only those that answer have a duration; an answer comes at its end. Spans, calls and the
+    /// like begin at their time.
+    fn is_ending_by_form(&self) -> bool {
+        match self.kind {
+            Kind::Gap => false,
+            Kind::Result | Kind::Completion => true,
+            _ => self.direction.is_some(),
+        }
+    }
+
+    /// The value of [`TIME_IS`] that a decoder notes when it knows at which end its source stamps; `None` where the form
+    /// says it already, or nothing lasted.
+    pub fn time_is(&self, at_end: bool) -> Option<&'static str> {
+        let says_more = self.duration_nano.is_some() && at_end != self.is_ending_by_form();
+        says_more.then_some(if at_end { "end" } else { "start" })
     }
 
     /// Whose clock stamped it: `<source kind>:<emitter>`; instances of a server share one.
@@ -427,6 +470,24 @@ mod tests {
         assert_eq!(marked("1", ""), digest(None));
         assert_eq!(marked("1", r#","a":1"#), digest(Some(r#"{"a":1}"#)));
         assert_ne!(marked("1", r#","a":1"#), marked("1", r#","a":2"#));
+    }
+
+    #[test]
+    fn a_duration_counts_from_the_end_that_is_stamped() {
+        let span = |kind: Kind, direction: Option<Direction>, stated: Option<&str>| {
+            let mut record = Record::new("t", "own:1", kind);
+            record.set_time(Some(100), 5);
+            (record.duration_nano, record.direction) = (Some(40), direction);
+            record.attributes = stated.map(|end| format!(r#"{{"threadline.time_is":"{end}"}}"#));
+            record.span_unix_nano()
+        };
+        assert_eq!(span(Kind::Call, None, None), (100, 140));
+        assert_eq!(span(Kind::Call, None, Some("end")), (60, 100));
+        assert_eq!(span(Kind::Result, None, None), (60, 100));
+        assert_eq!(span(Kind::Result, None, Some("start")), (100, 140));
+        assert_eq!(span(Kind::ToolList, Some(Direction::ServerToClient), None), (60, 100));
+        assert_eq!(span(Kind::Gap, Some(Direction::ServerToClient), None), (100, 140));
+        assert_eq!(span(Kind::Log, None, Some("{}")), (100, 140));
     }
 
     #[test]

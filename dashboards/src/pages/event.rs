@@ -283,7 +283,7 @@ fn summary_tab(event: &Event) -> Body {
         .iter()
         .map(|(name, columns)| Group {
             name,
-            fields: columns.iter().filter_map(|column| Some(field(column, record.get(*column)?))).collect(),
+            fields: columns.iter().filter_map(|column| Some(field(event, column, record.get(*column)?))).collect(),
         })
         .collect();
     groups.push(Group {
@@ -291,7 +291,7 @@ fn summary_tab(event: &Event) -> Body {
         fields: record
             .iter()
             .filter(|(name, _)| !named.contains(&name.as_str()) && !apart(name))
-            .map(|(name, value)| field(name, value))
+            .map(|(name, value)| field(event, name, value))
             .collect(),
     });
     groups.retain(|group| !group.fields.is_empty());
@@ -326,7 +326,7 @@ fn summary_tab(event: &Event) -> Body {
     }
 }
 
-fn field(name: &str, value: &Value) -> Field {
+fn field(event: &Event, name: &str, value: &Value) -> Field {
     let text = match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -358,7 +358,12 @@ fn field(name: &str, value: &Value) -> Field {
         ("observed_time_unix_us", Some(us)) => words::instant(us.saturating_mul(1000), &text),
         _ => Shown::short(&text, 1_000),
     };
-    Field { name: words::plain(if name == "duration_nano" { "duration" } else { name }), value, pivot }
+    let name = match (name, event.line.time_is.as_deref()) {
+        ("duration_nano", Some("end")) => "duration until its time",
+        ("duration_nano", _) => "duration",
+        _ => name,
+    };
+    Field { name: words::plain(name), value, pivot }
 }
 
 /// A scoped value means something only with its scope, so the whole key is searched.

@@ -65,8 +65,8 @@ fn observe(records: &[Record], links: &Links, group: &CallGroup) -> Observed {
     let inner = group.records.iter().filter(|at| **at != group.root && !beside(**at));
     let inner = inner.filter_map(|at| links.parent_of(*at));
     let grade = inner.filter(|edge| edge.relation != "prompt").map(|edge| edge.grade).max();
-    let start = group.records.iter().map(|at| records[*at].time_unix_nano).min().unwrap_or(0);
-    let end = answers.iter().map(|at| records[*at].time_unix_nano).max();
+    let start = group.records.iter().map(|at| records[*at].span_unix_nano().0).min().unwrap_or(0);
+    let end = of(&has_ended).into_iter().map(|at| records[at].span_unix_nano().1).max();
     let line = |at: &usize| event_line(&records[*at], links.parent_of(*at).map(|edge| edge.link(records)));
     let (arguments_shown, arguments_cut) = shown(arguments.and_then(|at| records[at].arguments.as_deref()));
     let said = result.and_then(|at| records[at].result.as_deref().or(records[at].text.as_deref()));
@@ -110,6 +110,15 @@ fn shown(text: Option<&str>) -> (Option<String>, u64) {
     let Some(text) = text else { return (None, 0) };
     let end = text.floor_char_boundary(SHOWN_BYTES_MAX);
     (Some(text[..end].to_string()), (text.len() - end) as u64)
+}
+
+/// An answer, or a span of the call that tells its own end.
+fn has_ended(record: &Record) -> bool {
+    match record.kind {
+        Kind::Result => true,
+        Kind::Call => record.outcome.is_some() || record.duration_nano.is_some(),
+        _ => false,
+    }
 }
 
 /// The smaller the stronger.

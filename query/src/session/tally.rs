@@ -11,7 +11,8 @@ use crate::model::SessionSummary;
 /// What is counted of one record.
 #[derive(Debug)]
 pub(crate) struct TallyRow<'a> {
-    pub(crate) time: i64,
+    /// From when to when; of facts, which do not know durations, the stamp.
+    pub(crate) span: (i64, i64),
     pub(crate) timed: bool,
     pub(crate) kind: Kind,
     pub(crate) source_kind: SourceKind,
@@ -30,7 +31,7 @@ impl<'a> From<&'a Record> for TallyRow<'a> {
             value.as_deref().unwrap_or_default()
         }
         TallyRow {
-            time: record.time_unix_nano,
+            span: record.span_unix_nano(),
             timed: is_timed(record),
             kind: record.kind,
             source_kind: record.source_kind,
@@ -48,7 +49,7 @@ impl<'a> From<&'a Record> for TallyRow<'a> {
 impl<'a> TallyRow<'a> {
     pub(crate) fn of(facts: &'a Facts, fact: &Fact) -> Self {
         TallyRow {
-            time: fact.time,
+            span: (fact.time, fact.time),
             timed: fact.timed,
             kind: fact.kind,
             source_kind: fact.source_kind,
@@ -63,7 +64,7 @@ impl<'a> TallyRow<'a> {
     }
 }
 
-/// First and last time; what only says when it was read counts where nothing says more.
+/// From the first time to the last; what only says when it was read counts where nothing says more.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Span {
     timed: Option<(i64, i64)>,
@@ -71,9 +72,9 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    pub(crate) fn add(&mut self, time: i64, timed: bool) {
+    pub(crate) fn add(&mut self, (start, end): (i64, i64), timed: bool) {
         let span = if timed { &mut self.timed } else { &mut self.read };
-        *span = Some(span.map_or((time, time), |(from, to)| (from.min(time), to.max(time))));
+        *span = Some(span.map_or((start, end), |(from, to)| (from.min(start), to.max(end))));
     }
 
     pub(crate) fn get(&self) -> (i64, i64) {
@@ -101,7 +102,7 @@ pub(crate) struct Tally<'a> {
 
 impl<'a> Tally<'a> {
     pub(crate) fn add(&mut self, row: &TallyRow<'a>) {
-        self.span.add(row.time, row.timed);
+        self.span.add(row.span, row.timed);
         self.records += 1;
         self.rejected += u64::from(row.kind == Kind::Rejected);
         self.prompts += u64::from(row.kind == Kind::Prompt);

@@ -1,1 +1,44 @@
+//! Sessions of hand-made records: when they began and ended, and what is named as missing.
 
+use threadline_schemas::{Kind, Outcome, Record};
+
+use super::{Options, reconstruct, sort};
+use crate::line::parse_time;
+use crate::links::Contest;
+use crate::model::Session;
+use crate::testing::make;
+
+fn session(mut records: Vec<Record>) -> Session {
+    sort(&mut records);
+    reconstruct("s", &records, &Contest::default(), &Options::default()).session
+}
+
+/// From when to when, in milliseconds of `make`.
+fn span(start: &str, end: &str) -> (i64, i64) {
+    let ms = |text: &str| (parse_time(text).unwrap() - 1_795_170_000_000_000_000) / 1_000_000;
+    (ms(start), ms(end))
+}
+
+#[test]
+fn a_duration_counts_back_from_what_is_stamped_at_its_end() {
+    let lasting = |ms: i64| move |record: &mut Record| record.duration_nano = Some(ms * 1_000_000);
+    let told = make("told", Kind::Call, 500).host("c").tool("t", "refund").with(lasting(300));
+    let told = told.with(|record| {
+        record.attributes = Some(r#"{"threadline.time_is":"end"}"#.into());
+        record.outcome = Some(Outcome::Ok);
+    });
+    let session = session(vec![make("ask", Kind::Prompt, 400).host("c").text("go").done(), told.done()]);
+    assert_eq!(span(&session.summary.start, &session.summary.end), (200, 500));
+    let call = session.turns.iter().flat_map(|turn| &turn.calls).next().unwrap();
+    assert_eq!(span(&call.start, call.end.as_deref().unwrap()), (200, 500));
+    assert_eq!(call.records[0].time_is.as_deref(), Some("end"));
+}
+
+#[test]
+fn a_session_lasts_as_long_as_what_its_last_span_tells() {
+    let span_of = make("span", Kind::Call, 100).server().trace("0af7651916cd43dd8448eb211c80319c");
+    let span_of = span_of.with(|record| record.duration_nano = Some(5_000_000_000));
+    let session = session(vec![span_of.done()]);
+    assert_eq!(span(&session.summary.start, &session.summary.end), (100, 5100));
+    assert_eq!(session.summary.duration_nano, 5_000_000_000);
+}

@@ -24,7 +24,7 @@ use crate::columns::Record;
 use crate::json::{self, Json, Parsed};
 use crate::keys::{Key, KeyKind};
 use crate::limits::transcript::REMEMBERED_MAX;
-use crate::record::{Kind, Outcome, SourceKind};
+use crate::record::{Kind, Outcome, SourceKind, TIME_IS};
 
 /// Decoder name in the records.
 const DECODER: &str = "codex";
@@ -121,7 +121,7 @@ impl LineDecoder for CodexDecoder {
         if own_turn.is_some() {
             self.turn = own_turn;
         }
-        let mut entry = Entry { context, line: &line, parsed: &parsed, payload, taken: vec!["type"] };
+        let mut entry = Entry { context, line: &line, parsed: &parsed, payload, taken: vec!["type"], is_stamped_at_start: false };
         let mut record = entry.record(line_type, self);
         match line_type {
             "session_meta" => record.kind = Kind::Session,
@@ -144,6 +144,8 @@ struct Entry<'a> {
     payload: &'a Json,
     /// Members of the payload that went into columns.
     taken: Vec<&'static str>,
+    /// Whether the record bears the time at which what it tells began.
+    is_stamped_at_start: bool,
 }
 
 impl<'a> Entry<'a> {
@@ -185,6 +187,10 @@ impl<'a> Entry<'a> {
             Json::Object(_) if rest.is_empty() => {}
             Json::Object(_) => members.push(member("payload", Json::Object(rest))),
             other => members.push(member("payload", other.clone())),
+        }
+        // A line is written when what it tells is over.
+        if let Some(time_is) = record.time_is(!self.is_stamped_at_start) {
+            members.push(member(TIME_IS, Json::String(time_is.into())));
         }
         set_attributes(record, members, &self.parsed.duplicate_keys);
     }
@@ -347,6 +353,7 @@ impl<'a> Entry<'a> {
         let started = self.payload.get("started_at_ms").and_then(Json::as_i64).filter(|millis| *millis > 0);
         if let Some(started) = started {
             record.set_time(Some(started.saturating_mul(1_000_000)), self.context.observed_time_unix_us);
+            self.is_stamped_at_start = true;
         }
         let invocation = Invocation {
             id: item.str_at("id"),

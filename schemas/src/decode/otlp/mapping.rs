@@ -15,7 +15,7 @@ use crate::decode::{Context, Line};
 use crate::json::{self, Json, Member};
 use crate::keys::{Key, KeyKind};
 use crate::limits::otlp::LINKED_TRACES_MAX;
-use crate::record::{Kind, Outcome, SourceKind, TimeQuality};
+use crate::record::{Kind, Outcome, SourceKind, TIME_IS, TimeQuality};
 
 /// What all records of one scope have in common.
 pub(super) struct Shared<'a> {
@@ -392,6 +392,10 @@ impl Reading<'_> {
         let dropped = ["dropped_attributes_count", "dropped_events_count", "dropped_links_count"];
         for (name, count) in dropped.into_iter().zip(self.item.dropped) {
             push_number(&mut members, name, count);
+        }
+        // A log record is written when what it tells is over, a span bears its start.
+        if let Some(time_is) = self.record.time_is(self.item.span_kind().is_none()) {
+            push_text(&mut members, TIME_IS, time_is);
         }
         let own = Json::Object(members).to_string();
         format!("{},{}}}", &own[..own.len() - 1], self.shared.rendered)

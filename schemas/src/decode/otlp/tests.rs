@@ -434,6 +434,26 @@ fn every_call_that_reached_a_server_has_its_telemetry() {
 }
 
 #[test]
+fn log_records_are_stamped_at_their_end_and_spans_at_their_start() {
+    let lasting: Vec<Record> = ["claude-code", "codex"]
+        .iter()
+        .flat_map(|source| sessions(source))
+        .flat_map(|session| records(&session))
+        .filter(|record| record.duration_nano.is_some())
+        .collect();
+    let check = |name: &str, at_end: bool| {
+        let of: Vec<&Record> = lasting.iter().filter(|record| record.name.as_deref() == Some(name)).collect();
+        assert!(!of.is_empty() && of.iter().all(|record| record.is_stamped_at_end() == at_end), "{name}");
+    };
+    for log in ["claude_code.tool_result", "claude_code.api_request", "codex.tool_result", "codex.api_request"] {
+        check(log, true);
+    }
+    for span in ["claude_code.tool", "claude_code.interaction", "mcp.tools.call"] {
+        check(span, false);
+    }
+}
+
+#[test]
 fn a_zero_time_is_replaced_by_the_observed_time_and_marked() {
     let session = sessions("codex").pop().unwrap();
     let all = records(&session);

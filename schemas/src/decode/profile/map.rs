@@ -21,7 +21,7 @@ use crate::decode::mcp::outcome::error_outcome;
 use crate::digest;
 use crate::json::{self, Json, Member};
 use crate::keys::{Key, KeyKind};
-use crate::record::{Decision, Direction, Kind, Outcome, SourceKind, TimeQuality};
+use crate::record::{Decision, Direction, Kind, Outcome, SourceKind, TIME_IS, TimeQuality};
 
 /// Finer than this is not said: everybody logs milliseconds.
 const COARSE_NANO: i64 = 1_000_000;
@@ -191,7 +191,7 @@ impl<'m, 'd> Mapping<'m, 'd> {
             self.number("threadline.time_precision_ns", precision_nano);
         }
         if extract.is_end {
-            self.facts.push(note("threadline.time_is", "end"));
+            self.facts.push(note(TIME_IS, "end"));
         }
         self.scope.mark_used(value.json);
         matches!(self.record.time_quality, TimeQuality::Source)
