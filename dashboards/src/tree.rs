@@ -66,7 +66,7 @@ pub(crate) struct Row {
     pub(crate) duration: Option<Shown>,
     /// What it is, in our words and the tool's name.
     pub(crate) what: Shown,
-    /// A flag in our words: `no result`, `never executed`.
+    /// A flag in our words: `no result seen`, `never executed`.
     pub(crate) flag: &'static str,
     /// What it says, foreign text.
     pub(crate) says: Shown,
@@ -211,7 +211,7 @@ impl<'a> Builder<'a> {
         row.what = tool_of(call);
         row.flag = match (call.execution.as_str(), &call.end) {
             ("never_executed", _) => "never executed",
-            (_, None) => "no result",
+            (_, None) => "no result seen",
             _ => "",
         };
         row.says = Shown::line(call.arguments.as_deref().unwrap_or_default());

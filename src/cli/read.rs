@@ -468,7 +468,7 @@ fn write_call(out: &mut String, call: &Value) -> std::fmt::Result {
         Some("denied") => "⊘ denied",
         Some("cancelled") => "✗ cancelled",
         Some("input_required") => "☑ input required",
-        _ => "? no result",
+        _ => "? no result seen",
     };
     let server = call["server"].as_str().map(|server| format!("{}.", short(server, 60))).unwrap_or_default();
     writeln!(

@@ -133,7 +133,7 @@ fn of_call(call: &Call) -> Block {
         grade: Some(words::grade(call.grade)),
         flag: match (call.execution.as_str(), &call.end) {
             ("never_executed", _) => "never executed",
-            (_, None) => "no result",
+            (_, None) => "no result seen",
             _ => "",
         },
         duration: span.map(|(start, end)| words::duration(end.saturating_sub(start))),

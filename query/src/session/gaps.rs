@@ -3,7 +3,7 @@
 //! | kind | when |
 //! | --- | --- |
 //! | `selection_not_executed` | a choice that the host answered itself, or that no capture point saw carried out |
-//! | `no_result` | a request without response, a choice without answer |
+//! | `no_result` | a request without response, a choice without answer, a call whose end nobody tells |
 //! | `no_request` | a response whose request was not recorded |
 //! | `no_host_record` | a call on the wire that the session's host says nothing about |
 //! | `source_disagreement` | sources that tell different outcomes or arguments |
@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::assemble::Assembly;
 use super::calls::Observed;
 use crate::closure::Why;
+use crate::fact::is_timed;
 use crate::judged::Found;
 use crate::line::{content, time_text};
 use crate::links::Contest;
@@ -42,11 +43,12 @@ pub(crate) struct Gaps {
 /// Names the gaps of a session.
 pub(crate) fn gaps(records: &[Record], assembly: &Assembly, calls: &[Observed], contest: &Contest) -> Gaps {
     let seen = Seen::of(records);
+    let last = records.iter().filter(|record| is_timed(record)).map(|record| record.time_unix_nano).max();
     let mut gaps = Gaps::default();
     for (call, group) in calls.iter().zip(&assembly.calls) {
         let found = [
             not_executed(records, call, &seen),
-            no_result(records, call),
+            no_result(records, call, &group.records, last),
             no_request(records, call),
             no_host(records, call, &seen, group.records.iter().map(|at| &records[*at])),
             disagreement(records, call, &group.records),
@@ -125,12 +127,19 @@ fn not_executed(records: &[Record], call: &Observed, seen: &Seen<'_>) -> Option<
     }
 }
 
-fn no_result(records: &[Record], call: &Observed) -> Option<Gap> {
+/// `members`: the records of the call; `last`: the newest time in its session.
+fn no_result(records: &[Record], call: &Observed, members: &[usize], last: Option<i64>) -> Option<Gap> {
+    let newest = members.iter().map(|at| records[*at].time_unix_nano).max();
+    // A call that has just begun looks the same as one whose end was lost: what is known is said, nothing more.
+    let since = match last.filter(|last| newest.is_none_or(|newest| *last > newest)) {
+        Some(last) => format!("its session went on until {}", time_text(last)),
+        None => "nothing later of its session was recorded, so it may be running still".into(),
+    };
     let cancelled = call.call.outcome.as_deref() == Some("cancelled");
     if let (Some(request), None, false) = (call.request, call.response, cancelled) {
         let request = &records[request];
         let description = format!(
-            "request {} ({}) sent at {} on connection {} got no response",
+            "request {} ({}) sent at {} on connection {} got no response; {since}",
             request.rpc_id.as_deref().unwrap_or("without id"),
             tool_of(request),
             time_text(request.time_unix_nano),
@@ -138,17 +147,29 @@ fn no_result(records: &[Record], call: &Observed) -> Option<Gap> {
         );
         return Some(gap("no_result", call, description, &[request]));
     }
-    let selection = &records[call.selection?];
     // A span of the call that tells how it ended is an answer too.
     if call.host_result.is_some() || call.response.is_some() || call.call.outcome.is_some() {
         return None;
     }
+    if let Some(selection) = call.selection.map(|at| &records[at]) {
+        let description = format!(
+            "{} was selected at {}; no answer of any source was recorded; {since}",
+            tool_of(selection),
+            time_text(selection.time_unix_nano)
+        );
+        return Some(gap("no_result", call, description, &[selection]));
+    }
+    let told = members.iter().map(|at| &records[*at]).find(|record| record.kind == Kind::Call)?;
+    if call.call.end.is_some() || call.call.decision.as_deref() == Some("deny") {
+        return None;
+    }
     let description = format!(
-        "{} was selected at {}; no answer of any source was recorded",
-        tool_of(selection),
-        time_text(selection.time_unix_nano)
+        "call of {} at {} ({}): no result seen; {since}",
+        tool_of(told),
+        time_text(told.time_unix_nano),
+        place(told)
     );
-    Some(gap("no_result", call, description, &[selection]))
+    Some(gap("no_result", call, description, &[told]))
 }
 
 fn no_request(records: &[Record], call: &Observed) -> Option<Gap> {

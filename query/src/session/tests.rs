@@ -42,3 +42,29 @@ fn a_session_lasts_as_long_as_what_its_last_span_tells() {
     assert_eq!(span(&session.summary.start, &session.summary.end), (100, 5100));
     assert_eq!(session.summary.duration_nano, 5_000_000_000);
 }
+
+fn gaps(session: &Session) -> Vec<(&str, &str)> {
+    session.gaps.iter().map(|gap| (gap.kind.as_str(), gap.description.as_str())).collect()
+}
+
+#[test]
+fn a_call_without_a_result_is_a_gap_that_says_what_is_known() {
+    let call = || make("call", Kind::Call, 100).host("c").tool("t-1", "refund").done();
+    let alone = session(vec![call()]);
+    let [("no_result", said)] = gaps(&alone)[..] else { panic!("{:?}", alone.gaps) };
+    assert!(said.contains("no result seen; nothing later of its session was recorded, so it may be running still"), "{said}");
+    let later = make("later", Kind::Prompt, 60_100).host("c").text("and now?").done();
+    let went_on = session(vec![call(), later]);
+    let [("no_result", said)] = gaps(&went_on)[..] else { panic!("{:?}", went_on.gaps) };
+    assert!(said.contains("no result seen; its session went on until 2026-11-20T10:21:00.1"), "{said}");
+}
+
+#[test]
+fn a_call_that_tells_its_own_end_lacks_no_result() {
+    let timed = make("span", Kind::Call, 100).server().trace("0af7651916cd43dd8448eb211c80319c");
+    let timed = timed.with(|record| record.duration_nano = Some(5_000_000)).done();
+    assert!(gaps(&session(vec![timed])).iter().all(|(kind, _)| *kind != "no_result"));
+    let refused = make("refused", Kind::Call, 100).host("c").tool("t-1", "refund");
+    let refused = refused.with(|record| record.decision = Some(threadline_schemas::Decision::Deny)).done();
+    assert!(gaps(&session(vec![refused])).is_empty());
+}
