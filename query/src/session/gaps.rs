@@ -10,13 +10,14 @@
 //! | `recorder_gap`, `rejected_records` | what our side could not record or read |
 //! | `contested_key` | an id that was not believed |
 //! | `untrusted_id` | an id that the linker found to name more than one thing: reused, shared, constant |
+//! | `stands_alone` | what a server or a system behind it says, and no record of a caller was found to belong to it |
 //! | `silent_server` | a server that logged none of its calls, where others log theirs |
 //!
 //! Not here: what was never expected (a source that is not part of this session at all).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use threadline_schemas::{Kind, Outcome, Record, SourceKind, display};
+use threadline_schemas::{Key, Kind, Outcome, Record, SourceKind, display};
 use uuid::Uuid;
 
 use super::assemble::Assembly;
@@ -60,6 +61,7 @@ pub(crate) fn gaps(records: &[Record], assembly: &Assembly, calls: &[Observed], 
     gaps.named.extend(rejected(records));
     gaps.named.extend(contested(records, contest));
     gaps.named.extend(found(records, contest));
+    gaps.named.extend(stands_alone(records, contest));
     gaps.silent = seen.silent(records, calls);
     gaps
 }
@@ -389,6 +391,53 @@ fn found(records: &[Record], contest: &Contest) -> Vec<Gap> {
     let mut gaps: Vec<Gap> = all.iter().filter_map(gap).collect();
     gaps.truncate(LISTED_MAX);
     gaps
+}
+
+/// Why what a server says is a session of its own: which ids its records bear, and what was judged of them.
+fn stands_alone(records: &[Record], contest: &Contest) -> Option<Gap> {
+    let is_callee = |record: &&Record| matches!(record.source_kind, SourceKind::Server | SourceKind::Downstream);
+    let all: Vec<&Record> = records.iter().filter(is_callee).collect();
+    let is_caller = |kind| matches!(kind, SourceKind::Host | SourceKind::Gateway | SourceKind::Wire);
+    if all.is_empty() || records.iter().any(|record| is_caller(record.source_kind)) {
+        return None;
+    }
+    let joins = |text: &&String| Key::parse(text).is_some_and(|key| key.kind.joins());
+    let keys: BTreeSet<&String> = all.iter().flat_map(|record| record.keys.iter().filter(joins)).collect();
+    let named: Vec<String> = keys.iter().take(NAMED_MAX).map(|key| quote(key)).collect();
+    let shared = match keys.len() {
+        0 => "they bear no id by which a caller could be found".to_string(),
+        count => format!(
+            "no record of a host, gateway or tap bears {}: {}{}",
+            if count == 1 { "the id that they bear" } else { "one of the ids that they bear" },
+            named.join(", "),
+            more(count)
+        ),
+    };
+    let judged: Vec<_> =
+        all.iter().filter_map(|record| contest.judged.as_ref()?.of(record.event_id)).collect();
+    let rivals: BTreeSet<Uuid> = judged.iter().flat_map(|judged| judged.rivals.iter().map(|rival| rival.0)).collect();
+    let candidates: Vec<String> = rivals.iter().take(NAMED_MAX).map(Uuid::to_string).collect();
+    let found = match (rivals.len(), judged.len()) {
+        (0, 0) if all.iter().any(|record| record.trace_id.is_some()) => {
+            "telemetry is placed by its ids alone: a caller that passes its trace context on (`traceparent`) is found".into()
+        }
+        (0, 0) => "nothing was judged of them".into(),
+        (0, _) => "the linker found no call that could be theirs".into(),
+        (count, _) => format!(
+            "{count} records could be their callers and none is likely enough: {}{}",
+            candidates.join(", "),
+            more(count)
+        ),
+    };
+    let sources: BTreeSet<&str> = all.iter().map(|record| record.source_name.as_str()).collect();
+    let sources: Vec<String> = sources.into_iter().take(NAMED_MAX).map(quote).collect();
+    let records = if all.len() == 1 { "1 record".into() } else { format!("{} records", all.len()) };
+    Some(Gap {
+        kind: "stands_alone".into(),
+        description: format!("{records} of {} and nothing of a caller: {shared}; {found}", sources.join(", ")),
+        event_ids: ids(&all),
+        call_id: None,
+    })
 }
 
 fn ids(records: &[&Record]) -> Vec<String> {

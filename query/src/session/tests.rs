@@ -68,3 +68,13 @@ fn a_call_that_tells_its_own_end_lacks_no_result() {
     let refused = refused.with(|record| record.decision = Some(threadline_schemas::Decision::Deny)).done();
     assert!(gaps(&session(vec![refused])).is_empty());
 }
+
+#[test]
+fn what_a_server_says_alone_tells_why_it_stands_alone() {
+    let span = || make("span", Kind::Span, 100).server().trace("0af7651916cd43dd8448eb211c80319c");
+    let alone = session(vec![span().with(|record| record.keys.push("trace:0af7651916cd43dd8448eb211c80319c".into())).done()]);
+    let [("stands_alone", said)] = gaps(&alone)[..] else { panic!("{:?}", alone.gaps) };
+    assert!(said.contains("no record of a host, gateway or tap bears the id that they bear: 'trace:0af7651916cd"), "{said}");
+    let called = session(vec![span().done(), make("ask", Kind::Prompt, 50).host("c").text("go").done()]);
+    assert!(gaps(&called).is_empty(), "a caller is there");
+}
