@@ -455,7 +455,8 @@ pub(crate) struct SessionShowArguments {
     /// Only what links of this grade, or stronger, hold together; the rest is left out and counted
     #[arg(long, value_parser = ["proven", "matched", "claimed", "inferred"], value_name = "GRADE")]
     pub(crate) grade: Option<String>,
-    /// As it was believed at this moment, e.g. 2026-03-02T08:00:00Z
+    /// As it was known at this moment, e.g. 2026-03-02T08:00:00Z or 2026-03-02 (its first moment, UTC): what was received or
+    /// judged later is left out
     #[arg(long, value_name = "TIME")]
     pub(crate) as_known_at: Option<String>,
 }
@@ -530,7 +531,8 @@ pub(crate) enum ExportCommand {
         /// Only what links of this grade, or stronger, hold together; the rest is left out and counted
         #[arg(long, value_parser = ["proven", "matched", "claimed", "inferred"], value_name = "GRADE")]
         grade: Option<String>,
-        /// As it was believed at this moment, e.g. 2026-03-02T08:00:00Z
+        /// As it was known at this moment, e.g. 2026-03-02T08:00:00Z or 2026-03-02 (its first moment, UTC): what was received or
+    /// judged later is left out
         #[arg(long, value_name = "TIME")]
         as_known_at: Option<String>,
         #[command(flatten)]

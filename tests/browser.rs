@@ -226,10 +226,13 @@ fn exports_from_pages_hold_what_is_on_the_screen() {
         assert!(browser.text().contains(&format!("{shown} records")), "{grade}");
         assert_eq!(lines(&asked(&browser, "ndjson")), shown, "{grade}");
     }
-    // Before anything was recorded, nothing was judged; ids join all the same.
-    browser.open(&format!("{}/sessions/{INCIDENT}?as_known_at=2026-11-20", serve.url));
-    assert!(browser.text().contains("as known at 2026-11-20T00:00:00Z"));
-    assert!(asked(&browser, "ndjson").contains("as_known_at=2026-11-20T00%3A00%3A00Z"));
+    browser.open(&format!("{}/sessions/{INCIDENT}?as_known_at=2100-01-01", serve.url));
+    assert!(browser.text().contains("as known at 2100-01-01T00:00:00Z"));
+    assert!(asked(&browser, "ndjson").contains("as_known_at=2100-01-01T00%3A00%3A00Z"));
+    // Before anything was received, nothing was known.
+    let url = format!("{}/sessions/{INCIDENT}?as_known_at=2026-11-20", serve.url);
+    let early = browser.runtime.block_on(async { browser.http.get(url).send().await.unwrap() });
+    assert_eq!(early.status(), 404);
     browser.open(&format!("{}/sessions/{INCIDENT}?grade=maybe", serve.url));
     assert!(browser.text().contains("cannot be understood"));
     // The console tells of the status 400, and of nothing else so far.

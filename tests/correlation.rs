@@ -185,7 +185,7 @@ fn a_judged_link_says_why_and_what_it_beat() {
         ndjson(&ok(threadline().args(["links", "--format", "ndjson", "--explain", event, "--data"]).arg(&data)));
     let pieces: Vec<&str> = shown.iter().filter_map(|row| row["what"].as_str()).collect();
     assert!(pieces.contains(&"start") && pieces.contains(&"duration"), "{pieces:?}");
-    // Before anything was judged, nothing was believed.
+    // Before anything was judged, nothing was believed; before anything was received, nothing was known.
     let session = judged["session"].as_str().unwrap();
     let show = |more: &[&str]| {
         let mut command = threadline();
@@ -193,9 +193,17 @@ fn a_judged_link_says_why_and_what_it_beat() {
         json(&mut command)
     };
     assert_eq!(show(&[])["data"]["summary"]["id"], session);
-    let before = show(&["--as-known-at", "2020-01-01T00:00:00Z"]);
+    let received = "select cast(max(observed_time) as varchar) as at from records where collector = 'import'";
+    let received = ndjson(&ok(threadline().args(["sql", "--format", "ndjson", received, "--data"]).arg(&data)));
+    let before = show(&["--as-known-at", received[0]["at"].as_str().unwrap()]);
     assert!(before["data"]["summary"]["id"].is_string());
     assert_ne!(before["data"]["summary"]["id"], session);
+    assert!(before["completeness"]["notes"][0].as_str().unwrap().starts_with("as known at "));
+    let mut early = threadline();
+    early.args(["session", "show", event, "--as-known-at", "2020-01-01", "--data"]).arg(&data);
+    let early = early.output().unwrap();
+    assert!(!early.status.success());
+    assert!(String::from_utf8_lossy(&early.stderr).contains("the first of it came at"), "{early:?}");
 }
 
 /// (preset, session, call, prompt, strict parents, false-merge lines)

@@ -17,6 +17,9 @@ pub enum ReadError {
     /// Nothing is stored under this id.
     #[error("nothing is stored under this id")]
     NotFound,
+    /// Nothing of it was there at the moment asked for.
+    #[error("{0}")]
+    NotYet(String),
     /// The id occurs in several sessions.
     #[error("this id occurs in {} sessions", sessions.len())]
     Several {
@@ -96,6 +99,7 @@ impl From<QueryError> for ReadError {
     fn from(error: QueryError) -> Self {
         match error {
             QueryError::NotFound { .. } => ReadError::NotFound,
+            QueryError::NotYet { .. } => ReadError::NotYet(error.to_string()),
             QueryError::NoRaw { .. } => ReadError::NoBytes,
             QueryError::SeveralSessions { sessions, .. } => ReadError::Several { sessions },
             QueryError::Parameter { .. } => ReadError::Question(error.to_string()),

@@ -94,7 +94,7 @@ pub struct SessionOptions {
     pub options: Options,
     /// Fewer records than the configured bound.
     pub records_max: Option<usize>,
-    /// What was judged at this moment instead of now, microseconds since the Unix epoch.
+    /// What was received and judged at this moment instead of now, microseconds since the Unix epoch.
     pub known_at_us: Option<i64>,
 }
 
@@ -211,7 +211,7 @@ impl Engine {
     }
 
     fn bounds(&self) -> Bounds {
-        Bounds { rows_max: self.config.gather_rows_max, bytes_max: self.config.gather_bytes_max, payloads: true }
+        Bounds { rows_max: self.config.gather_rows_max, bytes_max: self.config.gather_bytes_max, payloads: true, known_at_us: None }
     }
 
     pub(crate) async fn gathered(&self, snapshot: &Snapshot, id: &str) -> Result<Gathered, QueryError> {
@@ -228,7 +228,7 @@ impl Engine {
     ) -> Result<Gathered, QueryError> {
         let options = SessionOptions { known_at_us, ..SessionOptions::default() };
         let judged = self.judged(snapshot, &options).await?;
-        self.gathered_by(snapshot, id, judged, Bounds { payloads: false, ..self.bounds() }).await
+        self.gathered_by(snapshot, id, judged, Bounds { payloads: false, known_at_us, ..self.bounds() }).await
     }
 
     async fn gathered_by(
@@ -258,7 +258,9 @@ impl Engine {
     pub async fn session(&self, id: &str, options: &SessionOptions) -> Result<Answer<Session>, QueryError> {
         let snapshot = self.snapshot().await?;
         let judged = self.judged(&snapshot, options).await?;
-        let mut gathered = self.gathered_by(&snapshot, id, judged, self.bounds()).await?;
+        let bounds = Bounds { known_at_us: options.known_at_us, ..self.bounds() };
+        let mut gathered = self.gathered_by(&snapshot, id, judged, bounds).await?;
+        let known_note = gathered.known_note(options.known_at_us);
         let max = options.records_max.unwrap_or(usize::MAX).min(self.config.session_records_max);
         let left_out = gathered.records.len().saturating_sub(max);
         gathered.records.truncate(max);
@@ -272,6 +274,7 @@ impl Engine {
             tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?;
         let mut completeness = completeness(&snapshot);
         completeness.rows_searched = rows_seen;
+        completeness.notes.extend(known_note);
         completeness.links_inferred = built.links_inferred;
         completeness.rows_cut = left_out as u64;
         if left_out > 0 {

@@ -17,6 +17,14 @@ pub enum QueryError {
         /// Ways in which it was looked up.
         tried: Vec<String>,
     },
+    /// The id was not known at the moment asked for.
+    #[error("nothing that bears {id} had been received at that moment; the first of it came at {first}")]
+    NotYet {
+        /// What was asked for, made visible and cut.
+        id: String,
+        /// When it was received, RFC 3339.
+        first: String,
+    },
     /// The id occurs in several sessions.
     #[error("{id} occurs in {total} sessions: {}{}", sessions.iter().take(8).cloned().collect::<Vec<_>>().join(", "), if *total > 8 { ", ..." } else { "" })]
     SeveralSessions {

@@ -5,6 +5,7 @@
 //! the closure over everything would.
 //!
 //! Invariants
+//! - as of a moment, what was received later is as if it had never come: it is not followed and belongs to nothing
 //! - at most [`Bounds::rows_max`] rows and [`Bounds::bytes_max`] bytes of payload are held; beyond that the
 //!   answer says that it was cut
 
@@ -18,9 +19,10 @@ use uuid::Uuid;
 
 use crate::closure::{Closure, Verdict, close};
 use crate::engine::strip;
-use crate::error::QueryError;
+use crate::error::{QueryError, shown};
 use crate::fact::{FactKey, FactView, Facts, KEYS_MAX};
 use crate::judged::Judged;
+use crate::line::time_text;
 use crate::links::Contest;
 
 /// An id that occurs in more conversations than this is not followed into each of them.
@@ -35,6 +37,8 @@ pub(crate) struct Bounds {
     pub(crate) bytes_max: usize,
     /// Whether payloads are held at all: which records belong together does not depend on them.
     pub(crate) payloads: bool,
+    /// Records received after this moment are left out, microseconds.
+    pub(crate) known_at_us: Option<i64>,
 }
 
 /// What belongs to the session of an id.
@@ -49,8 +53,24 @@ pub(crate) struct Gathered {
     pub(crate) contest: Contest,
     /// Rows that were looked at.
     pub(crate) rows_seen: u64,
+    /// Records that were received after the moment asked for, among those looked at.
+    pub(crate) later: u64,
     /// Whether a bound ended the search.
     pub(crate) cut: bool,
+}
+
+impl Gathered {
+    /// What an answer as of a moment says of itself.
+    pub(crate) fn known_note(&self, known_at_us: Option<i64>) -> Option<String> {
+        let at = time_text(known_at_us?.saturating_mul(1000));
+        Some(match self.later {
+            0 => format!("as known at {at}: none of its records was received later; links as they were judged then"),
+            1 => format!("as known at {at}: 1 record received later is left out; links as they were judged then"),
+            later => {
+                format!("as known at {at}: {later} records received later are left out; links as they were judged then")
+            }
+        })
+    }
 }
 
 /// Rows that bear `id` in any of its readings, and the readings.
@@ -95,6 +115,10 @@ pub(crate) async fn session_of(
     let seed = resolve(snapshot, id, &judged).await?;
     let mut heap = Heap { bounds, judged, ..Heap::default() };
     heap.read(snapshot, &seed).await?;
+    if let (Some(first), true) = (heap.first_later_us, heap.records.is_empty()) {
+        return Err(QueryError::NotYet { id: shown(id), first: time_text(first.saturating_mul(1000)) });
+    }
+    let seeds = heap.records.len();
     let conversations = heap.conversations();
     if conversations.len() > CONVERSATIONS_MAX {
         return Err(QueryError::several(id, conversations.into_values().collect()));
@@ -103,7 +127,7 @@ pub(crate) async fn session_of(
     loop {
         heap.follow(snapshot).await?;
         let closure = heap.close();
-        let found: BTreeSet<u32> = (0..seed.len().min(heap.records.len()))
+        let found: BTreeSet<u32> = (0..seeds)
             .map(|at| closure.session_of[at])
             .filter(|at| *at != crate::closure::NONE)
             .collect();
@@ -111,7 +135,7 @@ pub(crate) async fn session_of(
         let session = match (named, found.len()) {
             (Some(session), _) => session,
             (None, 1) => found.first().copied().unwrap_or_default(),
-            (None, 0) => return heap.alone(id, seed.len()),
+            (None, 0) => return heap.alone(id, seeds),
             (None, _) => {
                 let sessions = found.iter().map(|at| closure.sessions[*at as usize].id.clone()).collect();
                 return Err(QueryError::several(id, sessions));
@@ -139,11 +163,14 @@ struct Heap {
     bounds: Bounds,
     cut: bool,
     judged: Arc<Judged>,
+    /// Records that were received after the moment asked for, and when the first of them was.
+    later: u64,
+    first_later_us: Option<i64>,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { rows_max: 100_000, bytes_max: 16 << 20, payloads: true }
+        Bounds { rows_max: 100_000, bytes_max: 16 << 20, payloads: true, known_at_us: None }
     }
 }
 
@@ -172,16 +199,28 @@ impl Heap {
                 payload_bytes(record)
             };
             let weight_max = self.bounds.bytes_max.saturating_sub(self.bytes);
-            let records = snapshot.records_within(part, weight_max, reduce).await?;
+            let mut records = snapshot.records_within(part, weight_max, reduce).await?;
             self.rows.extend(&part[..records.len()]);
             let placed = records.iter().map(|record| record.event_id).zip(part.iter().copied());
             self.places.extend(placed);
             self.cut |= records.len() < part.len() || (room < PART && fresh.len() > room);
+            self.leave_out_later(&mut records);
             self.bytes += records.iter().map(payload_bytes).sum::<usize>();
             self.followed.resize(self.followed.len() + records.len(), false);
             self.records.extend(records);
         }
         Ok(())
+    }
+
+    fn leave_out_later(&mut self, records: &mut Vec<Record>) {
+        let Some(known_at_us) = self.bounds.known_at_us else { return };
+        let is_known = |record: &Record| record.observed_time_unix_us <= known_at_us;
+        for record in records.iter().filter(|record| !is_known(record)) {
+            self.later += 1;
+            let first = self.first_later_us.map_or(record.observed_time_unix_us, |us| us.min(record.observed_time_unix_us));
+            self.first_later_us = Some(first);
+        }
+        records.retain(is_known);
     }
 
     /// Conversations of what is here: key text and session stamp.
@@ -270,7 +309,8 @@ impl Heap {
         let mut session_of = closure.session_of.iter();
         self.records.retain(|_| session_of.next() == Some(&(session as u32)));
         crate::session::sort(&mut self.records);
-        Gathered { id, records: self.records, places: self.places, contest, rows_seen, cut: self.cut }
+        let (records, places) = (self.records, self.places);
+        Gathered { id, records, places, contest, rows_seen, later: self.later, cut: self.cut }
     }
 
     /// Records that share no session-like key with anything are shown by themselves.
@@ -286,7 +326,8 @@ impl Heap {
             return Err(QueryError::not_found(id, &["event id, stamp or bare value of any key"]));
         };
         let id = first.session_key.clone();
-        Ok(Gathered { id, records, places: self.places, contest: Contest::default(), rows_seen, cut: self.cut })
+        let (contest, places) = (Contest::default(), self.places);
+        Ok(Gathered { id, records, places, contest, rows_seen, later: self.later, cut: self.cut })
     }
 }
 
@@ -387,9 +428,17 @@ mod tests {
         assert_eq!(of("run-b", 1000).await.unwrap().records.len(), 4);
         assert_eq!(of(&lonely, 1000).await.unwrap().records.len(), 1);
         assert!(of("run-b", 2).await.unwrap().cut);
-        let bounds = Bounds { rows_max: 1000, bytes_max: 1, payloads: true };
+        let bounds = Bounds { rows_max: 1000, bytes_max: 1, ..Bounds::default() };
         let gathered = session_of(&snapshot, "run-b", bounds, Arc::default()).await.unwrap();
         assert!(gathered.cut && gathered.records.len() < 4, "{}", gathered.records.len());
+        let known_at = async |us: i64| {
+            let bounds = Bounds { known_at_us: Some(us), ..Bounds::default() };
+            session_of(&snapshot, "run-b", bounds, Arc::default()).await
+        };
+        let received = gathered.records[0].observed_time_unix_us;
+        assert_eq!(known_at(received).await.unwrap().records.len(), 4);
+        let early = known_at(received - 1).await.unwrap_err();
+        assert!(matches!(&early, QueryError::NotYet { .. }), "{early}");
         match of("nobody", 1000).await {
             Err(QueryError::NotFound { tried, .. }) => assert_eq!(tried, ["event id, stamp or bare value of any key"]),
             other => panic!("{other:?}"),

@@ -3,6 +3,7 @@
 use chrono::{DateTime, SecondsFormat};
 use threadline_schemas::{Record, display};
 
+use crate::error::QueryError;
 use crate::model::{EventLine, Link};
 
 /// Characters of an excerpt.
@@ -17,12 +18,22 @@ pub fn time_text(unix_nano: i64) -> String {
 pub fn parse_time(text: &str) -> Option<i64> {
     let zoned = DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc());
     let naive = || {
-        ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"]
+        ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
             .iter()
             .find_map(|format| chrono::NaiveDateTime::parse_from_str(text, format).ok())
     };
     let day = || chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0);
     zoned.or_else(|| naive().or_else(day).map(|time| time.and_utc()))?.timestamp_nanos_opt()
+}
+
+/// A time that somebody gave for parameter `name`.
+///
+/// # Errors
+/// When it is none; says which forms are taken.
+pub fn read_time(name: &'static str, text: &str) -> Result<i64, QueryError> {
+    const FORMS: &str =
+        "expected a time such as 2026-11-20T10:31:00Z, 2026-11-20 10:31:00 (UTC) or 2026-11-20 (its first moment, UTC)";
+    parse_time(text).ok_or_else(|| QueryError::parameter(name, FORMS))
 }
 
 /// What a record says, first of all.
@@ -75,6 +86,8 @@ mod tests {
         assert_eq!(parse_time(&time_text(nanos)), Some(nanos));
         assert_eq!(parse_time("2026-11-20T11:31:24+01:00"), Some(1_795_170_684_000_000_000));
         assert_eq!(parse_time("2026-11-20"), Some(1_795_132_800_000_000_000));
+        assert_eq!(parse_time("2026-11-20 10:31"), parse_time("2026-11-20T10:31:00Z"));
         assert_eq!(parse_time("yesterday"), None);
+        assert!(read_time("from", "yesterday").unwrap_err().to_string().contains("2026-11-20 (its first moment, UTC)"));
     }
 }

@@ -12,7 +12,7 @@ use threadline_store::{Snapshot, TextQuery};
 use crate::cursor;
 use crate::engine::{Engine, answer, completeness};
 use crate::error::QueryError;
-use crate::line::{content, event_line, parse_time};
+use crate::line::{content, event_line, read_time};
 use crate::model::{Answer, Hit, SearchQuestion};
 
 /// Characters shown on each side of a match.
@@ -121,7 +121,7 @@ impl Sessions {
 
 pub(crate) fn time(name: &'static str, text: &Option<String>) -> Result<Option<i64>, QueryError> {
     let read = |text: &String| {
-        parse_time(text).ok_or_else(|| QueryError::parameter(name, "expected RFC 3339, such as 2026-11-20T10:31:00Z"))
+        read_time(name, text)
     };
     text.as_ref().map(read).transpose()
 }

@@ -10,7 +10,7 @@ use crate::engine::{Engine, answer, completeness, note_left_out};
 use crate::error::QueryError;
 use crate::fact::{Fact, Facts};
 use crate::index::{Indexed, Listed};
-use crate::line::parse_time;
+use crate::line::read_time;
 use crate::model::{Answer, SessionFilter, SessionSummary};
 use crate::session::{Tally, TallyRow};
 
@@ -78,13 +78,7 @@ struct Wanted {
 
 impl Wanted {
     fn read(filter: &SessionFilter) -> Result<Wanted, QueryError> {
-        let time = |name, text: &Option<String>| {
-            let read = |text: &String| {
-                parse_time(text)
-                    .ok_or_else(|| QueryError::parameter(name, "expected RFC 3339, such as 2026-11-20T10:31:00Z"))
-            };
-            text.as_ref().map(read).transpose()
-        };
+        let time = |name, text: &Option<String>| text.as_deref().map(|text| read_time(name, text)).transpose();
         let outcome = |text: &String| {
             Outcome::parse(text).ok_or_else(|| {
                 let known: Vec<&str> = Outcome::ALL.iter().map(|outcome| outcome.as_str()).collect();

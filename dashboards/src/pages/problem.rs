@@ -43,6 +43,7 @@ pub(crate) struct Attempt<'a> {
 pub(crate) fn page(headers: &HeaderMap, error: &ReadError, attempt: &Attempt<'_>) -> Response {
     let (status, title) = match error {
         ReadError::NotFound => (StatusCode::NOT_FOUND, "Not found"),
+        ReadError::NotYet(_) => (StatusCode::NOT_FOUND, "Nothing was known yet"),
         ReadError::NoBytes => (StatusCode::NOT_FOUND, "No bytes are kept"),
         ReadError::Several { .. } => (StatusCode::MULTIPLE_CHOICES, "Which session?"),
         ReadError::Question(_) => (StatusCode::BAD_REQUEST, "This question cannot be understood"),
@@ -53,6 +54,7 @@ pub(crate) fn page(headers: &HeaderMap, error: &ReadError, attempt: &Attempt<'_>
         ReadError::NotFound | ReadError::Several { .. } => {
             Some(("Search it as text instead", Href::search(attempt.what).with("as", "text")))
         }
+        ReadError::NotYet(_) => Some(("The session as it is known now", Href::session(attempt.what))),
         _ => None,
     };
     let sessions = match error {
@@ -65,7 +67,7 @@ pub(crate) fn page(headers: &HeaderMap, error: &ReadError, attempt: &Attempt<'_>
         status: status.as_u16(),
         title,
         detail: Shown::line(&error.to_string()),
-        tried: if sessions.is_empty() { tried } else { vec![] },
+        tried: if sessions.is_empty() && !matches!(error, ReadError::NotYet(_)) { tried } else { vec![] },
         sessions: sessions.iter().take(SESSIONS_MAX).map(|id| (Shown::line(id), Href::session(id))).collect(),
         sessions_more: sessions.len().saturating_sub(SESSIONS_MAX),
         instead,

@@ -78,6 +78,7 @@ impl From<QueryError> for Problem {
         let make = |status, kind, title| Problem::new(status, kind, title, detail.clone());
         match error {
             QueryError::NotFound { .. } => make(StatusCode::NOT_FOUND, "not-found", "Nothing found"),
+            QueryError::NotYet { .. } => make(StatusCode::NOT_FOUND, "not-yet", "Nothing was known yet"),
             QueryError::NoRaw { .. } => make(StatusCode::NOT_FOUND, "no-raw", "No raw bytes"),
             QueryError::SeveralSessions { sessions, .. } => Problem {
                 sessions,

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::params::Params;
 use super::{Problem, json};
 use crate::engine::{Engine, SessionOptions};
+use crate::line::read_time;
 use crate::model::{Answer, Grade, Session, SessionFilter, SessionSummary};
 use crate::session::Options;
 
@@ -33,9 +34,9 @@ pub(super) struct Show {
     grade: Option<Grade>,
     /// At most this many records, the earliest first.
     limit: Option<usize>,
-    /// What was believed at this moment (RFC 3339) instead of now.
-    #[param(value_type = Option<String>)]
-    as_known_at: Option<chrono::DateTime<chrono::Utc>>,
+    /// As it was known at this moment (RFC 3339, or a date for its first moment) instead of now: records received later are
+    /// left out, and what was judged later is not believed.
+    as_known_at: Option<String>,
 }
 
 /// A session with turns, calls and gaps, from any id: session, conversation, trace, span, tool call,
@@ -52,6 +53,7 @@ pub(super) async fn show(
     Params(show): Params<Show>,
 ) -> Result<Response, Problem> {
     let options = Options { grade_floor: show.grade.unwrap_or(Grade::Inferred) };
-    let known_at_us = show.as_known_at.map(|at| at.timestamp_micros());
+    let known_at = show.as_known_at.as_deref().filter(|text| !text.is_empty());
+    let known_at_us = known_at.map(|text| read_time("as_known_at", text)).transpose()?.map(|nanos| nanos.div_euclid(1000));
     Ok(json(&engine.session(&id, &SessionOptions { options, records_max: show.limit, known_at_us }).await?))
 }

@@ -23,7 +23,7 @@ use crate::engine::{Engine, completeness, read_light};
 use crate::error::QueryError;
 use crate::gather::{Gathered, resolve};
 use crate::index::Indexed;
-use crate::line::parse_time;
+use crate::line::read_time;
 use crate::links::Contest;
 use crate::model::{Completeness, Grade};
 use crate::search::{terms, time};
@@ -84,10 +84,7 @@ impl Engine {
         }
         let floor = question.grade.unwrap_or(Options::default().grade_floor);
         let known_at = question.given(&question.as_known_at);
-        let known_at_us = known_at
-            .map(|text| parse_time(text).ok_or(text))
-            .transpose()
-            .map_err(|_| QueryError::parameter("as_known_at", "expected RFC 3339, such as 2026-11-20T10:31:00Z"))?;
+        let known_at_us = known_at.map(|text| read_time("as_known_at", text)).transpose()?;
         let known_at_us = known_at_us.map(|nanos| nanos.div_euclid(1000));
         let mut snapshot = self.snapshot().await?;
         let mut gathered = self.gathered_light(&snapshot, id, known_at_us).await?;
@@ -108,6 +105,7 @@ impl Engine {
             ..Asked::default()
         };
         completeness.rows_searched = gathered.rows_seen.max(rows.len() as u64);
+        completeness.notes.extend(gathered.known_note(known_at_us));
         let is_linked = rows.is_empty() || gathered.records.len() == rows.len();
         let mut kept = None;
         if floor < Options::default().grade_floor {
