@@ -609,6 +609,7 @@ impl Answers for Fixture {
             rejected: 2,
             gaps: 1,
             dropped: 41,
+            without_time: 0,
             first: "2026-11-20T10:00:00Z".into(),
             last: "2026-11-20T11:00:00Z".into(),
             last_observed: "2026-11-20T11:00:00Z".into(),

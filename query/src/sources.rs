@@ -36,6 +36,7 @@ use uuid::Uuid;
 
 use crate::engine::{Engine, answer, completeness};
 use crate::error::QueryError;
+use crate::fact::is_timed;
 use crate::judged::Judged;
 use crate::line::time_text;
 use crate::model::Answer;
@@ -100,10 +101,13 @@ pub struct SourceSummary {
     pub gaps: u64,
     /// How many records, frames or messages those say are missing, where they say it.
     pub dropped: u64,
-    /// Oldest event time.
+    /// Oldest event time that it gave; empty where it gave none.
     pub first: String,
-    /// Newest event time.
+    /// Newest event time that it gave; empty where it gave none.
     pub last: String,
+    /// Of its records, ones that say no time: they count as received, and are no part of `first` and `last`.
+    #[serde(default)]
+    pub without_time: u64,
     /// When the newest record was observed, by the clock of its collector.
     pub last_observed: String,
     /// Seconds since then.
@@ -148,6 +152,7 @@ struct Tally {
     gaps: u64,
     dropped: u64,
     time: Option<(i64, i64)>,
+    without_time: u64,
     observed: Option<(i64, i64)>,
     /// Observed time and lag of the newest record with a time of its own.
     lag: Option<(i64, i64)>,
@@ -306,8 +311,11 @@ impl Tallies {
         tally.records += 1;
         tally.rejected += u64::from(record.kind == Kind::Rejected);
         tally.gaps += u64::from(record.kind == Kind::Gap);
-        tally.time = widened(tally.time, record.time_unix_nano);
-        tally.observed = widened(tally.observed, observed);
+        match is_timed(record) {
+            true => tally.time = Some(widened(tally.time, record.time_unix_nano)),
+            false => tally.without_time += 1,
+        }
+        tally.observed = Some(widened(tally.observed, observed));
         tally.all_imported &= record.collector == Collector::Import;
         let mut slot = Slot { records: 1, ..Slot::default() };
         if record.time_quality == TimeQuality::Source {
@@ -363,11 +371,12 @@ impl Tallies {
             tally.gaps += seen.gaps;
             tally.dropped = tally.dropped.saturating_add(seen.dropped);
             if let Some((first, last)) = seen.time {
-                tally.time = widened(widened(tally.time, first), last);
+                tally.time = Some(widened(Some(widened(tally.time, first)), last));
             }
             if let Some((first, last)) = seen.observed {
-                tally.observed = widened(widened(tally.observed, first), last);
+                tally.observed = Some(widened(Some(widened(tally.observed, first)), last));
             }
+            tally.without_time += seen.without_time;
             tally.all_imported &= seen.all_imported;
             tally.lag = tally.lag.max(seen.lag);
             if let Some((observed, at, collector)) = seen.newest
@@ -424,8 +433,8 @@ impl Tally {
     }
 }
 
-fn widened(range: Option<(i64, i64)>, value: i64) -> Option<(i64, i64)> {
-    Some(range.map_or((value, value), |(first, last)| (first.min(value), last.max(value))))
+fn widened(range: Option<(i64, i64)>, value: i64) -> (i64, i64) {
+    range.map_or((value, value), |(first, last)| (first.min(value), last.max(value)))
 }
 
 /// What a collector elsewhere wrote into a record: its way in, its id, its version.
@@ -438,7 +447,7 @@ fn marker(record: &Record) -> [Option<String>; 3] {
 
 fn summary(name: Name, tally: &Tally, marker: [Option<String>; 3], now_us: i64) -> SourceSummary {
     let [via, collector_id, collector_version] = marker;
-    let (first, last) = tally.time.unwrap_or_default();
+    let [first, last] = tally.time.map_or_else(Default::default, |(first, last)| [first, last].map(time_text));
     let (_, observed) = tally.observed.unwrap_or_default();
     let quiet_us = now_us.saturating_sub(observed).max(0);
     let direct = tally.newest.map_or(Collector::Own, |newest| newest.2).to_string();
@@ -459,8 +468,9 @@ fn summary(name: Name, tally: &Tally, marker: [Option<String>; 3], now_us: i64) 
         rejected: tally.rejected,
         gaps: tally.gaps,
         dropped: tally.dropped,
-        first: time_text(first),
-        last: time_text(last),
+        first,
+        last,
+        without_time: tally.without_time,
         last_observed: time_text(observed.saturating_mul(1000)),
         quiet_s: quiet_us / 1_000_000,
         usual_interval_s: tally.usual_interval_s(),
@@ -510,8 +520,7 @@ fn topics(sources: &mut Vec<SourceSummary>, positions: &[StreamPosition], now_us
             let nothing =
                 Tally { observed: Some((position.updated_unix_us, position.updated_unix_us)), ..Tally::default() };
             let mut source = summary(name, &nothing, Default::default(), now_us);
-            (source.first, source.last, source.collector) =
-                (String::new(), String::new(), Collector::Kafka.to_string());
+            source.collector = Collector::Kafka.to_string();
             sources.push(source);
             sources.len() - 1
         });

@@ -26,6 +26,7 @@ const COLUMNS: &[Column] = &[
     ("QUIET S", "quiet_s"),
     ("FIRST (UTC)", "first"),
     ("LAST (UTC)", "last"),
+    ("NO TIME", "without_time"),
     ("VIA", "collector"),
     ("COLLECTOR", "collector_id"),
     ("VERSION", "collector_version"),

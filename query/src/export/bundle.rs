@@ -480,6 +480,7 @@ fn finish(
         records: tally.records,
         first_time: tally.first_time(),
         last_time: tally.last_time(),
+        records_without_time: tally.without_time,
         by_kind: tally.by_kind,
         by_source: tally.by_source,
         sessions,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use threadline_schemas::ocsf::Version;
 use threadline_schemas::{Kind, Record};
 
+use crate::fact::is_timed;
 use crate::line::{EXCERPT_CHARS, content, time_text};
 use crate::model::{Completeness, Gap, Grade, Link};
 
@@ -37,8 +38,11 @@ pub(super) struct Manifest {
     pub(super) records: u64,
     pub(super) by_kind: BTreeMap<&'static str, u64>,
     pub(super) by_source: BTreeMap<String, u64>,
+    /// Oldest and newest time that a source gave.
     pub(super) first_time: Option<String>,
     pub(super) last_time: Option<String>,
+    /// Records whose source gave no time.
+    pub(super) records_without_time: u64,
     pub(super) sessions: Named<String>,
     pub(super) gaps: Named<Gap>,
     pub(super) rejected: Named<Rejected>,
@@ -245,6 +249,8 @@ pub(super) struct Tally {
     pub(super) by_kind: BTreeMap<&'static str, u64>,
     pub(super) by_source: BTreeMap<String, u64>,
     span: Option<(i64, i64)>,
+    /// Records whose source gave no time: theirs is when they were received, and no part of the range.
+    pub(super) without_time: u64,
     pub(super) rejected: Named<Rejected>,
     pub(super) findings: Named<Noticed>,
     /// Gaps that a recorder wrote down.
@@ -258,6 +264,7 @@ impl Tally {
             by_kind: BTreeMap::new(),
             by_source: BTreeMap::new(),
             span: None,
+            without_time: 0,
             rejected: Named::in_file("records.ndjson"),
             findings: Named::in_file("records.ndjson"),
             gaps: Named::in_file("records.ndjson"),
@@ -270,9 +277,13 @@ impl Tally {
         let is_known = self.by_source.contains_key(&record.source_name) || self.by_source.len() < SOURCES_MAX;
         let source = if is_known { record.source_name.as_str() } else { "(other)" };
         *self.by_source.entry(source.to_string()).or_default() += 1;
-        let time = record.time_unix_nano;
-        let (first, last) = self.span.unwrap_or((time, time));
-        self.span = Some((first.min(time), last.max(time)));
+        if is_timed(record) {
+            let time = record.time_unix_nano;
+            let (first, last) = self.span.unwrap_or((time, time));
+            self.span = Some((first.min(time), last.max(time)));
+        } else {
+            self.without_time += 1;
+        }
         match record.kind {
             Kind::Rejected => self.rejected.add(|| Rejected {
                 event_id: record.event_id.to_string(),
