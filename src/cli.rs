@@ -520,6 +520,9 @@ pub(crate) struct LinksArguments {
     /// Each piece of evidence for where this event stands, and the rivals it beat
     #[arg(long, value_name = "EVENT", conflicts_with = "session")]
     pub(crate) explain: Option<String>,
+    /// What correlation found beside links: ids that stopped joining, servers that say nothing
+    #[arg(long, conflicts_with_all = ["session", "explain"])]
+    pub(crate) findings: bool,
 }
 
 #[derive(Debug, Subcommand)]

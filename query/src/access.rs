@@ -84,6 +84,7 @@ const SHOWN: &[(&str, &str)] = &[
     ("/api/v1/search", "search"),
     ("/api/v1/sql", "sql"),
     ("/api/v1/links", "links"),
+    ("/api/v1/links/findings", "links"),
 ];
 
 /// A question that stands in the body of a request; its handler puts it into the response.

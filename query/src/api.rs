@@ -103,6 +103,7 @@ fn parts() -> (Router<Arc<Engine>>, utoipa::openapi::OpenApi) {
         .routes(routes!(search::search))
         .routes(routes!(sql::get, sql::post))
         .routes(routes!(links::links))
+        .routes(routes!(links::findings))
         .routes(routes!(export::export))
         .routes(routes!(export::progress))
         .routes(routes!(operations::sources))

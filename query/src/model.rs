@@ -397,6 +397,25 @@ pub struct Placement {
     pub score: Option<f64>,
 }
 
+/// What correlation found beside links: an id that stopped joining, or a server that says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    /// `session-reused`, `session-shared`, `constant-trace`, `conversation-shared` or `silent-server`.
+    pub kind: String,
+    /// The id or the server.
+    pub name: String,
+    /// Records that bear it; of a silent server, calls that it logged nothing of.
+    pub records: u64,
+    /// The first of them.
+    pub event_ids: Vec<String>,
+    /// Event time from which and before which records were looked at.
+    pub from: String,
+    /// See `from`.
+    pub to: String,
+    /// In words.
+    pub description: String,
+}
+
 /// Rows of a SQL query.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Table {

@@ -5,7 +5,7 @@
 //! - turn and parent are given only where a link says so, never by the clock
 //! - one session is in memory at a time, without its payloads
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use threadline_schemas::Record;
@@ -18,9 +18,11 @@ use crate::engine::{Engine, answer, completeness, note_left_out, read_light};
 use crate::error::QueryError;
 use crate::fact::FactKey;
 use crate::index::Indexed;
+use crate::judged::{Found, Judged};
+use crate::line::time_text;
 use crate::links::{Contest, Links, links};
-use crate::model::{Answer, Grade, Link, LinksQuestion, Placement};
-use crate::session::{Assembly, assemble};
+use crate::model::{Answer, Completeness, Finding, Grade, Link, LinksQuestion, Placement};
+use crate::session::{Assembly, assemble, finding_text};
 
 /// Records read at once.
 const PART: usize = 500;
@@ -162,9 +164,26 @@ impl Engine {
             if gathered.cut {
                 completeness.reasons.push("the search for its records was ended by a limit; there may be more".into());
             }
+            note_findings(&mut completeness, &*self.judged_now(&snapshot).await?);
             return Ok(answer(page, next, count_judged(completeness, &[])));
         }
         self.walk_page(after, limit, &text).await
+    }
+
+    /// What correlation found beside links, oldest first.
+    pub async fn findings(&self) -> Result<Answer<Vec<Finding>>, QueryError> {
+        let snapshot = self.snapshot().await?;
+        let judged = self.judged_now(&snapshot).await?;
+        let finding = |found: &Found| Finding {
+            kind: found.kind.clone(),
+            name: found.name.clone(),
+            records: found.count,
+            event_ids: found.records.iter().map(Uuid::to_string).collect(),
+            from: time_text(found.interval.0),
+            to: time_text(found.interval.1),
+            description: finding_text(found),
+        };
+        Ok(answer(judged.found().iter().map(finding).collect(), None, completeness(&snapshot)))
     }
 
     async fn walk_page(
@@ -205,6 +224,7 @@ impl Engine {
         }
         let mut completeness = completeness(&walk.index.snapshot);
         note_left_out(&walk.index, &mut completeness);
+        note_findings(&mut completeness, &walk.index.judged);
         let completeness = count_judged(completeness, &page);
         Ok(answer(page, next.map(|next| cursor::write(text, &next)), completeness))
     }
@@ -215,7 +235,20 @@ impl Engine {
     }
 }
 
-fn count_judged(mut completeness: crate::model::Completeness, page: &[Placement]) -> crate::model::Completeness {
+/// What was found beside links, so that whoever asks for links hears of it.
+fn note_findings(completeness: &mut Completeness, judged: &Judged) {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    judged.found().iter().for_each(|found| *counts.entry(&found.kind).or_default() += 1);
+    if !counts.is_empty() {
+        let counts: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        completeness.notes.push(format!(
+            "correlation found more than links: {} (`threadline links --findings`, /api/v1/links/findings)",
+            counts.join(", ")
+        ));
+    }
+}
+
+fn count_judged(mut completeness: Completeness, page: &[Placement]) -> Completeness {
     let judged = page.iter().filter(|placement| placement.grade.is_some_and(|grade| grade >= Grade::Inferred));
     completeness.links_inferred = judged.count() as u64;
     completeness

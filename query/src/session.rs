@@ -29,6 +29,7 @@ use crate::links::{Contest, Links, links};
 use crate::model::{Gap, Grade, Session, SessionSummary, Turn};
 pub(crate) use assemble::{Assembly, assemble};
 pub use floor::LeftOut;
+pub(crate) use gaps::finding_text;
 pub(crate) use tally::{Span, Tally, TallyRow, is_tool_use};
 
 /// A session with the places of its records.

@@ -50,6 +50,7 @@ const LINK_COLUMNS: &[Column] = &[
     ("TURN", "turn"),
     ("CALL", "call"),
     ("PARENT", "parent"),
+    ("PARENT EVENT", "parent_event_id"),
     ("RELATION", "relation"),
     ("GRADE", "grade"),
     ("RULE", "rule"),
@@ -221,6 +222,12 @@ pub(crate) async fn links(arguments: LinksArguments) -> anyhow::Result<ExitCode>
     if let Some(event) = &arguments.explain {
         return explain(&client, event, &arguments.printing).await;
     }
+    if arguments.findings {
+        let answer = client.get("/api/v1/links/findings", &[]).await?;
+        let rows = array(&answer);
+        output::rows(&arguments.printing, &answer, &rows, FINDING_COLUMNS)?;
+        return Ok(emptiness(&arguments.printing, rows.is_empty()));
+    }
     let query: Vec<(&str, String)> = arguments.session.map(|id| ("session", id)).into_iter().collect();
     let answer = match pages(&client, "/api/v1/links", query, 0).await {
         Err(error) => return nothing(&arguments.printing, error),
@@ -230,6 +237,16 @@ pub(crate) async fn links(arguments: LinksArguments) -> anyhow::Result<ExitCode>
     output::rows(&arguments.printing, &answer, &rows, LINK_COLUMNS)?;
     Ok(emptiness(&arguments.printing, rows.is_empty()))
 }
+
+const FINDING_COLUMNS: &[Column] = &[
+    ("FINDING", "kind"),
+    ("NAME", "name"),
+    ("RECORDS", "records"),
+    ("FROM (UTC)", "from"),
+    ("TO (UTC)", "to"),
+    ("MEANS", "description"),
+    ("FIRST EVENTS", "event_ids"),
+];
 
 const EXPLAIN_COLUMNS: &[Column] = &[
     ("RELATION", "relation"),

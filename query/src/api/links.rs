@@ -13,7 +13,7 @@ use super::params::Params;
 use super::{Problem, json};
 use crate::engine::Engine;
 use crate::error::QueryError;
-use crate::model::{Answer, LinksQuestion, Placement};
+use crate::model::{Answer, Finding, LinksQuestion, Placement};
 use crate::placements::Walk;
 
 /// Where every stored record belongs: session, turn, call and parent, with grade, rule and the values compared.
@@ -34,6 +34,14 @@ pub(super) async fn links(
         return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response());
     }
     Ok(json(&engine.links(&question).await?))
+}
+
+/// What correlation found beside links: ids that stopped joining and why, servers that logged nothing.
+#[utoipa::path(get, path = "/api/v1/links/findings", tag = "events", responses(
+    (status = 200, description = "Findings, oldest first", body = Answer<Vec<Finding>>),
+))]
+pub(super) async fn findings(State(engine): State<Arc<Engine>>) -> Result<Response, Problem> {
+    Ok(json(&engine.findings().await?))
 }
 
 /// One chunk per session, so the reader's pace decides how much is held here.

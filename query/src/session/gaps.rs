@@ -361,36 +361,41 @@ fn found(records: &[Record], contest: &Contest) -> Vec<Gap> {
         if here.is_empty() {
             return None;
         }
-        let name = quote(&found.name);
-        let description = match found.kind.as_str() {
-            "silent-server" => format!(
-                "server {name} logged none of its {} calls of that time, though servers log theirs; what it did is known from its callers only",
-                found.count
-            ),
-            "session-reused" => format!(
-                "the MCP session id {name} was opened again, numbers two calls alike or reaches servers that it should not; it joined nothing by itself ({} records)",
-                found.count
-            ),
-            "session-shared" => format!(
-                "the MCP session id {name} is borne by several subjects: replayed, stolen or not random; they were kept apart ({} records)",
-                found.count
-            ),
-            "constant-trace" => format!(
-                "the trace id {name} is sent by several programs or subjects, or without end: a constant; it joined nothing ({} records)",
-                found.count
-            ),
-            "conversation-shared" => format!(
-                "the conversation id {name} is borne by several users: forged or not random; they were kept apart ({} records)",
-                found.count
-            ),
-            kind => format!("{kind}: {name} ({} records)", found.count),
-        };
+        let description = finding_text(found);
         let kind = if found.kind == "silent-server" { "silent_server" } else { "untrusted_id" };
         Some(Gap { kind: kind.into(), description, event_ids: ids(&here), call_id: None })
     };
     let mut gaps: Vec<Gap> = all.iter().filter_map(gap).collect();
     gaps.truncate(LISTED_MAX);
     gaps
+}
+
+/// A finding in words.
+pub(crate) fn finding_text(found: &Found) -> String {
+    let name = quote(&found.name);
+    match found.kind.as_str() {
+        "silent-server" => format!(
+            "server {name} logged none of its {} calls of that time, though servers log theirs; what it did is known from its callers only",
+            found.count
+        ),
+        "session-reused" => format!(
+            "the MCP session id {name} was opened again, numbers two calls alike or reaches servers that it should not; it joined nothing by itself ({} records)",
+            found.count
+        ),
+        "session-shared" => format!(
+            "the MCP session id {name} is borne by several subjects: replayed, stolen or not random; they were kept apart ({} records)",
+            found.count
+        ),
+        "constant-trace" => format!(
+            "the trace id {name} is sent by several programs or subjects, or without end: a constant; it joined nothing ({} records)",
+            found.count
+        ),
+        "conversation-shared" => format!(
+            "the conversation id {name} is borne by several users: forged or not random; they were kept apart ({} records)",
+            found.count
+        ),
+        kind => format!("{kind}: {name} ({} records)", found.count),
+    }
 }
 
 /// Why what a server says is a session of its own: which ids its records bear, and what was judged of them.
