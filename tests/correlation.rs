@@ -185,6 +185,8 @@ fn a_judged_link_says_why_and_what_it_beat() {
         ndjson(&ok(threadline().args(["links", "--format", "ndjson", "--explain", event, "--data"]).arg(&data)));
     let pieces: Vec<&str> = shown.iter().filter_map(|row| row["what"].as_str()).collect();
     assert!(pieces.contains(&"start") && pieces.contains(&"duration"), "{pieces:?}");
+    let rivals: Vec<&Value> = shown.iter().filter(|row| row["what"] == "rival").collect();
+    assert!(rivals.iter().all(|row| row["from_value"] != row["to"]), "what won is no rival: {rivals:?}");
     // Before anything was judged, nothing was believed; before anything was received, nothing was known.
     let session = judged["session"].as_str().unwrap();
     let show = |more: &[&str]| {

@@ -431,16 +431,20 @@ pub(crate) fn strip(record: &mut Record) {
 /// Rivals of a judged parent may stand in other sessions; an ambiguous record has nothing but rivals.
 fn name_rivals(judgement: &Judgement, event: &str, links: &mut Vec<Link>) {
     let candidates: Vec<String> = judgement.rivals.iter().map(|rival| rival.0.to_string()).collect();
-    let scores = judgement.rivals.iter().map(|(rival, score)| Compared {
-        what: "rival".into(),
-        from: rival.to_string(),
-        to: format!("{score:+.2}"),
-    });
+    let scores = |winner: &str| -> Vec<Compared> {
+        let rivals = judgement.rivals.iter().map(|(rival, score)| Compared {
+            what: "rival".into(),
+            from: rival.to_string(),
+            to: format!("{score:+.2}"),
+        });
+        rivals.filter(|rival| rival.from != winner).collect()
+    };
     let judged = judgement.parent.as_ref().map(|parent| (parent.rule, parent.to.to_string()));
     if let Some(link) = links.iter_mut().find(|link| {
         judged.as_ref().is_some_and(|(rule, to)| link.from == event && link.rule == *rule && link.to == *to)
     }) {
         link.candidates = candidates.into_iter().filter(|rival| *rival != link.to).collect();
+        let scores = scores(&link.to);
         link.compared.extend(scores);
     } else if judgement.ambiguous
         && let Some((best, _)) = judgement.rivals.first()
@@ -452,7 +456,7 @@ fn name_rivals(judgement: &Judgement, event: &str, links: &mut Vec<Link>) {
             grade: Grade::Ambiguous,
             rule: "judged".into(),
             score: 0.0,
-            compared: scores.collect(),
+            compared: scores(""),
             candidates,
         });
     }
