@@ -213,7 +213,8 @@ impl Pipeline {
             Destination::Store(appender) => appender.clone().close().await,
             Destination::Remote(outbox) => outbox.close(FLUSH_MAX).await.map(|is_sent| {
                 if !is_sent {
-                    tracing::warn!("the server is away; what it does not have yet is sent by the next run");
+                    let why = outbox.trouble().unwrap_or_else(|| "the server has not taken everything yet".into());
+                    tracing::warn!("{why}; the next run that sends there takes the rest along");
                 }
             }),
         }

@@ -356,6 +356,11 @@ impl Outbox {
         Ok(())
     }
 
+    /// Why the server takes nothing, with what to do about it; `None` while it does.
+    pub fn trouble(&self) -> Option<String> {
+        self.sender.trouble().map(|trouble| trouble.to_string())
+    }
+
     /// What became of the records so far.
     pub fn delivery(&self) -> Delivery {
         self.delivery.borrow().with(*self.passed.lock().unwrap_or_else(PoisonError::into_inner))

@@ -282,12 +282,12 @@ pub(crate) fn known(ending: Ending, duplicates: u64) -> String {
             format!("sent; {duplicates} known to the server already, {refused} refused by it")
         }
         Ending::Waiting => {
-            "the server is away: they wait on this disk, and the next command that sends there takes them along".into()
+            "the server does not have them all: they wait on this disk, and the next command that sends there takes them along".into()
         }
     }
 }
 
-/// 7 while something waits for a server that is away.
+/// 7 while something waits for a server that does not take it.
 pub(crate) fn exit_code(ending: Ending) -> ExitCode {
     match ending {
         Ending::Waiting => ExitCode::from(super::EXIT_UNAVAILABLE),

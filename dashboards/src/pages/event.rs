@@ -353,17 +353,15 @@ fn field(event: &Event, name: &str, value: &Value) -> Field {
         _ => None,
     };
     let value = match (name, value.as_i64()) {
+        ("duration_nano", Some(nanos)) if event.line.time_is.as_deref() == Some("end") => {
+            Shown::line(&format!("{}, ending at its time", words::duration(nanos)))
+        }
         ("duration_nano", Some(nanos)) => words::duration(nanos),
         ("time_unix_nano", Some(nanos)) => words::instant(nanos, &text),
         ("observed_time_unix_us", Some(us)) => words::instant(us.saturating_mul(1000), &text),
         _ => Shown::short(&text, 1_000),
     };
-    let name = match (name, event.line.time_is.as_deref()) {
-        ("duration_nano", Some("end")) => "duration until its time",
-        ("duration_nano", _) => "duration",
-        _ => name,
-    };
-    Field { name: words::plain(name), value, pivot }
+    Field { name: words::plain(if name == "duration_nano" { "duration" } else { name }), value, pivot }
 }
 
 /// A scoped value means something only with its scope, so the whole key is searched.

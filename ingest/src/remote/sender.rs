@@ -3,9 +3,11 @@
 //! Invariants
 //! - one batch is on its way at a time, in the order of the log; the next one follows when the server has answered 2xx or
 //!   refused each record that it will never take
+//! - why the server takes nothing is said once, and again when the reason is another; what a person has to put right is
+//!   asked about less and less often
 //! - the note is written before the outbox is marked, and the mark is synced before anything is deleted
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +31,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const WAIT_FIRST: Duration = Duration::from_millis(200);
 const WAIT_MAX: Duration = Duration::from_secs(5);
+/// The longest wait while something has to be put right by a person.
+const WAIT_PERSON_MAX: Duration = Duration::from_secs(60);
 /// Bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -51,6 +55,60 @@ impl Stream {
 pub(super) struct Sender {
     client: reqwest::Client,
     target: Target,
+    /// Why the server took nothing last time.
+    trouble: Mutex<Option<Trouble>>,
+}
+
+/// Why a server takes no records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It cannot be reached, or is busy.
+    Away(String),
+    /// Its certificate is not believed.
+    Certificate(String),
+    /// It answers with this status.
+    Refuses(StatusCode),
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Trouble::Away(why) => write!(f, "the server is away ({why})"),
+            Trouble::Certificate(why) => write!(
+                f,
+                "the server's certificate is not believed ({why}): name its authority with --ca, and the server as its certificate does"
+            ),
+            Trouble::Refuses(StatusCode::UNAUTHORIZED) => f.write_str(
+                "the server does not know the token (401), which may be missing, mistyped or revoked: make one there with `threadline token add NAME` and give it with --token-file",
+            ),
+            Trouble::Refuses(StatusCode::FORBIDDEN) => f.write_str(
+                "the server does not let this token send records (403): make one there with `threadline token add NAME` and give it with --token-file",
+            ),
+            Trouble::Refuses(status) => {
+                write!(f, "what answers at this address is no threadline server ({status}): see --to")
+            }
+        }
+    }
+}
+
+impl Trouble {
+    fn of(error: &reqwest::Error) -> Trouble {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        let mut last = String::new();
+        while let Some(error) = source {
+            if let Some(tls @ rustls::Error::InvalidCertificate(_)) = tls_error(error) {
+                return Trouble::Certificate(tls.to_string());
+            }
+            last = error.to_string();
+            source = error.source();
+        }
+        Trouble::Away(if error.is_timeout() { "no answer in time".into() } else { last })
+    }
+
+    /// Whether a person has to do something.
+    fn needs_person(&self) -> bool {
+        !matches!(self, Trouble::Away(_))
+    }
 }
 
 /// What the server said to a batch.
@@ -61,7 +119,7 @@ enum Answer {
     /// It will say the same again.
     Refused(StatusCode),
     /// Try again later.
-    Away,
+    Away(Trouble),
 }
 
 /// The part of the server's answer that is of interest.
@@ -80,7 +138,25 @@ impl Sender {
         for authority in &target.authorities {
             client = client.add_root_certificate(authority.clone());
         }
-        Ok(Sender { client: client.build().map_err(OutboxError::Client)?, target })
+        Ok(Sender { client: client.build().map_err(OutboxError::Client)?, target, trouble: Mutex::default() })
+    }
+
+    /// Why the server took nothing last time.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps what became of the last attempt, and says what is new of it.
+    fn note(&self, trouble: Option<&Trouble>) {
+        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() == trouble {
+            return;
+        }
+        match trouble {
+            Some(trouble) => tracing::warn!("{trouble}; the records wait in the outbox"),
+            None => tracing::info!("the server takes records again"),
+        }
+        *known = trouble.cloned();
     }
 
     /// Sends what is in an outbox and what is added to it, until it is dropped.
@@ -161,11 +237,13 @@ impl Sender {
                     delivery.sent += batch.len() as u64;
                     delivery.duplicates += duplicates;
                     wait = WAIT_FIRST;
+                    self.note(None);
                 }
-                Answer::Away => {
+                Answer::Away(trouble) => {
+                    self.note(Some(&trouble));
                     waiting.push(batch);
                     tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WAIT_MAX);
+                    wait = (wait * 2).min(if trouble.needs_person() { WAIT_PERSON_MAX } else { WAIT_MAX });
                 }
                 Answer::Refused(status) if batch.len() > 1 => {
                     tracing::debug!(%status, events = batch.len(), "batch refused, halving it");
@@ -190,26 +268,27 @@ impl Sender {
         }
         let response = match request.body(body).send().await {
             Ok(response) => response,
-            Err(error) => {
-                tracing::debug!(is_timeout = error.is_timeout(), "the server cannot be reached");
-                return Answer::Away;
-            }
+            Err(error) => return Answer::Away(Trouble::of(&error)),
         };
         match response.status() {
             status if status.is_success() => Answer::Stored { duplicates: duplicates(response).await },
             // Wrong or expired tokens and busy servers are put right by people and time.
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND) => {
-                tracing::warn!(%status, "the server does not take records from here; they wait in the outbox");
-                Answer::Away
+                Answer::Away(Trouble::Refuses(status))
             }
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Answer::Away,
+            status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
+                Answer::Away(Trouble::Away(status.to_string()))
+            }
             status if status.is_client_error() => Answer::Refused(status),
-            status => {
-                tracing::debug!(%status, "the server cannot take records now");
-                Answer::Away
-            }
+            status => Answer::Away(Trouble::Away(status.to_string())),
         }
     }
+}
+
+/// The TLS error that an error is, in whatever it is wrapped: an I/O error is not the source of what it holds.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let held = || tls_error(error.downcast_ref::<std::io::Error>()?.get_ref()?);
+    error.downcast_ref::<rustls::Error>().or_else(held)
 }
 
 /// How many of a batch the server had before; 0 where it does not say.

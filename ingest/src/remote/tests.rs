@@ -306,3 +306,44 @@ fn a_target_is_a_plain_url_and_tokens_travel_in_private() {
     assert!(!format!("{:?}", Target::new("https://h", Some("secret".into()), None)).contains("secret"));
     assert!(matches!(Target::new("https://h", None, Some(b"no pem")), Err(OutboxError::Authority)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_a_server_takes_nothing_is_known_with_what_to_do() {
+    let bench = Bench::new().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let why = async |target: Target, name: &str| {
+        let outbox = Outbox::open(&bench.path(name), target, &origin()).await.unwrap();
+        outbox.append(records(0..1)).await.unwrap();
+        assert!(!outbox.flush(Duration::from_secs(2)).await, "{name}");
+        outbox.trouble().unwrap()
+    };
+    serve(&bench, listener, StatusCode::UNAUTHORIZED, usize::MAX).await;
+    let revoked = why(target(address), "revoked").await;
+    assert!(revoked.contains("(401)") && revoked.contains("--token-file"), "{revoked}");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = why(target(free), "away").await;
+    assert!(away.starts_with("the server is away (") && away.contains("refused"), "{away}");
+    let certified = tls_listener().await;
+    let unknown = Target::new(&format!("https://{certified}/"), None, None).unwrap();
+    let unknown = why(unknown, "unknown").await;
+    assert!(unknown.contains("certificate is not believed") && unknown.contains("--ca"), "{unknown}");
+}
+
+/// Where a server of TLS answers whose certificate nobody knows.
+async fn tls_listener() -> std::net::SocketAddr {
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_string()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key).unwrap();
+    let tls = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _refused = tls.accept(stream).await;
+        }
+    });
+    address
+}
