@@ -79,6 +79,9 @@ fn theme(headers: &HeaderMap) -> &'static str {
     }
 }
 
+/// Characters of one sentence of the statement.
+const STATEMENT_CHARS_MAX: usize = 500;
+
 /// The completeness statement, in words.
 #[derive(Debug)]
 pub(crate) struct Strip {
@@ -121,9 +124,9 @@ impl Strip {
             range: range.then(|| (open(&c.searched_from, "the beginning"), open(&c.searched_to, "now"))),
             tail: some(c.snapshot.tail_rows),
             cut: some(c.rows_cut),
-            reasons: c.reasons.iter().take(20).map(|reason| Shown::line(reason)).collect(),
-            silent: c.sources_silent.iter().take(20).map(|source| Shown::line(source)).collect(),
-            notes: c.notes.iter().take(20).map(|note| Shown::line(note)).collect(),
+            reasons: c.reasons.iter().take(20).map(|reason| Shown::name(reason, STATEMENT_CHARS_MAX)).collect(),
+            silent: c.sources_silent.iter().take(20).map(|source| Shown::name(source, STATEMENT_CHARS_MAX)).collect(),
+            notes: c.notes.iter().take(20).map(|note| Shown::name(note, STATEMENT_CHARS_MAX)).collect(),
             inferred: some(c.links_inferred),
             unindexed: some(c.snapshot.files_without_text_index),
         }

@@ -53,6 +53,15 @@ impl Shown {
         Shown { hidden: display::hidden_characters(&kept), text: display::visible(&kept, Lines::Show), cut }
     }
 
+    /// A name of at most `chars_max` characters, with a mark where it was cut.
+    pub fn name(text: &str, chars_max: usize) -> Self {
+        let mut shown = Self::short(text, chars_max);
+        if shown.cut > 0 {
+            shown.text.push('…');
+        }
+        shown
+    }
+
     /// A text with its line breaks, at most `bytes_max` bytes of it.
     pub fn block(text: &str, bytes_max: usize) -> Self {
         let kept = &text[..text.floor_char_boundary(bytes_max)];

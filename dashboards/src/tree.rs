@@ -356,7 +356,7 @@ fn what_of(event: &EventLine, level: u8) -> Shown {
         what.push(' ');
         what.push_str(part);
     }
-    Shown::short(&what, 80)
+    Shown::name(&what, 80)
 }
 
 /// Records that a reader of the story can do without, unless they went wrong.

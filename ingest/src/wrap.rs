@@ -131,6 +131,9 @@ pub struct Note {
     pub why: &'static str,
 }
 
+/// Why a server over HTTP is left as it is, and how to record it.
+const TALKS_HTTP: &str = "talks HTTP, which a stdio tap does not see: not wrapped; run `threadline tap --server-name NAME --upstream URL --listen 127.0.0.1:PORT` and give the agent http://127.0.0.1:PORT with the path of URL";
+
 impl Note {
     fn new(path: &Path, name: &str, why: &'static str) -> Self {
         Self { path: path.into(), name: name.into(), why }

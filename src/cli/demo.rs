@@ -37,6 +37,11 @@ pub(crate) async fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
         (None, Some(temporary)) => temporary.0.join("data"),
         (None, None) => anyhow::bail!("no directory for the demo"),
     };
+    if !arguments.no_serve {
+        // Before anything is loaded: whoever has to choose another address hears of it at once.
+        std::net::TcpListener::bind(arguments.listen)
+            .with_context(|| format!("cannot serve on {}: choose another address with --listen", arguments.listen))?;
+    }
     load(&directory).await?;
     if arguments.no_serve {
         questions(&directory, None);

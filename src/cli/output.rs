@@ -155,6 +155,31 @@ pub(crate) fn to_millis(time: &str) -> String {
     time.get(..23).filter(|_| time.ends_with('Z')).map_or_else(|| time.to_string(), |cut| cut.replace('T', " "))
 }
 
+/// `1,234,567`.
+pub(crate) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A number of seconds with the unit that fits it.
+pub(crate) fn span(seconds: f64) -> String {
+    let (amount, sign) = (seconds.abs(), if seconds < 0.0 { "-" } else { "" });
+    match amount {
+        s if s < 1.0 => format!("{sign}{:.1} ms", s * 1e3),
+        s if s < 120.0 => format!("{sign}{s:.1} s"),
+        s if s < 7_200.0 => format!("{sign}{:.1} min", s / 60.0),
+        s if s < 172_800.0 => format!("{sign}{:.1} h", s / 3_600.0),
+        s => format!("{sign}{:.1} d", s / 86_400.0),
+    }
+}
+
 /// The text of one cell: `path` is a JSON pointer without its first slash; `a|b` takes the first present.
 fn cell(row: &Value, path: &str) -> String {
     path.split('|')
@@ -209,6 +234,13 @@ mod tests {
         assert_eq!(fitted("short\u{1b}", 10), "short␛");
         assert_eq!(fitted("0123456789ab", 10), "012345678…");
         assert_eq!(fitted("漢字漢字漢字", 7), "漢字漢…");
+    }
+
+    #[test]
+    fn numbers_are_grouped_and_spans_have_their_unit() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        let spans = [0.0125, 3.0, -90.0, 739_716.69].map(span);
+        assert_eq!(spans, ["12.5 ms", "3.0 s", "-90.0 s", "8.6 d"]);
     }
 
     #[test]

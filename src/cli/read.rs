@@ -34,6 +34,7 @@ const HIT_COLUMNS: &[Column] = &[
     ("TIME (UTC)", "event/time"),
     ("KIND", "event/kind"),
     ("SOURCE", "event/source_name"),
+    ("SESSION", "session_id"),
     ("EVENT", "event/event_id"),
     ("IN", "column"),
     ("BEFORE", "before"),
@@ -504,10 +505,21 @@ fn write_call(out: &mut String, call: &Value) -> std::fmt::Result {
     if call["execution"] == "never_executed" {
         writeln!(out, "      never reached a server")?;
     }
-    let seen: Vec<String> = each(call, "records")
-        .map(|record| format!("{} {}", one_line(record, "source_kind"), one_line(record, "kind")))
-        .collect();
-    writeln!(out, "      seen   {}", seen.join(", "))
+    writeln!(out, "      seen   {}", seen(call))
+}
+
+/// Who told of a call, in order; what one side tells several times in a row stands once, with its number.
+fn seen(call: &Value) -> String {
+    let mut runs: Vec<(String, usize)> = Vec::new();
+    for record in each(call, "records") {
+        let told = format!("{} {}", one_line(record, "source_kind"), one_line(record, "kind"));
+        match runs.last_mut() {
+            Some((last, count)) if *last == told => *count += 1,
+            _ => runs.push((told, 1)),
+        }
+    }
+    let runs = runs.into_iter().map(|(told, count)| if count > 1 { format!("{told} ×{count}") } else { told });
+    runs.collect::<Vec<_>>().join(", ")
 }
 
 fn link_text(link: &Value) -> String {

@@ -5,9 +5,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use threadline_ingest::correlate::run::{self, Report};
-use threadline_store::{Reader, Snapshot, Store};
+use threadline_store::{Reader, Snapshot, Store, StoreError};
 
 use super::{RelinkArguments, data_directory, output};
 
@@ -17,9 +17,13 @@ pub(crate) async fn run(arguments: RelinkArguments) -> anyhow::Result<ExitCode> 
     let from = moment("--from", arguments.from.as_deref())?;
     let to = moment("--to", arguments.to.as_deref())?;
     let range = (from.is_some() || to.is_some()).then(|| (from.unwrap_or(i64::MIN), to.unwrap_or(i64::MAX)));
-    let store = Store::open(&directory, super::record::store_config()?)
-        .await
-        .with_context(|| format!("cannot open the data directory {}", directory.display()))?;
+    let store = match Store::open(&directory, super::record::store_config()?).await {
+        Err(StoreError::Locked { .. }) => bail!(
+            "{} is in use: a server there correlates by itself what comes in; to judge everything again, stop it and run this again",
+            directory.display()
+        ),
+        opened => opened.with_context(|| format!("cannot open the data directory {}", directory.display()))?,
+    };
     let report = run::relink(&directory, &store.reader(), range).await;
     store.close().await.context("cannot close the store")?;
     output::talk(&said(&report?));

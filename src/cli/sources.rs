@@ -32,6 +32,49 @@ const COLUMNS: &[Column] = &[
     ("VERSION", "collector_version"),
 ];
 
+/// For people: numbers in groups, durations with their unit.
+const TABLE_COLUMNS: &[Column] = &[
+    ("SOURCE", "source_name"),
+    ("SIDE", "source_kind"),
+    ("STATE", "state"),
+    ("QUIET FOR", "quiet_s"),
+    ("RECORDS", "records"),
+    ("1 MIN", "last_minute"),
+    ("1 H", "last_hour"),
+    ("REJECTED", "rejected"),
+    ("GAPS", "gaps"),
+    ("DROPPED", "dropped"),
+    ("BEHIND", "behind"),
+    ("DEAD", "dead_lettered"),
+    ("LAG", "lag_ms"),
+    ("CLOCK >=", "clock_offset_min_ms"),
+    ("CLOCKS MS", "clocks"),
+    ("FIRST (UTC)", "first"),
+    ("LAST (UTC)", "last"),
+    ("NO TIME", "without_time"),
+    ("VIA", "collector"),
+    ("COLLECTOR", "collector_id"),
+    ("VERSION", "collector_version"),
+];
+
+fn readable(row: &mut Value) {
+    for name in
+        ["records", "last_minute", "last_hour", "rejected", "gaps", "dropped", "behind", "dead_lettered", "without_time"]
+    {
+        if let Some(count) = row[name].as_u64() {
+            row[name] = output::grouped(count).into();
+        }
+    }
+    for (name, per_second) in [("lag_ms", 1e3), ("clock_offset_min_ms", 1e3), ("quiet_s", 1.0)] {
+        if let Some(amount) = row[name].as_f64() {
+            row[name] = output::span(amount / per_second).into();
+        }
+    }
+    for name in ["first", "last"] {
+        row[name] = output::to_millis(row[name].as_str().unwrap_or_default()).into();
+    }
+}
+
 /// Lists every source, the one heard last first.
 pub(crate) async fn run(arguments: SourcesArguments) -> anyhow::Result<ExitCode> {
     let answer = Client::open(&arguments.place)?.get("/api/v1/sources", &[]).await?;
@@ -42,7 +85,14 @@ pub(crate) async fn run(arguments: SourcesArguments) -> anyhow::Result<ExitCode>
     if matches!(arguments.printing.format, Format::Table | Format::Csv) {
         rows.iter_mut().for_each(|row| row["clocks"] = clocks(row).into());
     }
-    output::rows(&arguments.printing, &answer, &rows, COLUMNS)?;
+    let columns = match arguments.printing.format {
+        Format::Table => {
+            rows.iter_mut().for_each(readable);
+            TABLE_COLUMNS
+        }
+        _ => COLUMNS,
+    };
+    output::rows(&arguments.printing, &answer, &rows, columns)?;
     let is_empty = rows.is_empty() && arguments.printing.fail_empty;
     Ok(if is_empty { ExitCode::from(EXIT_EMPTY) } else { ExitCode::SUCCESS })
 }

@@ -1,6 +1,8 @@
 //! The session as it reads: prompt, what the model chose, what came back, what it said. Nothing is
 //! interpreted: no Markdown, no links, every foreign text in a frame that says whose it is.
 
+use std::collections::HashSet;
+
 use threadline_query::model::{Call, EventLine, Session, Turn};
 
 use crate::exact_json;
@@ -54,10 +56,12 @@ enum Item<'a> {
 }
 
 fn turn_items(turn: &Turn) -> Vec<Item<'_>> {
-    let said = turn
-        .events
-        .iter()
-        .filter(|event| matches!(event.kind.as_str(), "completion" | "elicitation" | "sampling" | "approval"));
+    // Transcript and telemetry both tell what the model said; it is shown once, and both are in the timeline.
+    let mut answers = HashSet::new();
+    let said = turn.events.iter().filter(|event| match event.kind.as_str() {
+        "completion" => answers.insert((event.excerpt.as_str(), event.excerpt_cut)),
+        kind => matches!(kind, "elicitation" | "sampling" | "approval"),
+    });
     let mut items: Vec<(Option<i64>, Item<'_>)> =
         said.map(|event| (words::nanos(&event.time), Item::Said(event))).collect();
     items.extend(turn.calls.iter().map(|call| (words::nanos(&call.start), Item::Call(call))));
@@ -153,7 +157,7 @@ fn of_call(call: &Call) -> Block {
 fn frame(label: &'static str, by: &str, text: &str, event: Option<&str>) -> Frame {
     Frame {
         label,
-        by: Shown::short(by, 60),
+        by: Shown::name(by, 60),
         text: Shown::block(text, BLOCK_BYTES_MAX),
         exact: None,
         more: event.map(Href::event),

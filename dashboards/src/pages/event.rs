@@ -312,7 +312,7 @@ fn summary_tab(event: &Event) -> Body {
                 _ => (laid_out(), None),
             };
             let from = if *column == "result" { from } else { recorder };
-            Some(Frame { label, from: Shown::short(from, 60), text, exact })
+            Some(Frame { label, from: Shown::name(from, 60), text, exact })
         })
         .collect();
     let keys = record.get("keys").and_then(Value::as_array).map_or(&[][..], |keys| &keys[..]);

@@ -202,7 +202,7 @@ fn view<'a>(
         chrome: Chrome::new(headers, Place::Sessions, Some(&answer.completeness)),
         id: Shown::line(&summary.id),
         via: params.get("via").map(|via| (Shown::line(via), Href::search(via).with("as", "text"))),
-        title: Shown::short(&summary.title, 200),
+        title: Shown::name(&summary.title, 200),
         start: words::moment(&summary.start),
         end: if words::date(&summary.start) == words::date(&summary.end) {
             words::clock(&summary.end)
@@ -237,7 +237,7 @@ fn facts(session: &Session) -> Vec<Fact> {
     let summary = &session.summary;
     let list = |name: &'static str, values: &[String], href: &dyn Fn(&str) -> Href| Fact {
         name,
-        chips: values.iter().take(CHIPS_MAX).map(|value| (Shown::short(value, 60), href(value))).collect(),
+        chips: values.iter().take(CHIPS_MAX).map(|value| (Shown::name(value, 60), href(value))).collect(),
         more: values.len().saturating_sub(CHIPS_MAX),
     };
     let by = |param: &'static str| move |value: &str| Href::to(&["sessions"]).with(param, value);
@@ -261,7 +261,7 @@ fn gaps(session: &Session, here: &Href) -> Vec<GapLine> {
         .take(GAPS_MAX)
         .map(|gap| GapLine {
             kind: words::plain(&gap.kind),
-            description: Shown::short(&gap.description, 500),
+            description: Shown::name(&gap.description, 1000),
             call: gap.call_id.as_deref().map(|call| here.clone().with("open", call).at(&format!("c-{call}"))),
             events: gap.event_ids.iter().take(8).map(|id| (Shown::id(id), Href::event(id))).collect(),
         })

@@ -240,14 +240,9 @@ fn names(label: &'static str, param: &'static str, all: &[String]) -> Names {
     let shown = all.iter().take(NAMES_MAX);
     Names {
         label,
-        shown: shown.map(|name| (short(name), Href::to(&["sessions"]).with(param, name))).collect(),
+        shown: shown.map(|name| (Shown::name(name, NAME_CHARS_MAX), Href::to(&["sessions"]).with(param, name))).collect(),
         more: all.len().saturating_sub(NAMES_MAX),
     }
-}
-
-fn short(name: &str) -> Shown {
-    let shown = Shown::short(name, NAME_CHARS_MAX);
-    if shown.cut > 0 { Shown::short(&format!("{}…", shown.as_str()), NAME_CHARS_MAX + 1) } else { shown }
 }
 
 /// Host, wire, gateway, server, downstream: who saw this session.

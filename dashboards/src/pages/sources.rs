@@ -73,7 +73,7 @@ fn row(source: &SourceSummary) -> Row {
     let millis = |ms: f64| words::duration((ms * 1e6) as i64);
     Row {
         lane: words::LANES[words::lane(&source.source_kind) as usize],
-        name: Shown::short(&source.source_name, 120),
+        name: Shown::name(&source.source_name, 120),
         state: match source.state {
             SourceState::Active => "active",
             SourceState::Silent => "silent",

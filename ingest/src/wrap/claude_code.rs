@@ -65,7 +65,7 @@ pub(super) fn wrap_servers(
         let at = |key| [entry, &[key]].concat();
         let Some(command) = get(text, &at("command")) else {
             let why = match get_string(text, &at("url")) {
-                Some(_) => "talks HTTP, which a stdio tap does not see: not wrapped",
+                Some(_) => super::TALKS_HTTP,
                 None => "has neither command nor url: not wrapped",
             };
             notes.push(Note::new(path, name, why));

@@ -26,7 +26,7 @@ pub(super) fn wrap(
     for (name, entry) in servers(&mut document) {
         let Some(command) = entry.get("command").and_then(Item::as_str).map(str::to_owned) else {
             let why = match entry.contains_key("url") {
-                true => "talks HTTP, which a stdio tap does not see: not wrapped",
+                true => super::TALKS_HTTP,
                 false => "has neither command nor url: not wrapped",
             };
             notes.push(Note::new(path, &name, why));

@@ -164,7 +164,7 @@ fn claude_code_is_wrapped_and_given_back_byte_for_byte() {
             +    "OTEL_LOG_TOOL_DETAILS": "1"
             +  }
             +}
-            /project/.mcp.json: web talks HTTP, which a stdio tap does not see: not wrapped
+            /project/.mcp.json: web talks HTTP, which a stdio tap does not see: not wrapped; run `threadline tap --server-name NAME --upstream URL --listen 127.0.0.1:PORT` and give the agent http://127.0.0.1:PORT with the path of URL
             /project/.mcp.json: odd has neither command nor url: not wrapped
         "#]],
     );
@@ -244,7 +244,7 @@ fn codex_is_wrapped_and_given_back_byte_for_byte() {
         +log_user_prompt = true
         +exporter = { otlp-http = { endpoint = "http://127.0.0.1:4318/v1/logs", protocol = "binary" } }
         +trace_exporter = { otlp-http = { endpoint = "http://127.0.0.1:4318/v1/traces", protocol = "binary" } }
-        /home/.codex/config.toml: web talks HTTP, which a stdio tap does not see: not wrapped
+        /home/.codex/config.toml: web talks HTTP, which a stdio tap does not see: not wrapped; run `threadline tap --server-name NAME --upstream URL --listen 127.0.0.1:PORT` and give the agent http://127.0.0.1:PORT with the path of URL
     "#]],
     );
     assert!(house.wrap(Agent::Codex).files.is_empty(), "wrapping twice changes nothing");
