@@ -535,7 +535,7 @@ pub(crate) enum ExportCommand {
         #[arg(long, value_parser = ["proven", "matched", "claimed", "inferred"], value_name = "GRADE")]
         grade: Option<String>,
         /// As it was known at this moment, e.g. 2026-03-02T08:00:00Z or 2026-03-02 (its first moment, UTC): what was received or
-    /// judged later is left out
+        /// judged later is left out
         #[arg(long, value_name = "TIME")]
         as_known_at: Option<String>,
         #[command(flatten)]

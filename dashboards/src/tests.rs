@@ -204,8 +204,7 @@ async fn an_id_in_the_box_leads_to_what_it_names() {
     let (status, headers, _) = get(Flavour::Plain, "/sessions/309daf42-f826-415e-8b8f-6414e473e49e").await;
     assert_eq!(status.as_u16(), 303, "any id of a session leads to its one address");
     assert_eq!(headers[header::LOCATION], format!("{SESSION}?via=309daf42-f826-415e-8b8f-6414e473e49e"));
-    let (_, headers, _) =
-        get(Flavour::Plain, "/sessions/309daf42-f826-415e-8b8f-6414e473e49e?view=conversation").await;
+    let (_, headers, _) = get(Flavour::Plain, "/sessions/309daf42-f826-415e-8b8f-6414e473e49e?view=conversation").await;
     let kept = format!("{SESSION}?view=conversation&via=309daf42-f826-415e-8b8f-6414e473e49e");
     assert_eq!(headers[header::LOCATION], kept, "what was to be shown of it stays");
 }

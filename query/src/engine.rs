@@ -211,7 +211,12 @@ impl Engine {
     }
 
     fn bounds(&self) -> Bounds {
-        Bounds { rows_max: self.config.gather_rows_max, bytes_max: self.config.gather_bytes_max, payloads: true, known_at_us: None }
+        Bounds {
+            rows_max: self.config.gather_rows_max,
+            bytes_max: self.config.gather_bytes_max,
+            payloads: true,
+            known_at_us: None,
+        }
     }
 
     pub(crate) async fn gathered(&self, snapshot: &Snapshot, id: &str) -> Result<Gathered, QueryError> {
@@ -413,6 +418,7 @@ pub(crate) async fn read_light(snapshot: &Snapshot, rows: &[RowId]) -> Result<Ve
                 let whole = snapshot.records(&[*row]).await?.into_iter().next().and_then(|record| record.text);
                 record.text = whole.map(|text| display::cut(&text, EXCERPT_CHARS + 1).0);
             }
+            record.shed_attributes();
             strip(record);
         }
         records.extend(read);

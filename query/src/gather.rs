@@ -12,7 +12,6 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use threadline_schemas::record::TIME_IS;
 use threadline_schemas::{Key, KeyKind, Record};
 use threadline_store::{KeyQuery, RowId, Snapshot};
 use uuid::Uuid;
@@ -127,10 +126,8 @@ pub(crate) async fn session_of(
     loop {
         heap.follow(snapshot).await?;
         let closure = heap.close();
-        let found: BTreeSet<u32> = (0..seeds)
-            .map(|at| closure.session_of[at])
-            .filter(|at| *at != crate::closure::NONE)
-            .collect();
+        let found: BTreeSet<u32> =
+            (0..seeds).map(|at| closure.session_of[at]).filter(|at| *at != crate::closure::NONE).collect();
         let named = found.iter().copied().find(|at| closure.sessions[*at as usize].id == id);
         let session = match (named, found.len()) {
             (Some(session), _) => session,
@@ -190,9 +187,7 @@ impl Heap {
             let reduce = move |record: &mut Record| {
                 record.raw = None;
                 if !payloads {
-                    // How long it lasted is no payload, and needs to know which end is stamped.
-                    let time_is = record.time_is(record.is_stamped_at_end());
-                    record.attributes = time_is.map(|end| format!(r#"{{"{TIME_IS}":"{end}"}}"#));
+                    record.shed_attributes();
                     record.arguments = None;
                     strip(record);
                 }
@@ -217,7 +212,8 @@ impl Heap {
         let is_known = |record: &Record| record.observed_time_unix_us <= known_at_us;
         for record in records.iter().filter(|record| !is_known(record)) {
             self.later += 1;
-            let first = self.first_later_us.map_or(record.observed_time_unix_us, |us| us.min(record.observed_time_unix_us));
+            let first =
+                self.first_later_us.map_or(record.observed_time_unix_us, |us| us.min(record.observed_time_unix_us));
             self.first_later_us = Some(first);
         }
         records.retain(is_known);

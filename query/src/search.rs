@@ -120,9 +120,7 @@ impl Sessions {
 }
 
 pub(crate) fn time(name: &'static str, text: &Option<String>) -> Result<Option<i64>, QueryError> {
-    let read = |text: &String| {
-        read_time(name, text)
-    };
+    let read = |text: &String| read_time(name, text);
     text.as_ref().map(read).transpose()
 }
 

@@ -290,6 +290,12 @@ impl Record {
         says_more.then_some(if at_end { "end" } else { "start" })
     }
 
+    /// Drops the attributes but for [`TIME_IS`], which start and end need.
+    pub fn shed_attributes(&mut self) {
+        let time_is = self.time_is(self.is_stamped_at_end());
+        self.attributes = time_is.map(|end| format!(r#"{{"{TIME_IS}":"{end}"}}"#));
+    }
+
     /// Whose clock stamped it: `<source kind>:<emitter>`; instances of a server share one.
     pub fn clock(&self) -> String {
         const EMITTER: &str = "threadline.emitter";

@@ -32,6 +32,9 @@ pub(crate) async fn run(command: ExportCommand) -> anyhow::Result<ExitCode> {
         ExportCommand::Session { id, grade, as_known_at, arguments } => {
             (given([("session", Some(id)), ("grade", grade), ("as_known_at", as_known_at)]), arguments)
         }
+        ExportCommand::Query { query, .. } if query.trim().is_empty() => {
+            return Err(Usage("the query is empty; `export range` exports everything in a range of time".into()).into());
+        }
         ExportCommand::Query { query, from, to, arguments } => {
             (given([("q", Some(query)), ("from", from), ("to", to)]), arguments)
         }
@@ -105,7 +108,8 @@ async fn export(mut question: Vec<(&'static str, String)>, arguments: ExportArgu
     };
     bar.finish_and_clear();
     written?;
-    output::talk(&format!("{records} records exported"));
+    let place = target.as_ref().map(Target::said).unwrap_or_default();
+    output::talk(&format!("{records} records exported{place}"));
     if let Some(sha256) = sha256 {
         let what = if format == ExportFormat::Bundle { "manifest" } else { "report" };
         output::talk(&format!("  {what} SHA-256 {sha256}"));
@@ -185,6 +189,17 @@ enum Target {
 }
 
 impl Target {
+    /// Where it went, in words.
+    fn said(&self) -> String {
+        match self {
+            Target::Folder(path) => format!(" into the folder {}", path.display()),
+            Target::File { path, is_bundle: true } => {
+                format!(" to {}, a tar archive (a path that ends in / becomes a folder)", path.display())
+            }
+            Target::File { path, is_bundle: false } => format!(" to {}", path.display()),
+        }
+    }
+
     /// A bundle goes into a folder when the path is one or ends in `/`.
     fn of(path: &Path, format: ExportFormat) -> anyhow::Result<Target> {
         let is_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir();

@@ -62,13 +62,19 @@ pub(crate) fn fitted(text: &str, width: usize) -> String {
     kept + "…"
 }
 
+/// Characters that a column of a table needs to be read; a terminal with fewer gets a block of lines per row.
+const COLUMN_CHARACTERS: usize = 12;
+
 /// Prints `answer` (an envelope with `data` and `completeness`) whose rows are the array `rows`.
 pub(crate) fn rows(printing: &Printing, answer: &Value, rows: &[Value], columns: &[Column]) -> anyhow::Result<()> {
     let bytes = match printing.format {
         Format::Json => pretty(answer),
         Format::Ndjson => ndjson(rows),
         Format::Csv => csv(rows, columns)?,
-        Format::Table => table(rows, columns, to_terminal(printing)),
+        Format::Table => match terminal_width(printing).filter(|width| *width < columns.len() * COLUMN_CHARACTERS) {
+            Some(width) => blocks(rows, columns, width),
+            None => table(rows, columns, to_terminal(printing)),
+        },
     };
     write(printing.output.as_deref(), bytes.as_bytes())?;
     if printing.format != Format::Json {
@@ -137,17 +143,30 @@ fn table(rows: &[Value], columns: &[Column], terminal: bool) -> String {
     table.set_header(columns.iter().map(|(heading, _)| display::terminal(heading, Lines::Show)));
     for row in rows {
         table.add_row(columns.iter().map(|(_, path)| {
-            let text = if path.ends_with("start") || path.ends_with("time") {
-                to_millis(&cell(row, path))
-            } else {
-                cell(row, path)
-            };
+            let text = shown(row, path);
             let (shown, left) = if terminal { display::cut(&text, CELL_CHARACTERS_MAX) } else { (text, 0) };
             let more = if left > 0 { format!("… (+{left})") } else { String::new() };
             display::terminal(&shown, Lines::Show) + &more
         }));
     }
     format!("{table}\n")
+}
+
+/// A row as a line per value that is there, cut to the terminal with a mark.
+fn blocks(rows: &[Value], columns: &[Column], width: usize) -> String {
+    let head = columns.iter().map(|(heading, _)| heading.chars().count()).max().unwrap_or(0);
+    let line = |row: &Value, (heading, path): &Column| {
+        let text = shown(row, path);
+        (!text.is_empty()).then(|| fitted(&format!("{heading:<head$}  {text}"), width) + "\n")
+    };
+    let block = |row: &Value| columns.iter().filter_map(|column| line(row, column)).collect::<String>();
+    rows.iter().map(block).collect::<Vec<_>>().join("\n")
+}
+
+/// A cell for people.
+fn shown(row: &Value, path: &str) -> String {
+    let text = cell(row, path);
+    if path.ends_with("start") || path.ends_with("time") { to_millis(&text) } else { text }
 }
 
 /// `2026-11-20T10:31:19.528000000Z` as people read it; the heading says UTC. Other formats keep every digit.
@@ -241,6 +260,18 @@ mod tests {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         let spans = [0.0125, 3.0, -90.0, 739_716.69].map(span);
         assert_eq!(spans, ["12.5 ms", "3.0 s", "-90.0 s", "8.6 d"]);
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_a_line_per_value() {
+        expect_test::expect![[r#"
+            Title  ␛]0;x␇=…
+            N      3
+            List   a b
+
+            Title  =1+1
+        "#]]
+        .assert_eq(&blocks(&hostile(), COLUMNS, 15));
     }
 
     #[test]

@@ -88,6 +88,9 @@ pub(crate) async fn session_list(arguments: SessionListArguments) -> anyhow::Res
     Ok(emptiness(&arguments.printing, rows.is_empty()))
 }
 
+/// Characters of one name on those lines.
+const NAME_CHARACTERS_MAX: usize = 24;
+
 /// Columns below which a session is shown on lines of its own instead of in a table.
 const WIDE_COLUMNS: usize = 150;
 
@@ -101,7 +104,11 @@ fn session_lines(row: &Value, width: usize) -> String {
     });
     let first = text(row, "start").get(..19).unwrap_or_default().replace('T', " ");
     let head = format!("{first}  {}  {calls}{}", text(row, "id"), notable.concat());
-    let names = |key: &str| each(row, key).filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+    // A long name must not push the next ones out.
+    let names = |key: &str| {
+        let names = each(row, key).filter_map(Value::as_str).map(|name| output::fitted(name, NAME_CHARACTERS_MAX));
+        names.collect::<Vec<_>>().join(" ")
+    };
     let title = match text(row, "title") {
         "" => "(no prompt recorded)".to_string(),
         title => format!("“{title}”"),
@@ -110,6 +117,30 @@ fn session_lines(row: &Value, width: usize) -> String {
         .map(|names| if names.is_empty() { "-".into() } else { names });
     let last = format!("{} | {}", parties.join(" | "), counts(&row["coverage"]));
     [head, format!("    {title}"), format!("    {last}")].map(|line| output::fitted(&line, width) + "\n").concat()
+}
+
+/// One hit on lines that fit: when and what, the match with the text around it, session and event.
+fn hit_lines(row: &Value, width: usize) -> String {
+    let event = &row["event"];
+    let head = format!(
+        "{}  {} {}  {}  in {}",
+        output::to_millis(text(event, "time")),
+        text(event, "kind"),
+        text(event, "tool_name"),
+        text(event, "source_name"),
+        text(row, "column")
+    );
+    let matched = text(row, "matched");
+    let room = width.saturating_sub(matched.chars().count() + 8) / 2;
+    let before = text(row, "before");
+    let from = before.chars().count().saturating_sub(room);
+    let before: String = before.chars().skip(from).collect();
+    let around = format!("    {}{before}»{matched}«{}", if from > 0 { "…" } else { "" }, text(row, "after"));
+    let ids = match text(row, "session_id") {
+        "" => format!("    event {}", text(event, "event_id")),
+        session => format!("    {session}  event {}", text(event, "event_id")),
+    };
+    [head, around, ids].map(|line| output::fitted(&line, width) + "\n").concat()
 }
 
 /// `threadline session show`.
@@ -175,7 +206,14 @@ pub(crate) async fn search(arguments: SearchArguments) -> anyhow::Result<ExitCod
     query.extend(arguments.to.map(|value| ("to", value)));
     let answer = pages(&client, "/api/v1/search", query, arguments.limit).await?;
     let rows = array(&answer);
-    output::rows(&arguments.printing, &answer, &rows, HIT_COLUMNS)?;
+    match output::terminal_width(&arguments.printing).filter(|width| *width < WIDE_COLUMNS) {
+        Some(width) => {
+            let text: String = rows.iter().map(|row| hit_lines(row, width)).collect();
+            output::write(None, text.as_bytes())?;
+            output::completeness(&answer);
+        }
+        None => output::rows(&arguments.printing, &answer, &rows, HIT_COLUMNS)?,
+    }
     Ok(emptiness(&arguments.printing, rows.is_empty()))
 }
 
@@ -435,14 +473,15 @@ fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
             writeln!(out, "  {label}: {}", names.join(", "))?;
         }
     }
+    let many = |key: &str, what: &str| plural(summary[key].as_u64().unwrap_or(0) as usize, what);
     writeln!(
         out,
-        "  {} prompts, {} calls ({} errors, {} denied), {} records ({})",
-        summary["prompts"],
-        summary["calls"],
-        summary["errors"],
+        "  {}, {} ({}, {} denied), {} ({})",
+        many("prompts", "prompt"),
+        many("calls", "call"),
+        many("errors", "error"),
         summary["denials"],
-        summary["records"],
+        many("records", "record"),
         counts(&summary["coverage"])
     )?;
     write_clocks(out, session)?;
@@ -457,7 +496,8 @@ fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
         writeln!(out, "\n{title}  {}", moment(turn, "start"))?;
         match turn["prompt_text"].as_str().or(turn["prompt"]["excerpt"].as_str()) {
             Some(text) => writeln!(out, "  “{}”", short(text, 400))?,
-            None => writeln!(out, "  {}", plural(each(turn, "events").count(), "record"))?,
+            None if each(turn, "events").next().is_none() => {}
+            None => writeln!(out, "  {} beside calls", plural(each(turn, "events").count(), "record"))?,
         }
         for call in each(turn, "calls") {
             write_call(out, call)?;

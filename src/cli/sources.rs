@@ -58,9 +58,17 @@ const TABLE_COLUMNS: &[Column] = &[
 ];
 
 fn readable(row: &mut Value) {
-    for name in
-        ["records", "last_minute", "last_hour", "rejected", "gaps", "dropped", "behind", "dead_lettered", "without_time"]
-    {
+    for name in [
+        "records",
+        "last_minute",
+        "last_hour",
+        "rejected",
+        "gaps",
+        "dropped",
+        "behind",
+        "dead_lettered",
+        "without_time",
+    ] {
         if let Some(count) = row[name].as_u64() {
             row[name] = output::grouped(count).into();
         }

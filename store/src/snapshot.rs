@@ -171,8 +171,8 @@ impl Snapshot {
         .await
     }
 
-    /// The same without the payloads that make a record large: no `raw`, `attributes` and `arguments`, and no text or
-    /// result over 64 KiB. For questions about many records at once.
+    /// The same without the payloads that make a record large: no `raw` and `arguments`, and no text, result or attributes
+    /// over 64 KiB. For questions about many records at once.
     pub async fn records_light(&self, rows: &[RowId]) -> Result<Vec<Record>, StoreError> {
         let view = Arc::clone(&self.inner);
         let rows = rows.to_vec();
@@ -352,7 +352,7 @@ fn reduced(record: &Record, reduce: &dyn Fn(&mut Record)) -> Record {
 }
 
 /// Payloads that [`Snapshot::records_light`] leaves out; without `bodies` none is put back.
-const HEAVY_COLUMNS: &[&str] = &["raw", "attributes", "arguments", "bodies"];
+const HEAVY_COLUMNS: &[&str] = &["raw", "arguments", "bodies"];
 
 fn light_columns() -> Vec<&'static str> {
     COLUMNS.iter().map(|column| column.name).filter(|name| !HEAVY_COLUMNS.contains(name)).collect()
@@ -361,7 +361,8 @@ fn light_columns() -> Vec<&'static str> {
 /// As a sealed row is read with [`light_columns`].
 fn lighten(record: &mut Record) {
     let inline = |text: &String| text.len() <= BODY_INLINE_BYTES_MAX;
-    (record.raw, record.attributes, record.arguments) = (None, None, None);
+    (record.raw, record.arguments) = (None, None);
+    record.attributes = record.attributes.take().filter(inline);
     record.text = record.text.take().filter(inline);
     record.result = record.result.take().filter(inline);
 }

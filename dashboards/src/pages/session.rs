@@ -156,9 +156,9 @@ pub(crate) async fn page<E: Answers>(
     };
     let canonical = &answer.data.summary.id;
     if *canonical != id && params.get("via").is_none() {
-        let kept = ["view", "block", "open"].iter().fold(believed.on(Href::session(canonical)), |href, name| {
-            href.with_some(name, params.get(name))
-        });
+        let kept = ["view", "block", "open"]
+            .iter()
+            .fold(believed.on(Href::session(canonical)), |href, name| href.with_some(name, params.get(name)));
         return Redirect::to(kept.with("via", &id).as_str()).into_response();
     }
     let tree = tree::build(&answer.data);

@@ -240,7 +240,9 @@ fn names(label: &'static str, param: &'static str, all: &[String]) -> Names {
     let shown = all.iter().take(NAMES_MAX);
     Names {
         label,
-        shown: shown.map(|name| (Shown::name(name, NAME_CHARS_MAX), Href::to(&["sessions"]).with(param, name))).collect(),
+        shown: shown
+            .map(|name| (Shown::name(name, NAME_CHARS_MAX), Href::to(&["sessions"]).with(param, name)))
+            .collect(),
         more: all.len().saturating_sub(NAMES_MAX),
     }
 }

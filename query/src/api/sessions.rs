@@ -54,6 +54,7 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let options = Options { grade_floor: show.grade.unwrap_or(Grade::Inferred) };
     let known_at = show.as_known_at.as_deref().filter(|text| !text.is_empty());
-    let known_at_us = known_at.map(|text| read_time("as_known_at", text)).transpose()?.map(|nanos| nanos.div_euclid(1000));
+    let known_at_us =
+        known_at.map(|text| read_time("as_known_at", text)).transpose()?.map(|nanos| nanos.div_euclid(1000));
     Ok(json(&engine.session(&id, &SessionOptions { options, records_max: show.limit, known_at_us }).await?))
 }

@@ -418,13 +418,13 @@ fn stands_alone(records: &[Record], contest: &Contest) -> Option<Gap> {
             more(count)
         ),
     };
-    let judged: Vec<_> =
-        all.iter().filter_map(|record| contest.judged.as_ref()?.of(record.event_id)).collect();
+    let judged: Vec<_> = all.iter().filter_map(|record| contest.judged.as_ref()?.of(record.event_id)).collect();
     let rivals: BTreeSet<Uuid> = judged.iter().flat_map(|judged| judged.rivals.iter().map(|rival| rival.0)).collect();
     let candidates: Vec<String> = rivals.iter().take(NAMED_MAX).map(Uuid::to_string).collect();
     let found = match (rivals.len(), judged.len()) {
         (0, 0) if all.iter().any(|record| record.trace_id.is_some()) => {
-            "telemetry is placed by its ids alone: a caller that passes its trace context on (`traceparent`) is found".into()
+            "telemetry is placed by its ids alone: a caller that passes its trace context on (`traceparent`) is found"
+                .into()
         }
         (0, 0) => "nothing was judged of them".into(),
         (0, _) => "the linker found no call that could be theirs".into(),

@@ -52,7 +52,10 @@ fn a_call_without_a_result_is_a_gap_that_says_what_is_known() {
     let call = || make("call", Kind::Call, 100).host("c").tool("t-1", "refund").done();
     let alone = session(vec![call()]);
     let [("no_result", said)] = gaps(&alone)[..] else { panic!("{:?}", alone.gaps) };
-    assert!(said.contains("no result seen; nothing later of its session was recorded, so it may be running still"), "{said}");
+    assert!(
+        said.contains("no result seen; nothing later of its session was recorded, so it may be running still"),
+        "{said}"
+    );
     let later = make("later", Kind::Prompt, 60_100).host("c").text("and now?").done();
     let went_on = session(vec![call(), later]);
     let [("no_result", said)] = gaps(&went_on)[..] else { panic!("{:?}", went_on.gaps) };
@@ -72,9 +75,13 @@ fn a_call_that_tells_its_own_end_lacks_no_result() {
 #[test]
 fn what_a_server_says_alone_tells_why_it_stands_alone() {
     let span = || make("span", Kind::Span, 100).server().trace("0af7651916cd43dd8448eb211c80319c");
-    let alone = session(vec![span().with(|record| record.keys.push("trace:0af7651916cd43dd8448eb211c80319c".into())).done()]);
+    let alone =
+        session(vec![span().with(|record| record.keys.push("trace:0af7651916cd43dd8448eb211c80319c".into())).done()]);
     let [("stands_alone", said)] = gaps(&alone)[..] else { panic!("{:?}", alone.gaps) };
-    assert!(said.contains("no record of a host, gateway or tap bears the id that they bear: 'trace:0af7651916cd"), "{said}");
+    assert!(
+        said.contains("no record of a host, gateway or tap bears the id that they bear: 'trace:0af7651916cd"),
+        "{said}"
+    );
     let called = session(vec![span().done(), make("ask", Kind::Prompt, 50).host("c").text("go").done()]);
     assert!(gaps(&called).is_empty(), "a caller is there");
 }

@@ -121,7 +121,8 @@ impl LineDecoder for CodexDecoder {
         if own_turn.is_some() {
             self.turn = own_turn;
         }
-        let mut entry = Entry { context, line: &line, parsed: &parsed, payload, taken: vec!["type"], is_stamped_at_start: false };
+        let mut entry =
+            Entry { context, line: &line, parsed: &parsed, payload, taken: vec!["type"], is_stamped_at_start: false };
         let mut record = entry.record(line_type, self);
         match line_type {
             "session_meta" => record.kind = Kind::Session,
