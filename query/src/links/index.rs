@@ -101,6 +101,8 @@ impl<'a> Index<'a> {
                 (Kind::Selection, _) => Some(1),
                 (Kind::Call, SourceKind::Host) if record.direction.is_none() => Some(2),
                 (Kind::Call, _) if record.direction == Some(Direction::ClientToServer) => Some(3),
+                // A native event need not say on which side it was seen.
+                (Kind::Call, SourceKind::Unknown) => Some(4),
                 _ => None,
             }
         };

@@ -46,6 +46,20 @@ fn check(records: Vec<Record>, contest: &Contest, expected: Expect) {
 }
 
 #[test]
+fn native_events_that_name_no_side_meet_by_the_id_of_their_call() {
+    check(
+        vec![
+            make("call", Kind::Call, 0).tool("t-1", "refund").done(),
+            make("result", Kind::Result, 5).tool("t-1", "refund").result("done", Outcome::Ok).done(),
+        ],
+        &Contest::default(),
+        expect![[r#"
+            result => call: result claimed tool-call-id [toolcall t-1=t-1]
+        "#]],
+    );
+}
+
+#[test]
 fn a_call_from_choice_to_answer() {
     check(
         call("a", "conv", "run", "toolu_1", 0),
