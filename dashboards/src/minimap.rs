@@ -123,6 +123,8 @@ mod tests {
         assert_eq!(marks(&session).matches('M').count() as u64, session.summary.prompts);
         session.turns.iter_mut().for_each(|turn| turn.prompt = None);
         assert_eq!(marks(&session), "");
+        let turns = tree::build(&session).rows.into_iter().filter(|row| row.kind == RowKind::Turn);
+        assert!(turns.map(|row| row.what).all(|what| what.as_str() == "without a prompt"));
     }
 
     #[test]

@@ -103,6 +103,7 @@ struct Builder<'a> {
     gaps: HashMap<&'a str, Vec<&'a Gap>>,
     grades: [u64; 6],
     prompts: usize,
+    has_prompts: bool,
 }
 
 /// The rows of a session.
@@ -123,6 +124,7 @@ pub(crate) fn build(session: &Session) -> Tree {
         gaps,
         grades: [0; 6],
         prompts: 0,
+        has_prompts: session.turns.iter().any(|turn| turn.prompt.is_some()),
     };
     session.turns.iter().for_each(|turn| builder.turn(turn));
     builder.finish()
@@ -140,7 +142,7 @@ impl<'a> Builder<'a> {
         self.prompts += usize::from(prompt.is_some());
         row.what = match prompt {
             Some(_) => Shown::line(&format!("prompt {}", self.prompts)),
-            None if self.prompts == 0 => Shown::line("before any prompt"),
+            None if self.prompts == 0 && self.has_prompts => Shown::line("before any prompt"),
             None => Shown::line("without a prompt"),
         };
         let text = turn.prompt_text.as_deref().or(prompt.map(|prompt| prompt.excerpt.as_str()));

@@ -486,11 +486,12 @@ fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
     )?;
     write_clocks(out, session)?;
     let mut prompts = 0;
+    let has_prompts = numbered(session).any(|(number, _)| number.is_some());
     for (number, turn) in numbered(session) {
         prompts = number.unwrap_or(prompts);
         let title = match number {
             Some(number) => format!("Turn {number}"),
-            None if prompts == 0 => "Before any prompt".into(),
+            None if prompts == 0 && has_prompts => "Before any prompt".into(),
             None => "Without a prompt".into(),
         };
         writeln!(out, "\n{title}  {}", moment(turn, "start"))?;
