@@ -11,6 +11,7 @@
 //!
 //! Not here: reading records and storing links (`run`, `beside`), or which records are in a window (`windows`).
 
+mod aliases;
 mod assignment;
 pub mod beside;
 mod calls;
@@ -28,6 +29,7 @@ mod host_server;
 mod identity;
 mod likelihood;
 mod linker;
+mod lone;
 mod names;
 mod observation;
 mod placement;

@@ -121,7 +121,7 @@ fn silent(linker: &Linker<'_>) -> Vec<usize> {
     let mut requests: BTreeMap<Name, Vec<usize>> = BTreeMap::new();
     let mut linked: BTreeMap<Name, usize> = BTreeMap::new();
     for (g, call) in linker.units.gateways.iter().enumerate() {
-        let Some(at) = call.request.filter(|_| !call.denied && call.response.is_some()) else { continue };
+        let Some(at) = call.request.filter(|_| !call.denied && call.answer.is_some()) else { continue };
         let server = linker.seen(at).server;
         requests.entry(server).or_default().push(at);
         *linked.entry(server).or_default() += usize::from(linker.gateway_server.contains_key(&(g as u32)));

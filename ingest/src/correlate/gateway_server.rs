@@ -17,6 +17,7 @@ use super::clock::{Fit, Point, Segment, Track};
 use super::evidence::Evidence;
 use super::likelihood::{median, robust};
 use super::linker::{Linker, Spread};
+use super::lone::{lone, unrest, widened};
 use super::names::{NONE, Name};
 
 /// Pseudo-links with the estate's spread that every emitter starts with.
@@ -64,6 +65,9 @@ impl Linker<'_> {
     /// Links gateway calls to executions.
     pub(super) fn link_gateway_server(&mut self) {
         let pairs = self.gateway_server_pairs();
+        if self.gateway_server.is_empty() {
+            self.learn_from_lone_executions(&pairs);
+        }
         let fixed: Vec<f64> =
             pairs.iter().map(|(g, s)| self.gateway_server_fixed(*g, *s, &mut Evidence::Sum(0.0))).collect();
         let believable: Vec<(u32, u32, f64)> = pairs
@@ -95,6 +99,24 @@ impl Linker<'_> {
         }
         self.link_unlike();
         self.server_gateway = self.gateway_server.iter().map(|(g, m)| (m.column, *g)).collect();
+    }
+
+    /// Delays of this estate's network between gateways and servers.
+    fn learn_from_lone_executions(&mut self, pairs: &[(u32, u32)]) {
+        let mut overheads = Vec::new();
+        let mut points: BTreeMap<Name, Vec<(f64, f64)>> = BTreeMap::new();
+        for (g, server) in lone(pairs) {
+            let (call, s) = (self.gateway(g), self.execution(server));
+            overheads.extend(call.duration.map(|duration| duration - s.duration));
+            let start = s.t - s.duration;
+            points.entry(s.clock).or_default().push((call.start, start - call.start));
+        }
+        // Where stamps are late, their own noise has told the scale already, and the delays that it makes are no network's.
+        if !self.noise.heavy {
+            self.gateway_overhead = widened(overheads, self.gateway_overhead);
+            let unrest = unrest(points).unwrap_or(0.0).min(self.settings.scale_most);
+            self.server_scale = self.server_scale.max(unrest);
+        }
     }
 
     /// Links what is left over of a tool at a server whatever its arguments: texts change on their way (Unicode forms,
@@ -199,7 +221,7 @@ impl Linker<'_> {
         if known && !call.arguments.iter().any(|digest| s.arguments.contains(digest)) {
             evidence.add("arguments_differ", ARGUMENTS_DIFFER);
         }
-        if call.response.is_some()
+        if call.answer.is_some()
             && let Some(failed) = s.o.failed
         {
             evidence.add("outcome", if failed == call.failed { 0.3 } else { -4.0 });
@@ -249,7 +271,7 @@ impl Linker<'_> {
     }
 
     fn fit_server_clocks(&mut self, points: &[(u32, u32, f64)]) {
-        let start_scale = self.settings.start_scale(self.noise.stamp);
+        let start_scale = self.server_scale;
         let fit = |scale: f64| Fit::new(scale, self.noise.window);
         let mut pairs_of_gateway: BTreeMap<Name, usize> = BTreeMap::new();
         let mut by_clock: BTreeMap<Name, Vec<(u32, u32, f64)>> = BTreeMap::new();

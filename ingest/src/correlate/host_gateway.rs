@@ -9,13 +9,15 @@
 //! this conversation, `ln((n + .05) / (total + .1) 2)`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::f64::consts::SQRT_2;
 
 use super::assignment::{Candidate, assign, ranked};
 use super::clock::{Fit, Point, Track};
 use super::evidence::Evidence;
 use super::gateway_server::{SURE, refine, shrunk, weigh, worth_of_presence};
 use super::likelihood::{median, robust};
-use super::linker::{Linker, Round, Spread};
+use super::linker::{Linker, Round, Spread, WHOLE_SECOND};
+use super::lone::{lone, unrest, widened};
 use super::names::{NONE, Name};
 use super::units::GatewayCall;
 
@@ -26,6 +28,8 @@ const PRESENCE_MOST: f64 = 6.0;
 const ROUNDS: usize = 5;
 /// An address with at least this many subjects is a shared one (NAT).
 const SHARED_ADDRESS_SUBJECTS: usize = 3;
+/// However seldom a host's calls come from an address, that costs no more than this.
+const ADDRESS_UNKNOWN_LEAST: f64 = -8.0;
 /// Candidates of each call looked at when two calls might be one sent twice.
 const RESENT_RIVALS: usize = 6;
 
@@ -40,13 +44,45 @@ struct Votes {
     back: Option<Spread>,
 }
 
+/// From where the calls of hosts come that do not know their own address, as far as pairs without a rival show it.
+#[derive(Debug, Default)]
+pub(super) struct AddressHabits {
+    /// Clock of the host -> address -> pairs.
+    of_host: BTreeMap<Name, BTreeMap<Name, f64>>,
+    /// The pairs: host call, base of the gateway call.
+    pairs: BTreeSet<(u32, usize)>,
+    /// Pairs in all, and those from an address that only few share.
+    all: f64,
+    unshared: f64,
+}
+
+impl AddressHabits {
+    fn add(&mut self, clock: Name, address: Name, shared: bool, pair: (u32, usize)) {
+        *self.of_host.entry(clock).or_default().entry(address).or_default() += 1.0;
+        self.pairs.insert(pair);
+        self.all += 1.0;
+        self.unshared += f64::from(!shared);
+    }
+
+    /// What it is worth that a call comes from an address that is neither shared nor anybody's: the share of this host's
+    /// *other* calls that came from it, with one pseudo-call of the estate's habit.
+    fn worth(&self, clock: Name, address: Name, pair: (u32, usize)) -> f64 {
+        let own = f64::from(self.pairs.contains(&pair));
+        let usual = ((self.unshared - own).max(0.0) + 0.5) / ((self.all - own).max(0.0) + 1.0);
+        let places = self.of_host.get(&clock);
+        let total = places.map_or(0.0, |places| places.values().sum::<f64>()) - own;
+        let same = places.and_then(|places| places.get(&address)).copied().unwrap_or(0.0) - own;
+        ((same.max(0.0) + usual) / (total.max(0.0) + 1.0)).ln().max(ADDRESS_UNKNOWN_LEAST)
+    }
+}
+
 impl Linker<'_> {
     /// Links host calls to gateway calls.
     pub(super) fn link_host_gateway(&mut self) {
         self.join_states();
         self.learn_addresses();
-        self.host_overhead = self.settings.start_overhead(self.noise.stamp);
         let mut pairs = self.host_gateway_pairs();
+        self.learn_from_lone_calls(&pairs);
         let mut fixed = self.fixed_scores(&mut pairs);
         let good = self.good_pairs(&pairs, &fixed);
         let subjects = self.assign_subjects(&good.iter().map(|pair| (pair.0, pair.1)).collect::<Vec<_>>());
@@ -91,6 +127,35 @@ impl Linker<'_> {
             }
         }
         self.subjects_of = votes.identity;
+    }
+
+    /// Delays of this estate's network between hosts and gateways, and from where hosts come that do not know their address.
+    fn learn_from_lone_calls(&mut self, pairs: &[(u32, u32)]) {
+        let mut overheads = Vec::new();
+        let mut points: BTreeMap<Name, Vec<(f64, f64)>> = BTreeMap::new();
+        let mut habits = AddressHabits::default();
+        for (h, g) in lone(pairs) {
+            let (host, call) = (self.host(h), self.whole(g));
+            let s = self.seen(host.base);
+            if let (Some(start), Some(end), Some(duration)) = (host.start, host.end, call.duration) {
+                overheads.push(end - start - duration);
+            }
+            if let Some(start) = host.start {
+                let at = self.gateway_start(call);
+                points.entry(s.clock).or_default().push((at, start - at));
+            }
+            let address = self.gateway_base(call).address;
+            if s.addresses.is_empty() && address != NONE && !self.address_owners.contains(&address) {
+                habits.add(s.clock, address, self.shared_addresses.contains(&address), (h, call.base));
+            }
+        }
+        // Where stamps are late, their own noise has told the scale already, and the delays that it makes are no network's.
+        if !self.noise.heavy {
+            self.host_overhead = widened(overheads, self.host_overhead);
+            let unrest = unrest(points).unwrap_or(0.0).min(self.settings.scale_most);
+            self.host_scale = self.host_scale.max(unrest);
+        }
+        self.address_habits = habits;
     }
 
     /// What it is worth that nearly every call of a program passes a gateway (see `presence` of `gateway_server`).
@@ -208,7 +273,7 @@ impl Linker<'_> {
         let host = self.host(h);
         let (s, g) = (self.seen(host.base), self.gateway_base(call));
         self.trace_evidence(host.choice, call, evidence);
-        self.address_evidence(&s.addresses, g.address, evidence);
+        self.address_evidence(h, call, evidence);
         if s.user != NONE && s.user == call.subject {
             evidence.add("user", 4.0);
         }
@@ -222,6 +287,8 @@ impl Linker<'_> {
         }
         if let (Some(start), Some(end), Some(duration)) = (host.start, host.end, call.duration) {
             let Spread { mean, sd } = self.host_overhead;
+            // Two stamps of whole seconds.
+            let sd = sd.hypot(WHOLE_SECOND * SQRT_2 * self.resolution(s.clock));
             evidence.add("duration", self.noise.ratio(end - start - duration - mean, sd));
         }
         evidence.total()
@@ -249,7 +316,9 @@ impl Linker<'_> {
         }
     }
 
-    fn address_evidence(&self, own: &[Name], address: Name, evidence: &mut Evidence) {
+    fn address_evidence(&self, h: u32, call: &GatewayCall, evidence: &mut Evidence) {
+        let s = self.seen(self.host(h).base);
+        let (own, address) = (&s.addresses, self.gateway_base(call).address);
         if address == NONE {
             return;
         }
@@ -257,7 +326,7 @@ impl Linker<'_> {
             if self.address_owners.contains(&address) {
                 evidence.add("address_of_another", -15.0);
             } else if !self.shared_addresses.contains(&address) {
-                evidence.add("address_unknown", -8.0);
+                evidence.add("address_unknown", self.address_habits.worth(s.clock, address, (h, call.base)));
             }
         } else if own.contains(&address) {
             evidence.add("address", -(0.02 * self.address_owners.len() as f64).max(1.0).ln());
@@ -267,7 +336,7 @@ impl Linker<'_> {
     }
 
     fn result_evidence(&self, outcome: Option<usize>, call: &GatewayCall, evidence: &mut Evidence) {
-        let (Some(outcome), Some(response)) = (outcome, call.response) else { return };
+        let (Some(outcome), Some(response)) = (outcome, call.answer) else { return };
         let (outcome, response) = (self.seen(outcome), self.seen(response));
         if outcome.result != NONE && call.result != NONE {
             if outcome.result == call.result {
@@ -289,12 +358,16 @@ impl Linker<'_> {
 
     fn good_pairs(&self, pairs: &[(u32, u32)], fixed: &[f64]) -> Vec<(u32, u32, f64)> {
         let least = if self.noise.heavy { -2.0 } else { 0.0 };
-        let timed = pairs.iter().zip(fixed).filter(|((h, _), score)| self.host(*h).start.is_some() && **score > least);
+        let lone: BTreeSet<(u32, u32)> = lone(pairs).into_iter().collect();
+        let timed = pairs.iter().zip(fixed).filter(|(pair, score)| {
+            // A pair that nothing else speaks for is good where nothing else could be meant.
+            self.host(pair.0).start.is_some() && (**score > least || (**score >= 0.0 && lone.contains(pair)))
+        });
         timed.map(|((h, g), score)| (*h, *g, *score)).collect()
     }
 
     fn fit_host_clocks(&mut self, good: &[(u32, u32, f64)], subjects: &BTreeMap<Name, Name>) {
-        let scale = self.settings.start_scale_host(self.noise.stamp);
+        let scale = self.host_scale;
         let weighed = good.iter().map(|(h, g, score)| {
             let own = self.whole(*g).subject;
             let expected = subjects.get(&self.host(*h).who).copied().unwrap_or(own);
@@ -302,8 +375,10 @@ impl Linker<'_> {
             (*h, *g, score.min(6.0).exp() * trust)
         });
         let weighed = weigh(weighed.collect(), 2.0);
-        self.host_tracks = self.host_clock_tracks(&weighed, |_| scale);
-        self.host_spread = self.host_tracks.keys().map(|clock| (*clock, scale)).collect();
+        let scale = |clock: Name| scale.max(WHOLE_SECOND * self.resolution(clock));
+        let tracks = self.host_clock_tracks(&weighed, scale);
+        self.host_spread = tracks.keys().map(|clock| (*clock, scale(*clock))).collect();
+        self.host_tracks = tracks;
     }
 
     fn host_clock_tracks(&self, weighed: &[(u32, u32, f64)], scale: impl Fn(Name) -> f64) -> BTreeMap<Name, Track> {
@@ -378,14 +453,14 @@ impl Linker<'_> {
                 (*h, *g, score.min(7.0).exp())
             });
         let weighed = weigh(weighed.collect(), 2.0);
-        let base = self.settings.start_scale_host(self.noise.stamp);
+        let base = self.host_scale;
         let tracks = self.host_clock_tracks(&weighed, |clock| {
             self.host_spread.get(&clock).copied().unwrap_or(base).clamp(0.3 * base, 1.5 * base)
         });
         self.host_tracks.extend(tracks);
     }
 
-    fn learn_host_spreads(&mut self, residuals: &BTreeMap<Name, Vec<(f64, f64)>>) {
+    pub(super) fn learn_host_spreads(&mut self, residuals: &BTreeMap<Name, Vec<(f64, f64)>>) {
         let near = if self.noise.heavy { self.settings.segment_reach(self.noise.stamp) } else { f64::INFINITY };
         let mut all = Vec::new();
         let mut own: BTreeMap<Name, Vec<f64>> = BTreeMap::new();
@@ -397,7 +472,7 @@ impl Linker<'_> {
             own.insert(*clock, away);
         }
         let floor = self.settings.spread_floor;
-        let start = self.settings.start_scale_host(self.noise.stamp);
+        let start = self.host_scale;
         let estate = if all.is_empty() { start } else { (1.3 * median(&mut all)).max(floor) };
         for clock in self.host_tracks.keys() {
             let mut away = own.remove(clock).unwrap_or_default();
@@ -422,7 +497,8 @@ impl Linker<'_> {
     }
 
     pub(super) fn host_sd(&self, clock: Name) -> f64 {
-        self.host_spread.get(&clock).copied().unwrap_or_else(|| self.settings.start_scale_host(self.noise.stamp))
+        let sd = self.host_spread.get(&clock).copied().unwrap_or(self.host_scale);
+        sd.max(WHOLE_SECOND * self.resolution(clock))
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Settings;
 use super::assignment::Matches;
 use super::clock::Track;
+use super::host_gateway::AddressHabits;
 use super::likelihood::Noise;
 use super::names::Name;
 use super::units::{GatewayCall, HostCall, Seen, Units};
@@ -19,6 +20,9 @@ pub(super) struct Spread {
     pub(super) mean: f64,
     pub(super) sd: f64,
 }
+
+/// Spread of what a host's stamp of whole seconds leaves out: evenly from 0 to 1.
+pub(super) const WHOLE_SECOND: f64 = 0.289;
 
 /// How a gateway call became a round of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub(super) struct Linker<'a> {
     pub(super) host_tracks: BTreeMap<Name, Track>,
     pub(super) host_spread: BTreeMap<Name, f64>,
     // -- gateway and server
+    /// Spread of server starts around their clock before it is learned from links.
+    pub(super) server_scale: f64,
     /// Gateway duration less server duration.
     pub(super) gateway_overhead: Spread,
     pub(super) bad_traces: BTreeSet<Name>,
@@ -54,12 +60,18 @@ pub(super) struct Linker<'a> {
     pub(super) hidden: BTreeMap<u32, (u32, Round)>,
     pub(super) merged: BTreeMap<u32, GatewayCall>,
     // -- host and gateway
+    /// Spread of host starts around their clock before it is learned from links.
+    pub(super) host_scale: f64,
+    /// From where the calls of hosts come that do not know their own address.
+    pub(super) address_habits: AddressHabits,
     /// Host time between choice and outcome less gateway duration.
     pub(super) host_overhead: Spread,
     /// Host call to gateway call.
     pub(super) host_gateway: Matches,
     pub(super) gateway_host: BTreeMap<u32, u32>,
-    /// Host call to index into `units.executions`, where the gateway lost both lines.
+    /// Host time between choice and outcome less the execution's duration.
+    pub(super) direct_overhead: Spread,
+    /// Host call to index into `units.executions`, where no gateway line stands between.
     pub(super) host_server: Matches,
     /// Host user to subject: weight of confident links.
     pub(super) subjects_of: BTreeMap<Name, BTreeMap<Name, f64>>,
@@ -86,6 +98,9 @@ impl<'a> Linker<'a> {
             server_spread: BTreeMap::new(),
             host_tracks: BTreeMap::new(),
             host_spread: BTreeMap::new(),
+            server_scale: settings.start_scale(stamp),
+            host_scale: settings.start_scale_host(stamp),
+            address_habits: AddressHabits::default(),
             gateway_overhead: Spread { mean: 0.003, sd: 0.01 },
             bad_traces: BTreeSet::new(),
             gateway_server: Matches::new(),
@@ -93,7 +108,8 @@ impl<'a> Linker<'a> {
             follow: BTreeMap::new(),
             hidden: BTreeMap::new(),
             merged: BTreeMap::new(),
-            host_overhead: Spread { mean: 0.016, sd: 0.008 },
+            host_overhead: settings.start_overhead(stamp),
+            direct_overhead: Spread { mean: 0.0, sd: 0.0 },
             host_gateway: Matches::new(),
             gateway_host: BTreeMap::new(),
             host_server: Matches::new(),
@@ -157,6 +173,11 @@ impl<'a> Linker<'a> {
     }
 
     pub(super) fn server_sd(&self, clock: Name) -> f64 {
-        self.server_spread.get(&clock).copied().unwrap_or(self.settings.clock_spread)
+        self.server_spread.get(&clock).copied().unwrap_or(self.settings.clock_spread.max(self.server_scale))
+    }
+
+    /// Step of a clock's stamps, seconds; 0 where it is too small to matter.
+    pub(super) fn resolution(&self, clock: Name) -> f64 {
+        if self.units.whole_seconds.contains(&clock) { 1.0 } else { 0.0 }
     }
 }

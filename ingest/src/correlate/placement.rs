@@ -134,13 +134,14 @@ impl Absent {
         let mut response: BTreeMap<Name, (f64, f64)> = BTreeMap::new();
         for (g, call) in linker.units.gateways.iter().enumerate() {
             let known = response.entry(linker.gateway_base(call).gateway).or_default();
-            known.0 += f64::from(call.response.is_none());
+            known.0 += f64::from(call.answer.is_none());
             // Where a host's call is known, the request is lost, not the response left over.
             known.1 += f64::from(call.request.is_none() && !linker.gateway_host.contains_key(&(g as u32)));
         }
         for call in calls {
             match (call.host, call.gateway, call.server) {
-                (None, None, Some(server)) => execution.entry(linker.execution(server).server).or_default().1 += 1.0,
+                // Also where a host's call is right above it: a gateway's may belong between.
+                (_, None, Some(server)) => execution.entry(linker.execution(server).server).or_default().1 += 1.0,
                 (_, Some(g), None) if !linker.gateway(g).denied => {
                     execution.entry(linker.gateway_base(linker.gateway(g)).server).or_default().0 += 1.0;
                 }
@@ -259,11 +260,9 @@ impl Board<'_, '_> {
     fn call(&mut self, number: usize) {
         let linker = self.linker;
         let call = self.calls[number];
-        let host_gateway = call
-            .host
-            .filter(|_| call.gateway.is_some())
-            .and_then(|h| linker.host_gateway.get(&h))
-            .map_or(0.0, |m| m.confidence);
+        let host_gateway = call.host.filter(|_| call.gateway.is_some()).and_then(|h| linker.host_gateway.get(&h));
+        // That it is this gateway call, and that it is any.
+        let (host_gateway, passed) = host_gateway.map_or((0.0, 0.0), |m| (m.confidence, m.any.min(1.0)));
         let direct = || call.host.and_then(|h| linker.host_server.get(&h));
         let through = call.gateway.and_then(|g| linker.gateway_server.get(&g));
         let server_rule = if through.is_some() { Rule::GatewayServer } else { Rule::HostServer };
@@ -328,7 +327,8 @@ impl Board<'_, '_> {
                 let last = call.host.zip(call.gateway).map_or(1.0, |(h, g)| self.is_last(h, g, g));
                 (number, Up { at: up.at, confidence: up.confidence.min(gateway_sure) * last })
             } else {
-                (own_number.unwrap_or(number), Up { at: choice, confidence: 0.9 })
+                // The choice is the parent only where no gateway call is this one.
+                (own_number.unwrap_or(number), Up { at: choice, confidence: 1.0 - passed })
             };
             self.put(outcome, Some(home.session), Some(home.turn), Some(number), chain, Rule::Exchange);
         }

@@ -75,6 +75,15 @@ pub fn project(record: &Record) -> Option<Observation> {
         ..Observation::default()
     };
     o.clock = record.clock();
+    if let Some(nanos) = record.duration_nano.filter(|nanos| *nanos > 0) {
+        // Executions are placed by their end, calls that one line tells whole by their start.
+        let at_end = facts.text("threadline.time_is").is_some_and(|end| end == "end");
+        match act {
+            Act::Execution if !at_end => o.time_unix_nano = o.time_unix_nano.saturating_add(nanos),
+            Act::Request if at_end => o.time_unix_nano = o.time_unix_nano.saturating_sub(nanos),
+            _ => {}
+        }
+    }
     context(record, &mut o);
     match act {
         Act::Prompt | Act::Choice | Act::Outcome | Act::Answer => host(record, &facts, &mut o),
@@ -187,7 +196,7 @@ fn gateway(record: &Record, facts: &Facts, o: &mut Observation) {
     o.mcp_session = facts.exact("mcp.session.id");
     o.addresses = facts.texts("client.address");
     o.subject = record.user_authenticated.clone().or_else(|| record.user_claimed.clone());
-    if o.act == Act::Response {
+    if o.act == Act::Response || o.duration.is_some() {
         result(record, facts, o);
     }
 }

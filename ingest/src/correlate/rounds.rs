@@ -83,7 +83,8 @@ impl Linker<'_> {
     /// Several rounds seen as one gateway call: request of the first, response of the last.
     pub(super) fn merge(&self, first: &GatewayCall, last: &GatewayCall) -> GatewayCall {
         let mut call = first.clone();
-        (call.response, call.result, call.failed) = (last.response, last.result, last.failed);
+        (call.response, call.answer) = (last.response, last.answer);
+        (call.result, call.failed) = (last.result, last.failed);
         call.denied = first.denied || last.denied;
         call.duration = None;
         call.end = None;
@@ -116,7 +117,7 @@ impl Linker<'_> {
             for pair in calls.windows(2) {
                 let (first, second) = (self.whole(pair[0]), self.whole(pair[1]));
                 let pause = self.gateway_start(second) - self.gateway_start(first) - first.duration.unwrap_or(0.0);
-                let unanswered = first.failed || first.response.is_none();
+                let unanswered = first.failed || first.answer.is_none();
                 if unanswered && (-RESENT_BEFORE_MAX..=RESENT_AFTER_MAX).contains(&pause) {
                     pairs.push((pair[0], pair[1]));
                 }

@@ -16,6 +16,8 @@ pub struct Settings {
     pub spread_floor: f64,
     /// Spread of a clock before anything is known, seconds.
     pub clock_spread: f64,
+    /// Spread of starts around a clock that is believed before it is learned from links, at most, seconds.
+    pub scale_most: f64,
     /// Confidence below which nothing is placed.
     pub confident: f64,
     /// Share of the hypotheses that have to agree before lines that no id binds stay in one conversation.
@@ -32,6 +34,7 @@ impl Default for Settings {
             window_heavy: 14.0,
             spread_floor: 0.002,
             clock_spread: 0.05,
+            scale_most: 0.6,
             confident: 0.5,
             together: 0.6,
             without_shares: false,

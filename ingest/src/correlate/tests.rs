@@ -229,3 +229,143 @@ fn nothing_is_made_of_nothing_and_of_damage() {
         Observation { time_unix_nano: i64::MAX, act: Act::Execution, id: Uuid::from_u128(1), ..Observation::default() };
     assert_eq!(run(vec![odd, later]).placements.len(), 2);
 }
+
+/// Share of observations that are placed in a call which holds exactly one true call.
+fn placed_right(change: impl Fn(&mut Observation, u64)) -> f64 {
+    let (mut observations, calls) = estate(300, false);
+    observations.iter_mut().zip(&calls).for_each(|(observation, call)| change(observation, *call));
+    let (mut kept, mut of) = (Vec::new(), BTreeMap::new());
+    for (observation, call) in observations.into_iter().zip(calls).filter(|(o, _)| o.act != Act::Http) {
+        if observation.tool_call_id.as_deref() != Some("gone") {
+            of.insert(observation.id, call);
+            kept.push(observation);
+        }
+    }
+    let (pure, placed) = purity(&run(kept), &of);
+    pure * placed
+}
+
+#[test]
+fn calls_come_together_whatever_the_network_is_like() {
+    // Each hop takes as long again, so that durations seen from further away are longer by far more than in a near network.
+    for lag in [0.03, 0.1] {
+        let right = placed_right(|o, call| {
+            o.arguments.digests.iter_mut().for_each(|digest| *digest += &call.to_string());
+            let nanos = (lag * 1e9) as i64;
+            match o.act {
+                Act::Request => o.time_unix_nano += nanos,
+                Act::Execution => o.time_unix_nano += 2 * nanos,
+                Act::Response => {
+                    o.time_unix_nano += 3 * nanos;
+                    o.duration = o.duration.map(|duration| duration + 2.0 * lag);
+                }
+                Act::Outcome => o.time_unix_nano += 4 * nanos,
+                _ => {}
+            }
+        });
+        assert!(right > 0.97, "{lag}: {right}");
+    }
+}
+
+#[test]
+fn hosts_of_whole_seconds_find_their_calls() {
+    let right = placed_right(|o, call| {
+        o.arguments.digests.iter_mut().for_each(|digest| *digest += &call.to_string());
+        if matches!(o.act, Act::Choice | Act::Outcome) {
+            o.time_unix_nano -= o.time_unix_nano.rem_euclid(1_000_000_000);
+        }
+    });
+    assert!(right > 0.97, "{right}");
+}
+
+#[test]
+fn a_gateway_may_tell_of_a_call_in_one_line() {
+    let right = placed_right(|o, _| match o.act {
+        Act::Request => o.duration = Some(0.154),
+        Act::Response => o.tool_call_id = Some("gone".into()),
+        _ => {}
+    });
+    assert!(right > 0.95, "{right}");
+}
+
+#[test]
+fn without_a_gateway_hosts_and_servers_place_each_others_clocks() {
+    let right = placed_right(|o, _| {
+        if matches!(o.act, Act::Request | Act::Response) {
+            o.tool_call_id = Some("gone".into());
+        }
+    });
+    assert!(right > 0.95, "{right}");
+}
+
+#[test]
+fn hosts_that_do_not_know_their_address_come_from_one_that_theirs_come_from() {
+    let (mut observations, calls) = estate(300, false);
+    let truth: BTreeMap<Uuid, u64> = observations.iter().map(|o| o.id).zip(calls).collect();
+    for o in &mut observations {
+        let user = o.subject.as_deref().and_then(|subject| subject.rsplit('-').next()).map(str::to_string);
+        if let Some(user) = user {
+            o.addresses = vec![format!("10.0.1.{user}")];
+        }
+    }
+    let (pure, placed) = purity(&run(observations.clone()), &truth);
+    assert!(pure > 0.99 && placed > 0.97, "{pure} {placed}");
+    // One call whose own frame is lost, and a copy of it from elsewhere: not this host's.
+    let at = observations.iter().position(|o| o.act == Act::Request && truth[&o.id] == 150).unwrap();
+    observations[at].addresses = vec!["10.6.6.6".into()];
+    let stranger = observations[at].id;
+    let found = run(observations);
+    let placement = found.placements.iter().find(|placement| placement.id == stranger).unwrap();
+    assert_eq!(placement.parent, None, "{placement:?}");
+}
+
+#[test]
+fn one_thing_under_two_names_is_one() {
+    let names: [fn(&mut Observation); 3] = [
+        |o| {
+            if matches!(o.act, Act::Choice | Act::Outcome) {
+                o.program = o.program.as_ref().map(|program| format!("desk {program}"));
+            }
+        },
+        |o| {
+            if o.act == Act::Execution {
+                o.server = o.server.as_ref().map(|server| format!("{server}.internal"));
+            }
+        },
+        |o| {
+            if o.act == Act::Request {
+                o.tool = o.tool.as_ref().map(|tool| format!("srv_{tool}"));
+            }
+        },
+    ];
+    for (number, rename) in names.into_iter().enumerate() {
+        let right = placed_right(|o, call| {
+            o.arguments.digests.iter_mut().for_each(|digest| *digest += &call.to_string());
+            rename(o);
+        });
+        assert!(right > 0.97, "{number}: {right}");
+    }
+}
+
+#[test]
+fn names_that_both_sides_use_stay_apart() {
+    // Two tools of one server that are called with the same small numbers.
+    let (mut observations, _) = estate(300, false);
+    let id = |n: u128| Uuid::from_u128((1 << 126) | n);
+    let mut other = observations[0].clone();
+    for n in 0..20u64 {
+        let mut call = call_at(5000 + n, n % 12, 0, 5.0 * n as f64 + 0.15, 0.1, &format!("N-{n}"), false);
+        call.retain(|o| o.act == Act::Choice);
+        call.iter_mut().for_each(|o| (o.id, o.tool) = (id(u128::from(n)), Some("peek".into())));
+        observations.append(&mut call);
+    }
+    other.id = id(999);
+    observations.push(other);
+    let found = run(observations.clone());
+    let peeks: Vec<&Placement> = found.placements.iter().filter(|p| p.id.as_u128() >> 126 == 1).collect();
+    assert_eq!(peeks.len(), 21);
+    let mates = |p: &Placement| {
+        found.placements.iter().filter(|o| p.call.is_some() && (o.session, o.call) == (p.session, p.call)).count()
+    };
+    assert!(peeks.iter().filter(|p| p.id != id(999)).all(|p| mates(p) <= 1));
+}

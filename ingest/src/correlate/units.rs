@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::aliases;
 use super::likelihood::{median, quantile};
 use super::names::{NONE, Name, Names};
 use super::observation::{Act, Observation};
@@ -112,6 +113,8 @@ pub(super) struct HostCall {
 pub(super) struct GatewayCall {
     pub(super) request: Option<usize>,
     pub(super) response: Option<usize>,
+    /// What says how it ended: the response, or the request where one line tells of the whole call.
+    pub(super) answer: Option<usize>,
     /// One of the two.
     pub(super) base: usize,
     pub(super) tool: Name,
@@ -163,9 +166,10 @@ impl<'a> Units<'a> {
     pub(super) fn of(observations: &'a [Observation]) -> Units<'a> {
         let mut names = Names::default();
         let base = observations.first().map_or(0, |o| o.time_unix_nano);
-        let seen: Vec<Seen<'a>> = observations.iter().map(|o| Seen::new(o, base, &mut names)).collect();
+        let mut seen: Vec<Seen<'a>> = observations.iter().map(|o| Seen::new(o, base, &mut names)).collect();
         let whole_seconds = whole_seconds(&seen);
         let (kept, twins) = twins(&seen, &whole_seconds);
+        aliases::unify(&mut seen, &kept);
         let hosts = host_calls(&seen, &kept, &mut names);
         let mut units = Units {
             hosts,
@@ -421,8 +425,11 @@ fn nearest_pairs(
 
 fn gateway_call(seen: &[Seen], request: Option<usize>, response: Option<usize>) -> GatewayCall {
     let base = request.or(response).unwrap_or(0);
-    let duration = response.and_then(|response| seen[response].o.duration);
+    let whole = request.filter(|request| seen[*request].o.duration.is_some());
+    let answer = response.or(whole);
+    let duration = answer.and_then(|answer| seen[answer].o.duration);
     let end = response.map(|response| seen[response].t);
+    let end = end.or_else(|| whole.map(|whole| seen[whole].t + seen[whole].duration));
     let implied = response.map(|response| seen[response].t - seen[response].duration);
     // Stamps are late, never early.
     let asked = request.map(|request| seen[request].t);
@@ -434,16 +441,17 @@ fn gateway_call(seen: &[Seen], request: Option<usize>, response: Option<usize>) 
     GatewayCall {
         request,
         response,
+        answer,
         base,
         tool: request.map_or(NONE, |request| seen[request].tool),
         arguments: request.map_or(Vec::new(), |request| seen[request].arguments.clone()),
         start,
         end,
         duration,
-        result: response.map_or(NONE, |response| seen[response].result),
+        result: answer.map_or(NONE, |answer| seen[answer].result),
         subject: NONE,
         session: NONE,
         denied,
-        failed: response.is_some_and(|response| seen[response].o.failed == Some(true)),
+        failed: answer.is_some_and(|answer| seen[answer].o.failed == Some(true)),
     }
 }
