@@ -4,6 +4,7 @@
 //! written at `TextQuery`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use regex::{Regex, RegexBuilder};
 use threadline_schemas::{KeyKind, Record};
@@ -12,6 +13,7 @@ use threadline_store::{Snapshot, TextQuery};
 use crate::cursor;
 use crate::engine::{Engine, answer, completeness};
 use crate::error::QueryError;
+use crate::judged::Judged;
 use crate::line::{content, event_line, read_time};
 use crate::model::{Answer, Hit, SearchQuestion};
 
@@ -87,10 +89,11 @@ impl Engine {
     }
 }
 
-/// Sessions of hits: by conversation, else by closing over the record's keys, a bounded number of times.
+/// Sessions of hits: as judged, by conversation, else by closing over the record's keys, a bounded number of times.
 #[derive(Default)]
 struct Sessions {
     known: HashMap<String, Option<String>>,
+    judged: Option<Arc<Judged>>,
 }
 
 impl Sessions {
@@ -100,6 +103,13 @@ impl Sessions {
         snapshot: &Snapshot,
         record: &Record,
     ) -> Result<Option<String>, QueryError> {
+        let judged = match &self.judged {
+            Some(judged) => judged,
+            None => self.judged.insert(engine.judged_now(snapshot).await?),
+        };
+        if let Some(session) = judged.session(record.event_id) {
+            return Ok(Some(session.to_string()));
+        }
         if record.keys.iter().any(|key| key.starts_with(KeyKind::Conversation.as_str())) {
             return Ok(Some(record.session_key.clone()));
         }

@@ -37,7 +37,7 @@ pub enum FindingKind {
     SessionShared,
     /// A trace id is used by several programs or subjects, or without end: a constant.
     ConstantTrace,
-    /// One conversation id is borne by several users: forged or not random.
+    /// One conversation id is borne by several users or on several workstations: forged, replayed or not random.
     ConversationShared,
     /// A server logged none of its calls, where others log theirs.
     SilentServer,
@@ -73,18 +73,23 @@ pub(super) fn findings(linker: &Linker<'_>) -> Vec<Finding> {
             all.push((FindingKind::ConstantTrace, name, at));
         }
     }
-    let (mut subjects, mut users): (Bearers, Bearers) = (Bearers::new(), Bearers::new());
+    let (mut subjects, mut users, mut places) = (Bearers::new(), Bearers::new(), Bearers::new());
     for (at, s) in linker.units.seen.iter().enumerate() {
         if matches!(s.act, Act::Request | Act::Opening) && s.session != NONE && s.subject != NONE {
             subjects.entry((s.gateway, s.session)).or_default().push((s.subject, at));
         }
-        if s.is_host() && s.conversation != NONE && s.user != NONE {
-            users.entry((NONE, s.conversation)).or_default().push((s.user, at));
+        if s.is_host() && s.conversation != NONE {
+            for (bearers, who) in [(&mut users, s.user), (&mut places, s.workstation)] {
+                if who != NONE {
+                    bearers.entry((NONE, s.conversation)).or_default().push((who, at));
+                }
+            }
         }
     }
     all.extend(several(&subjects).map(|at| (FindingKind::SessionShared, session_of(linker, at), at)));
     let conversation = |at: usize| linker.seen(at).o.conversation.as_deref();
-    all.extend(several(&users).map(|at| (FindingKind::ConversationShared, conversation(at), at)));
+    let shared = several(&users).chain(several(&places));
+    all.extend(shared.map(|at| (FindingKind::ConversationShared, conversation(at), at)));
     let server = |at: usize| linker.seen(at).o.server.as_deref();
     all.extend(silent(linker).into_iter().map(|at| (FindingKind::SilentServer, server(at), at)));
     let mut found: BTreeMap<(FindingKind, &str), BTreeSet<usize>> = BTreeMap::new();

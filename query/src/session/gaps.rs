@@ -391,7 +391,7 @@ pub(crate) fn finding_text(found: &Found) -> String {
             found.count
         ),
         "conversation-shared" => format!(
-            "the conversation id {name} is borne by several users: forged or not random; they were kept apart ({} records)",
+            "the conversation id {name} is borne by several users or on several workstations: forged, replayed or not random; they were kept apart ({} records)",
             found.count
         ),
         kind => format!("{kind}: {name} ({} records)", found.count),

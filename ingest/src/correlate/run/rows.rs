@@ -18,7 +18,8 @@ use super::super::placement::Rule;
 use super::super::windows::{MARGIN_NANOS, Window};
 use super::Kept;
 
-/// Names of sessions, turns and calls: from the host's conversation where it named one, else from the earliest record.
+/// Names of sessions, turns and calls: from the host's conversation and who bears it where the host named one, else from the
+/// earliest record.
 struct Naming<'n> {
     session: BTreeMap<usize, String>,
     turn: BTreeMap<(usize, usize), Uuid>,
@@ -38,7 +39,7 @@ impl<'n> Naming<'n> {
                 && o.conversation.is_some()
                 && let Some(known) = kept.get(&o.id)
             {
-                name.clone_from(&known.session_key);
+                *name = borne(known, o);
             }
             if let Some(turn) = placement.turn {
                 let first = naming.turn.entry((session, turn)).or_insert(o.id);
@@ -54,7 +55,7 @@ impl<'n> Naming<'n> {
         naming
     }
 
-    /// Two users may bear one conversation id; they are two sessions all the same.
+    /// One user may bear one conversation id in two places; they are two sessions all the same.
     fn tell_apart(&mut self) {
         let mut taken: BTreeSet<String> = BTreeSet::new();
         for (session, name) in &mut self.session {
@@ -65,6 +66,18 @@ impl<'n> Naming<'n> {
             }
         }
     }
+}
+
+/// The name of a conversation where it is borne: a conversation id is a claim, and whoever bears it on another workstation or
+/// as another user, were it hours later in another window, is in another session. Records that nobody judges join by the key
+/// alone, so what follows them is named as they are.
+fn borne(known: &Kept, o: &Observation) -> String {
+    let place = o.workstation.as_ref().or(o.instance.as_ref());
+    if !known.judged || (place.is_none() && o.user.is_none()) {
+        return known.session_key.clone();
+    }
+    let part = |text: Option<&String>| text.map_or("-".to_string(), |text| format!("{}:{text}", text.len()));
+    stamp::name("session", &format!("{}/at:{}/by:{}", known.session_key, part(place), part(o.user.as_ref())))
 }
 
 /// Who judged, when, and whether the interval was closed then.
@@ -242,4 +255,49 @@ pub(super) fn news(
     fresh.extend(gone);
     fresh.sort_by(|a, b| (a.from, &a.relation).cmp(&(b.from, &b.relation)));
     fresh
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::{Settings, correlate};
+    use super::*;
+
+    /// A prompt and its answer as a profile reads them, with who bears the conversation id.
+    fn asked(number: u128, at_s: i64, workstation: &str, user: &str) -> Vec<Observation> {
+        let line = |place: u128, act: Act, late: i64| Observation {
+            id: Uuid::from_u128(number * 2 + place),
+            time_unix_nano: (at_s + late) * 1_000_000_000,
+            act,
+            clock: format!("host:{workstation}"),
+            workstation: Some(workstation.into()),
+            instance: Some(format!("{workstation}:app")),
+            user: Some(user.into()),
+            conversation: Some("c-1".into()),
+            text: Some("how many are left".into()),
+            ..Observation::default()
+        };
+        vec![line(0, Act::Prompt, 0), line(1, Act::Answer, 2)]
+    }
+
+    /// Names of the sessions of one window that is judged by itself.
+    fn named(mut observations: Vec<Observation>, judged: bool) -> BTreeSet<String> {
+        let found = correlate(&mut observations, &Settings::default());
+        let known = |o: &Observation| (o.id, Kept { session_key: "s-1".into(), judged });
+        let kept = observations.iter().map(known).collect();
+        Naming::of(&found.placements, &observations, &kept).session.into_values().collect()
+    }
+
+    #[test]
+    fn a_conversation_id_replayed_in_another_window_is_another_session() {
+        let victim = named(asked(1, 0, "nb-1", "ann"), true);
+        assert_eq!(victim.len(), 1);
+        assert_eq!(named(asked(2, 3_600, "nb-1", "ann"), true), victim, "her own, an hour later");
+        for (workstation, user) in [("nb-2", "ann"), ("nb-1", "mallory")] {
+            let replayed = named(asked(3, 3_600, workstation, user), true);
+            assert!(replayed.len() == 1 && replayed.is_disjoint(&victim), "{workstation} {user}");
+        }
+        let both = named([asked(4, 0, "nb-1", "ann"), asked(5, 300, "nb-2", "ann")].concat(), true);
+        assert!(both.len() == 2 && both.is_superset(&victim), "in one window, too");
+        assert_eq!(named(asked(6, 0, "nb-1", "ann"), false), BTreeSet::from(["s-1".to_string()]));
+    }
 }
