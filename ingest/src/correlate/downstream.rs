@@ -1,7 +1,8 @@
 //! Downstream lines and calls: HTTP requests and statements that a call caused.
 //!
 //! Score = content (`downstream::content`) + template (learned: which shapes of line a tool causes) + time + learned
-//! shares (`downstream::shares`) + JSON-RPC id (+3.5 / -30) + trace (+40 / +4 / -40).
+//! shares (`downstream::shares`) + client program (learned: how often its lines belong to calls) + JSON-RPC id (+3.5 / -30)
+//! and trace (+40 / +4 / -40). A system that does not name the server that called it: `downstream::unnamed`.
 //! Time: the line's possible interval must meet the execution interval of length `l`:
 //! `ln((2W + l) / (l + 2 tol)) - miss`, where `miss` grows with the distance over the tolerance (square, or Student's t where
 //! stamps have noise). A line that took longer than the execution: -8. A statement lies inside the HTTP request of its
@@ -13,6 +14,7 @@
 mod content;
 pub(super) mod lines;
 mod shares;
+mod unnamed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -115,6 +117,8 @@ struct Stage<'s, 'a> {
     placed: BTreeMap<usize, Placed>,
     /// What "belongs to no call" is worth: the log odds of it, learned.
     nobody: f64,
+    /// How much oftener the lines of a client program belong to calls than others of their system, log odds, learned.
+    agents: BTreeMap<u64, f64>,
     /// HTTP lines of each call, the main answer first.
     http_of: BTreeMap<usize, Vec<usize>>,
 }
@@ -135,6 +139,7 @@ impl<'a> Linker<'a> {
             tolerance: self.settings.start_tolerance(self.noise),
             placed: BTreeMap::new(),
             nobody: 0.0,
+            agents: BTreeMap::new(),
             http_of: BTreeMap::new(),
         };
         stage.find_pairs();
@@ -178,12 +183,11 @@ impl<'a> Stage<'_, 'a> {
                 by_server.entry(execution.server).or_default().push(call);
             }
         }
-        let span = |call: usize| self.executions[call].as_ref().map_or((0.0, 0.0), |e| (e.start, e.end));
-        let mut longest: BTreeMap<Name, f64> = BTreeMap::new();
-        for (server, calls) in &mut by_server {
-            calls.sort_by(|a, b| span(*a).0.total_cmp(&span(*b).0).then(a.cmp(b)));
-            longest.insert(*server, calls.iter().map(|call| span(*call).1 - span(*call).0).fold(0.0, f64::max));
+        for calls in by_server.values_mut() {
+            calls.sort_by(|a, b| self.span(*a).0.total_cmp(&self.span(*b).0).then(a.cmp(b)));
         }
+        let longest: BTreeMap<Name, f64> =
+            by_server.iter().map(|(server, calls)| (*server, self.longest(calls))).collect();
         let mut hosts: BTreeMap<Name, BTreeSet<String>> = BTreeMap::new();
         for line in &self.lines {
             if let Some(http) = line.http {
@@ -191,17 +195,15 @@ impl<'a> Stage<'_, 'a> {
             }
         }
         let mut vocabulary = Vocabulary::of(&self.executions, &hosts);
-        vocabulary.count_paths(self.lines.iter().filter_map(|line| line.http));
-        let window = self.window();
+        vocabulary.learn(&mut self.lines);
+        if self.name_servers(&by_server, &vocabulary) {
+            vocabulary.learn(&mut self.lines);
+        }
         let mut pairs = Vec::new();
         for (at, line) in self.lines.iter().enumerate() {
             let Some(calls) = by_server.get(&line.server) else { continue };
-            let earliest = line.t - window - 1.0 - longest[&line.server];
-            let from = calls.partition_point(|call| span(*call).0 < earliest);
-            for call in calls[from..].iter().take_while(|call| span(**call).0 <= line.t + window) {
-                let Some(execution) = self.executions[*call].as_ref().filter(|e| e.end >= line.t - window - 1.0) else {
-                    continue;
-                };
+            for call in self.calls_near(line, calls, longest[&line.server]) {
+                let Some(execution) = self.executions[call].as_ref() else { continue };
                 let mut content = vocabulary.score(line, execution);
                 if self.trace_ratio(line, execution).is_some_and(|ratio| ratio > 0.0) {
                     // Content never overrules a trace.
@@ -209,11 +211,27 @@ impl<'a> Stage<'_, 'a> {
                 }
                 if content > -12.0 {
                     let shape = shape(line, execution);
-                    pairs.push(Pair { line: at, call: *call, content, shape });
+                    pairs.push(Pair { line: at, call, content, shape });
                 }
             }
         }
         self.pairs = pairs;
+    }
+
+    fn span(&self, call: usize) -> (f64, f64) {
+        self.executions[call].as_ref().map_or((0.0, 0.0), |e| (e.start, e.end))
+    }
+
+    fn longest(&self, calls: &[usize]) -> f64 {
+        calls.iter().map(|call| self.span(*call)).map(|(start, end)| end - start).fold(0.0, f64::max)
+    }
+
+    /// Of calls that are sorted by their start, those that a line may lie in by any clock.
+    fn calls_near(&self, line: &Line<'_>, calls: &[usize], longest: f64) -> impl Iterator<Item = usize> {
+        let (t, window) = (line.t, self.window());
+        let from = calls.partition_point(|call| self.span(*call).0 < t - window - 1.0 - longest);
+        let begun = calls[from..].iter().copied().take_while(move |call| self.span(*call).0 <= t + window);
+        begun.filter(move |call| self.span(*call).1 >= t - window - 1.0)
     }
 
     fn trace_ratio(&self, line: &Line<'_>, execution: &Execution<'_>) -> Option<f64> {
@@ -354,6 +372,9 @@ impl<'a> Stage<'_, 'a> {
             }
             evidence.add("same_request", self.same_request(pair));
             evidence.add("shares", self.shares.ratio(&self.features(line, call, &self.calls[pair.call], request)));
+        }
+        if let Some(odds) = self.agents.get(&line.agent) {
+            evidence.add("client", *odds);
         }
         if let Some(ratio) = self.rpc_ratio(line, call, &self.calls[pair.call]) {
             evidence.add("rpc_id", ratio);
@@ -563,6 +584,7 @@ impl<'a> Stage<'_, 'a> {
         let sure = self.placed.values().filter(|placed| placed.confidence > 0.5).count() as f64;
         let share = (sure + 1.0) / (self.lines.len() as f64 + 2.0);
         self.nobody = ((1.0 - share) / share).ln().clamp(NOBODY_LEAST, 0.0);
+        self.learn_agents();
         for (line, placed) in &self.placed {
             let Some(call) = &self.executions[placed.call] else { continue };
             let own = &self.lines[*line];
@@ -575,6 +597,26 @@ impl<'a> Stage<'_, 'a> {
                 self.shares.learn(&self.features(own, call, &self.calls[placed.call], request));
             }
         }
+    }
+
+    /// A program that polls is found by chance inside calls, one that serves them always.
+    fn learn_agents(&mut self) {
+        let mut clocks: BTreeMap<Name, (f64, f64)> = BTreeMap::new();
+        let mut agents: BTreeMap<u64, (Name, f64, f64)> = BTreeMap::new();
+        for (at, line) in self.lines.iter().enumerate().filter(|(_, line)| line.agent != 0) {
+            let sure = self.placed.get(&at).map_or(0.0, |placed| placed.confidence);
+            let of_clock = clocks.entry(line.clock).or_default();
+            (of_clock.0, of_clock.1) = (of_clock.0 + sure, of_clock.1 + 1.0);
+            let of_agent = agents.entry(line.agent).or_insert((line.clock, 0.0, 0.0));
+            (of_agent.1, of_agent.2) = (of_agent.1 + sure, of_agent.2 + 1.0);
+        }
+        let odds = |sure: f64, all: f64| ((sure + 1.0) / (all - sure + 1.0)).ln();
+        let of = |(agent, (clock, sure, all)): (u64, (Name, f64, f64))| {
+            let (clock_sure, clock_all) = clocks[&clock];
+            // The only program of a system says nothing.
+            (all < clock_all).then(|| (agent, odds(sure, all) - odds(clock_sure, clock_all)))
+        };
+        self.agents = agents.into_iter().filter_map(of).collect();
     }
 
     /// What is compared with its learned distribution.
@@ -620,9 +662,10 @@ fn shape(line: &Line<'_>, call: &Execution<'_>) -> Shape {
             .collect();
         hash.text(&http.method);
         if !known.iter().any(|value| value.contains(&http.host)) {
-            http.segments
-                .iter()
-                .for_each(|segment| hash.text(if known.contains(segment.as_str()) { "{}" } else { segment }));
+            for (at, segment) in http.segments.iter().enumerate() {
+                let is_value = known.contains(segment.as_str()) || line.habits.values & (1 << at) != 0;
+                hash.text(if is_value { "{}" } else { segment });
+            }
         }
     }
     if let Some(statement) = line.statement {

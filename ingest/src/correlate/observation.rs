@@ -80,6 +80,8 @@ pub struct HttpLine {
     pub status: u16,
     /// Bytes answered.
     pub bytes: u64,
+    /// What the client calls itself.
+    pub agent: Option<String>,
 }
 
 /// A statement that a database ran.

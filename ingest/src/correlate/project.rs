@@ -90,7 +90,8 @@ pub fn project(record: &Record) -> Option<Observation> {
         Act::Opening | Act::Request | Act::Response => gateway(record, &facts, &mut o),
         Act::Execution => {}
         Act::Http => {
-            o.http = http_line(record, facts.text("server.address"), facts.number("http.response.body.size"));
+            let bytes = facts.number("http.response.body.size");
+            o.http = http_line(record, facts.text("server.address"), bytes, facts.text("user_agent.original"));
             o.http.as_ref()?;
         }
         Act::Called | Act::Returned => {

@@ -220,6 +220,80 @@ fn a_server_that_logs_nothing_where_others_log_is_a_finding() {
     assert!(silent(run(observations).findings).is_empty());
 }
 
+/// Share of the HTTP lines of an estate that stand below their own execution, and how many stand below another; `change` makes
+/// them otherwise, and adds lines that nobody's call caused.
+fn http_found(change: impl Fn(&mut Observation, u64) -> Vec<Observation>) -> (f64, usize) {
+    let (mut observations, calls) = estate(240, false);
+    let executions: BTreeMap<u64, Uuid> = observations
+        .iter()
+        .zip(&calls)
+        .filter(|(o, _)| o.act == Act::Execution)
+        .map(|(o, call)| (*call, o.id))
+        .collect();
+    let (mut expected, mut strays) = (BTreeMap::new(), Vec::new());
+    for (o, call) in observations.iter_mut().zip(&calls).filter(|(o, _)| o.act == Act::Http) {
+        strays.extend(change(o, *call));
+        expected.insert(o.id, executions[call]);
+    }
+    for (number, stray) in strays.iter_mut().enumerate() {
+        stray.id = Uuid::from_u128((1 << 126) + number as u128);
+    }
+    let strange: BTreeSet<Uuid> = strays.iter().map(|o| o.id).collect();
+    observations.extend(strays);
+    let found = run(observations);
+    let is_right = |p: &&Placement| p.parent.is_some() && p.parent.as_ref() == expected.get(&p.id);
+    let right = found.placements.iter().filter(is_right).count();
+    let lines = found.placements.iter().filter(|p| strange.contains(&p.id) || expected.contains_key(&p.id));
+    let placed = lines.filter(|p| p.parent.is_some()).count();
+    (right as f64 / expected.len() as f64, placed - right)
+}
+
+/// Everything in a line but its time that speaks for its call.
+fn segments(o: &mut Observation, path: &[&str]) {
+    let http = o.http.as_mut().unwrap();
+    http.segments = path.iter().map(|segment| segment.to_string()).collect();
+    http.path = format!("/{}", path.join("/"));
+}
+
+#[test]
+fn paths_need_not_be_named_after_tools() {
+    let (usual, _) = http_found(|_, _| Vec::new());
+    let (found, wrong) = http_found(|o, _| {
+        let value = o.http.as_ref().unwrap().segments[1].clone();
+        segments(o, &["v2", "es", &value]);
+        Vec::new()
+    });
+    assert!(found > usual - 0.1 && wrong < 24, "{usual} {found} {wrong}");
+}
+
+#[test]
+fn ids_of_the_system_behind_are_no_contradiction() {
+    let (found, wrong) = http_found(|o, call| {
+        segments(o, &["spool", &format!("{:032x}", unit(call).to_bits())]);
+        Vec::new()
+    });
+    // Nothing but time and the tool is left.
+    assert!(found > 0.3 && wrong < 48, "{found} {wrong}");
+}
+
+#[test]
+fn a_system_that_names_no_server_is_found_by_time_and_values() {
+    let (usual, _) = http_found(|_, _| Vec::new());
+    let (found, wrong) = http_found(|o, _| {
+        o.server = None;
+        Vec::new()
+    });
+    assert!(found > usual - 0.1 && wrong < 24, "{usual} {found} {wrong}");
+    // Lines at times and with values that have nothing to do with any call are nobody's.
+    let (found, wrong) = http_found(|o, call| {
+        o.server = None;
+        o.time_unix_nano += (unit(call ^ 0x5151) * 60.0) as i64 * 1_000_000_000;
+        segments(o, &["thing", &format!("{:032x}", unit(call).to_bits())]);
+        Vec::new()
+    });
+    assert!(found < 0.02 && wrong < 5, "{found} {wrong}");
+}
+
 #[test]
 fn nothing_is_made_of_nothing_and_of_damage() {
     assert!(run(Vec::new()).placements.is_empty());

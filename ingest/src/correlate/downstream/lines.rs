@@ -46,6 +46,23 @@ pub(in super::super) struct Line<'a> {
     pub(in super::super) like: u64,
     /// How many byte-identical lines there are.
     pub(in super::super) copies: usize,
+    /// Clock and client program; 0 where the program is not known.
+    pub(in super::super) agent: u64,
+    /// What is known of its words and values before any call is looked at.
+    pub(in super::super) habits: Habits,
+}
+
+/// What a line's words and values are worth, by what the others of its system show (`content`). Bits are positions.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in super::super) struct Habits {
+    /// That it shares no word with a tool.
+    pub(in super::super) no_word: f64,
+    /// That no argument explains a value in its path.
+    pub(in super::super) unexplained: f64,
+    /// Segments of the path that are values.
+    pub(in super::super) values: u64,
+    /// Query parameters, or literals, that its kind of line always has.
+    pub(in super::super) constant: u64,
 }
 
 impl Line<'_> {
@@ -95,10 +112,18 @@ pub(in super::super) fn lines<'a>(
             duration: s.duration,
             resolution: if whole_seconds.contains(&s.clock) { 1.0 } else { 0.0 },
             like: like(http, s.o.statement.as_ref()),
+            agent: http.and_then(|http| http.agent.as_ref()).map_or(0, |agent| agent_of(s.clock, agent)),
+            habits: Habits::default(),
             copies: s.o.twin.and_then(|twin| copies.get(&(s.clock, twin)).copied()).unwrap_or(1),
         }
     };
     downstream.iter().map(make).collect()
+}
+
+fn agent_of(clock: Name, agent: &str) -> u64 {
+    let mut hash = Fnv(Fnv::default().0 ^ u64::from(clock));
+    hash.text(agent);
+    hash.0
 }
 
 fn class(http: Option<&HttpLine>, statement: Option<&StatementLine>, shared: bool) -> LineClass {
