@@ -12,7 +12,7 @@
 //! - one process owns an outbox; what a process left behind for the same server is taken over by the next one, and one that
 //!   was killed gets its `gap` record then
 //! - of each run a note stands outside of its outbox: what was recorded and is neither sent nor there any more becomes a
-//!   `gap` record with its count, also when somebody deleted the outbox
+//!   `gap` record with its count, also when somebody deleted the outbox or shortened its log
 //! - a batch that the server refuses for good (4xx) is halved down to the one record at fault, which is logged by id and
 //!   dropped, so that it does not block the rest
 //!
@@ -469,6 +469,8 @@ async fn finish(sender: Arc<Sender>, outbox: std::sync::Weak<Outbox>, spool: Spo
                 End::Closed => {}
                 End::Abandoned(gap) => signs.push(*gap),
             }
+            // A log that lost its end, or all of it, reads as one that holds less.
+            signs.extend(note.as_ref().and_then(|note| note.lost("the outbox holds fewer")));
         }
         let Some(outbox) = outbox.upgrade() else { return Ok(()) };
         outbox.append(signs).await?;

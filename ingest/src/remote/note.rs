@@ -1,8 +1,9 @@
 //! What a state directory knows of a run apart from its outbox: how much was recorded, and how much of it was sent.
 //!
 //! Invariants
-//! - the counts are written after each append and each answer, without a sync: they outlive the process and the outbox; a
-//!   power cut may take the last of them, then a loss is counted too low
+//! - the counts are written after each append and each answer: they outlive the process and the outbox. What was sent is
+//!   synced before the outbox is marked; a power cut may take the last count of what was recorded, then a loss is counted
+//!   too low
 //! - the process that sends from an outbox holds the lock of its note; a note without lock and outbox is of a run whose
 //!   outbox was taken away
 //!
@@ -171,6 +172,13 @@ impl Note {
     /// Records below this number are done with.
     pub(super) fn sent(&self, sent: u64) {
         self.change(|counts| counts.sent = counts.sent.max(sent));
+    }
+
+    /// What was written so far outlives a power cut.
+    pub(super) fn sync(&self) {
+        if let Err(error) = self.file.sync_data() {
+            tracing::warn!(path = %self.path.display(), %error, "the counts of a run cannot be synced");
+        }
     }
 
     pub(super) fn counts(&self) -> Counts {

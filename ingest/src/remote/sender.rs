@@ -204,8 +204,12 @@ impl Sender {
             if let (Some(note), Some(sequence)) = (&stream.note, batch.last_sequence) {
                 note.sent(sequence + 1);
             }
-            let (spool, end) = (stream.spool.clone(), batch.end);
-            let marking = tokio::task::spawn_blocking(move || spool.mark_drained(end));
+            let (spool, note, end) = (stream.spool.clone(), stream.note.clone(), batch.end);
+            let marking = tokio::task::spawn_blocking(move || {
+                // Or a power cut could leave a mark without its count, which looks like a loss.
+                note.iter().for_each(|note| note.sync());
+                spool.mark_drained(end)
+            });
             if let Ok(Err(error)) = marking.await {
                 // It only costs time: what is sent again counts as duplicate.
                 tracing::warn!(error = &error as &dyn std::error::Error, "the outbox cannot be marked");

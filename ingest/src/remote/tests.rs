@@ -263,6 +263,49 @@ async fn a_deleted_outbox_is_a_gap_with_its_count() {
 }
 
 #[tokio::test]
+async fn an_outbox_that_lost_records_is_a_gap_with_its_count() {
+    let damages: [(fn(&Path), bool); 5] = [
+        (|log| std::fs::remove_file(log).unwrap(), true),
+        (|log| std::fs::remove_file(log).unwrap(), false),
+        (|log| cut(log, |bytes| bytes / 2), true),
+        (|log| cut(log, |bytes| bytes - 3), true),
+        (|log| cut(log, |bytes| bytes / 2), false),
+    ];
+    for (damage, closes) in damages {
+        let bench = Bench::new().await;
+        let (listener, address) = listen().await;
+        drop(listener);
+        another_process(&bench, address, 0..50, closes);
+        let folders = std::fs::read_dir(bench.path("state").join("outbox")).unwrap().flatten();
+        for file in folders.filter_map(|folder| std::fs::read_dir(folder.path()).ok()).flatten().flatten() {
+            if file.path().extension().is_some_and(|extension| extension == "log") {
+                damage(&file.path());
+            }
+        }
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        serve(&bench, listener, StatusCode::OK, 0).await;
+        let outbox = open(&bench, address).await;
+        assert!(outbox.close(LONG).await.unwrap());
+        let arrived = stored(&bench).await.len();
+        assert!(arrived < 50, "the log was not cut");
+        let text = format!(
+            "{} records were collected and did not arrive: the outbox holds fewer (numbers {arrived} to 49)",
+            50 - arrived
+        );
+        let gaps = gaps(&bench).await;
+        assert!(gaps.contains(&("lost_in_transit".to_string(), text)), "{gaps:?}");
+        assert_eq!((gaps.len(), left(&bench)), (1 + usize::from(!closes), (0, 0)));
+    }
+}
+
+/// Cuts a log file off, given its bytes up to the space that is kept ready behind its frames.
+fn cut(log: &Path, keeps: impl FnOnce(u64) -> u64) {
+    let bytes = std::fs::read(log).unwrap();
+    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+    std::fs::OpenOptions::new().write(true).open(log).unwrap().set_len(keeps(written)).unwrap();
+}
+
+#[tokio::test]
 async fn a_batch_refused_for_good_is_halved_down_to_the_record_at_fault() {
     let bench = Bench::new().await;
     let (listener, address) = listen().await;
