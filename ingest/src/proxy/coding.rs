@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - what a chunk unfolds into is given out with that chunk, as far as its coding allows
-//! - one chunk gives at most `bytes_max`; more, damage, or a coding that is not known make the rest of the body opaque
+//! - one chunk gives at most `bytes_max`, and all up to it at most [`RATIO_MAX`] times the bytes that came, beyond the first
+//!   [`RATIO_FREE_BYTES`]; more, damage, or a coding that is not known make the rest of the body opaque
 //!
 //! Not here: `crate::decompress` reads a whole source; this is fed.
 
@@ -10,7 +11,7 @@ use std::io::{self, Write};
 
 use brotli_decompressor::DecompressorWriter;
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
-use threadline_schemas::limits::arrival::ZSTD_WINDOW_LOG_MAX;
+use threadline_schemas::limits::arrival::{RATIO_FREE_BYTES, RATIO_MAX, ZSTD_WINDOW_LOG_MAX};
 
 const BROTLI_BUFFER_BYTES: usize = 4096;
 
@@ -25,17 +26,23 @@ pub(super) enum Coding {
     Opaque(&'static str),
 }
 
-/// Takes what comes out, up to a limit.
+/// Takes what comes out, up to the limits.
 pub(super) struct Sink {
     out: Vec<u8>,
     bytes_max: usize,
+    /// What may still come out for what came.
+    allowed: u64,
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(allowed) = self.allowed.checked_sub(bytes.len() as u64) else {
+            return Err(io::Error::other("over the ratio"));
+        };
         if self.out.len() + bytes.len() > self.bytes_max {
             return Err(io::Error::other("over the limit"));
         }
+        self.allowed = allowed;
         self.out.extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -47,7 +54,7 @@ impl Write for Sink {
 
 impl Coding {
     pub(super) fn of(content_encoding: Option<&str>, bytes_max: usize) -> Coding {
-        let sink = Sink { out: Vec::new(), bytes_max };
+        let sink = Sink { out: Vec::new(), bytes_max, allowed: RATIO_FREE_BYTES };
         match content_encoding.unwrap_or_default().trim().to_ascii_lowercase().as_str() {
             "" | "identity" => Coding::Plain,
             "gzip" | "x-gzip" => Coding::Gzip(MultiGzDecoder::new(sink)),
@@ -87,6 +94,8 @@ fn zstd_decoder(sink: Sink) -> io::Result<zstd::stream::write::Decoder<'static, 
 }
 
 fn fed<D: Write>(decoder: &mut D, chunk: &[u8], sink: impl Fn(&mut D) -> &mut Sink) -> io::Result<Vec<u8>> {
+    let allowed = &mut sink(decoder).allowed;
+    *allowed = allowed.saturating_add((chunk.len() as u64).saturating_mul(RATIO_MAX));
     decoder.write_all(chunk)?;
     decoder.flush()?;
     Ok(std::mem::take(&mut sink(decoder).out))
@@ -147,5 +156,35 @@ mod tests {
             assert!(decoder.feed(&[0xff; 64]).is_err(), "{coding}");
         }
         assert!(Coding::of(Some("gzip, br"), 1000).feed(b"x").is_err());
+    }
+
+    #[test]
+    fn the_ratio_is_that_of_the_whole_body() {
+        let unpacked = |ratio: usize, piece: usize| {
+            // Bytes that do not compress, and zeros that hardly take any.
+            let mut noise = 1_u32;
+            let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+            for _ in 0..200 {
+                let mut block = vec![0; 64 * ratio];
+                block[..64].fill_with(|| {
+                    noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (noise >> 24) as u8
+                });
+                packed.write_all(&block).unwrap();
+            }
+            let packed = packed.finish().unwrap();
+            let mut decoder = Coding::of(Some("gzip"), usize::MAX);
+            let given: Result<Vec<_>, _> = packed.chunks(piece).map(|piece| decoder.feed(piece)).collect();
+            given.map(|given| given.concat().len())
+        };
+        // However it is cut: no chunk of the second is large by itself.
+        for piece in [10, 1_000, usize::MAX] {
+            assert_eq!(unpacked(50, piece), Ok(200 * 64 * 50), "{piece}");
+            assert!(unpacked(400, piece).is_err(), "{piece}");
+        }
+        let small = vec![0; RATIO_FREE_BYTES as usize];
+        let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+        packed.write_all(&small).unwrap();
+        assert_eq!(Coding::of(Some("gzip"), usize::MAX).feed(&packed.finish().unwrap()).unwrap(), small);
     }
 }
