@@ -200,9 +200,7 @@ impl Decoding {
             Ok(data) => data,
             Err(reason) => {
                 let mut records = self.give_out_all(context, at, number, false);
-                let mut notes = vec![("threadline.not_kept", reason.to_string())];
-                opaque_notes(bytes, &mut notes);
-                let event = http::Event::OpaqueChunk { notes: &notes };
+                let event = http::Event::OpaqueChunk { reason, bytes };
                 records.extend(self.decoder.exchange(context, at, number, b"", event));
                 return records;
             }

@@ -11,7 +11,8 @@
 //!   request was, else `log`
 //! - `End`: the JSON body that ends here without a `content-length`; or, for each request that an error or an
 //!   empty response leaves unanswered, a record of the kind its response would have (`denied` for
-//!   401 and 403, else `error`); else `log`
+//!   401 and 403, else `error`; without an outcome where a successful response could not be read, with why and the length
+//!   and digest of what was not read); else `log`
 //! - `ClientDisconnect`: where nothing names a session and `Mcp-Protocol-Version` names no earlier revision than 2026-07-28,
 //!   the disconnect cancels: for each unanswered request a `notification` with outcome `cancelled` and its `rpc` key, as
 //!   a cancel frame would be; else `connection` (a GET stream) or `log`
@@ -37,7 +38,7 @@ mod sse;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use self::exchange::{Body, Exchange};
+use self::exchange::{Body, Exchange, Unread};
 pub use self::headers::Headers;
 use self::sessionless::{Sender, Sessionless};
 use super::mcp::parts::{Attributes, Parts};
@@ -117,8 +118,10 @@ pub enum Event<'a> {
     LastChunk(&'a [u8]),
     /// Part of a body that the recorder cannot read: in a coding it does not know, or over its limits.
     OpaqueChunk {
-        /// What is kept instead of the bytes.
-        notes: &'a [(&'a str, String)],
+        /// Why.
+        reason: &'a str,
+        /// The bytes, of which length and digest are kept.
+        bytes: &'a [u8],
     },
     /// The response is complete.
     End,
@@ -185,7 +188,7 @@ impl HttpDecoder {
             }
             Event::BodyChunk(data) => self.body_chunk(&mut parts, seen, data, false),
             Event::LastChunk(data) => self.body_chunk(&mut parts, seen, data, true),
-            Event::OpaqueChunk { notes } => self.opaque_chunk(&mut parts, seen, notes),
+            Event::OpaqueChunk { reason, bytes } => self.opaque_chunk(&mut parts, seen, reason, bytes),
             Event::End => self.end(&mut parts, seen),
             Event::ClientDisconnect => self.client_disconnect(&mut parts, seen),
             Event::Failure { reason, status, is_refusal } => {
@@ -203,7 +206,7 @@ impl HttpDecoder {
 
     /// Events of this exchange were lost: what the next chunk begins with cannot be read.
     pub fn lost(&mut self, exchange: i64) {
-        self.change(exchange, |exchange| exchange.body.lost());
+        self.change(exchange, Exchange::lost);
     }
 
     fn request(&mut self, parts: &mut Parts<'_>, seen: Seen, request: Request<'_>) {
@@ -285,7 +288,13 @@ impl HttpDecoder {
         let is_full = self.held + data.len() > HELD_BYTES_MAX;
         let Some((messages, is_text, empty_id)) = self.change(seen.exchange, |exchange| {
             let body = &mut exchange.body;
-            if !matches!(body, Body::Other) && (is_full || body.held() + data.len() > BODY_BYTES_MAX) {
+            if matches!(body, Body::Other) {
+                exchange.unread.iter_mut().for_each(|unread| unread.add(data));
+            } else if is_full || body.held() + data.len() > BODY_BYTES_MAX {
+                let mut unread = Unread::new("response body is over the limit");
+                unread.add(&body.finish().unwrap_or_default());
+                unread.add(data);
+                exchange.unread = Some(unread);
                 *body = Body::Other;
                 return (None, false, None);
             }
@@ -300,7 +309,7 @@ impl HttpDecoder {
         };
         let Some(messages) = messages else {
             let record = parts.begin_rejected("response body is over the limit; its chunks are kept one by one");
-            return parts.push(record);
+            return self.push(parts, seen, record, "body-chunk", Attributes::default());
         };
         for message in messages {
             let mut notes = Attributes::default();
@@ -321,13 +330,17 @@ impl HttpDecoder {
         }
     }
 
-    fn opaque_chunk(&mut self, parts: &mut Parts<'_>, seen: Seen, said: &[(&str, String)]) {
-        if self.change(seen.exchange, |exchange| exchange.body = Body::Other).is_none() {
+    fn opaque_chunk(&mut self, parts: &mut Parts<'_>, seen: Seen, reason: &str, bytes: &[u8]) {
+        let is_known = self.change(seen.exchange, |exchange| {
+            exchange.body = Body::Other;
+            exchange.unread.get_or_insert_with(|| Unread::new(reason)).add(bytes);
+        });
+        if is_known.is_none() {
             return self.unknown_exchange(parts, seen, "body-chunk", None);
         }
-        let mut notes = Attributes::default();
-        notes.said(said);
-        self.log(parts, seen, "body-chunk", notes);
+        let mut unread = Unread::new(reason);
+        unread.add(bytes);
+        self.log(parts, seen, "body-chunk", unread.notes());
     }
 
     /// The server of HTTP+SSE says where to POST: requests there belong to the connection of this stream.
@@ -360,6 +373,7 @@ impl HttpDecoder {
         let is_stream = exchange.is_stream();
         let (answers_elsewhere, is_failure) = (exchange.answers_elsewhere, exchange.is_failure());
         let incomplete = exchange.body.held();
+        let unread = exchange.unread.clone().filter(|_| !is_failure);
         let (connection, serial, status) = (exchange.connection, exchange.serial, exchange.status.clone());
         if let Some(body) = rest {
             self.response_message(parts, seen, &body, Attributes::default());
@@ -375,7 +389,13 @@ impl HttpDecoder {
             let unanswered = self.decoder(connection).take_unanswered(serial);
             let error = status.as_deref().map_or_else(|| "no_response".into(), |status| format!("http_{status}"));
             let is_denied = matches!(status.as_deref(), Some("401" | "403"));
-            unanswered.iter().for_each(|asked| self.no_answer(parts, seen, asked, &error, is_denied));
+            for asked in &unanswered {
+                match &unread {
+                    // There was an answer, only nobody here knows which.
+                    Some(unread) => self.unread_answer(parts, seen, asked, unread),
+                    None => self.no_answer(parts, seen, asked, &error, is_denied),
+                }
+            }
         }
         if parts.is_empty() {
             self.log(parts, seen, "end", notes);
@@ -463,7 +483,23 @@ impl HttpDecoder {
 
     /// The record of a request's end when no message answered it.
     fn no_answer(&mut self, parts: &mut Parts<'_>, seen: Seen, asked: &Asked, error: &str, is_denied: bool) {
-        let Some(exchange) = self.exchanges.get(&seen.exchange) else { return };
+        let Some(mut record) = self.answer(parts, seen, asked) else { return };
+        record.error_type = Some(error.into());
+        record.outcome = Some(if is_denied { Outcome::Denied } else { Outcome::Error });
+        parts.push(record);
+    }
+
+    /// The record of a request's end when its answer could not be read, so without an outcome.
+    fn unread_answer(&mut self, parts: &mut Parts<'_>, seen: Seen, asked: &Asked, unread: &Unread) {
+        let Some(mut record) = self.answer(parts, seen, asked) else { return };
+        record.text = Some(unread.to_string());
+        unread.notes().finish(&mut record);
+        parts.push(record);
+    }
+
+    /// What is known of an answer that is no message here.
+    fn answer(&mut self, parts: &mut Parts<'_>, seen: Seen, asked: &Asked) -> Option<Record> {
+        let exchange = self.exchanges.get(&seen.exchange)?;
         let (connection, transport) = (exchange.connection, exchange.transport());
         let mut record = parts.begin(method::response_kind(&asked.method));
         let frame = seen.frame(b"", Direction::ServerToClient);
@@ -471,16 +507,19 @@ impl HttpDecoder {
         asked.carry(&mut record);
         record.name = Some(asked.method.clone());
         record.duration_nano = asked.duration_to(seen.time_unix_nano);
-        record.error_type = Some(error.into());
-        record.outcome = Some(if is_denied { Outcome::Denied } else { Outcome::Error });
-        parts.push(record);
+        Some(record)
     }
 
     /// The record of a line that completes nothing.
     fn log(&mut self, parts: &mut Parts<'_>, seen: Seen, name: &str, notes: Attributes) {
+        let record = parts.begin(Kind::Log);
+        self.push(parts, seen, record, name, notes);
+    }
+
+    /// Gives a record what is known of its exchange.
+    fn push(&mut self, parts: &mut Parts<'_>, seen: Seen, mut record: Record, name: &str, notes: Attributes) {
         let Some(exchange) = self.exchanges.get(&seen.exchange) else { return };
         let (connection, transport, asked) = (exchange.connection, exchange.transport(), exchange.asked.clone());
-        let mut record = parts.begin(Kind::Log);
         let direction = if name == "client-disconnect" { Direction::ClientToServer } else { Direction::ServerToClient };
         self.decoder(connection).frame_columns(&mut record, parts, &seen.frame(b"", direction), &transport);
         if let Some(asked) = asked {

@@ -95,7 +95,6 @@ fn one(decoder: &mut ProxyDecoder, at: At, exchange: u64, what: u8, part: &[u8],
         body = part.get(end + 2..);
     }
     let headers: Headers<'_> = fields.into_iter().collect();
-    let notes = [("threadline.length", "17".to_string())];
     let event = match (method, what) {
         (Some(method), _) => Event::Request(Request {
             method,
@@ -112,7 +111,7 @@ fn one(decoder: &mut ProxyDecoder, at: At, exchange: u64, what: u8, part: &[u8],
         (_, b'E') => Event::End,
         (_, b'X') => Event::ClientDisconnect,
         (_, b'F') => Event::Failure { reason: "upstream_closed", status: None, is_refusal: part == b"refused" },
-        (_, b'O') => Event::OpaqueChunk { notes: &notes },
+        (_, b'O') => Event::OpaqueChunk { reason: "its coding is not known", bytes: part },
         (_, b'M') => {
             decoder.lost(exchange);
             return None;

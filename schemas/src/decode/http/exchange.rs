@@ -1,7 +1,10 @@
 //! One HTTP request with its response.
 
+use sha2::{Digest, Sha256};
+
 use super::{Headers, sse};
 use crate::decode::mcp::Transport;
+use crate::decode::mcp::parts::Attributes;
 use crate::decode::mcp::pending::Asked;
 
 /// State of an open exchange.
@@ -22,6 +25,16 @@ pub(super) struct Exchange {
     /// What its request was, for the lines that follow.
     pub(super) asked: Option<Asked>,
     pub(super) body: Body,
+    /// Of a response that is not read any more.
+    pub(super) unread: Option<Unread>,
+}
+
+/// What was not read of a response, from the first byte that was not.
+#[derive(Debug, Clone)]
+pub(super) struct Unread {
+    reason: String,
+    length: u64,
+    digest: Sha256,
 }
 
 /// The body of a response in the making.
@@ -48,6 +61,7 @@ impl Exchange {
             is_stateless: None,
             asked: None,
             body: Body::Other,
+            unread: None,
         }
     }
 
@@ -66,6 +80,15 @@ impl Exchange {
         } else {
             Body::Other
         };
+    }
+
+    /// Part of its response did not come here, perhaps the head.
+    pub(super) fn lost(&mut self) {
+        if let Body::Events(reader) = &mut self.body {
+            return reader.skip_to_next();
+        }
+        self.body = Body::Other;
+        self.unread.get_or_insert_with(|| Unread::new("part of it was not recorded"));
     }
 
     pub(super) fn is_stream(&self) -> bool {
@@ -88,6 +111,31 @@ impl Exchange {
     }
 }
 
+impl Unread {
+    pub(super) fn new(reason: &str) -> Self {
+        Unread { reason: reason.into(), length: 0, digest: Sha256::new() }
+    }
+
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.length += bytes.len() as u64;
+        self.digest.update(bytes);
+    }
+
+    pub(super) fn notes(&self) -> Attributes {
+        let mut notes = Attributes::default();
+        notes.text("threadline.not_kept", &self.reason);
+        notes.text("threadline.length", self.length.to_string());
+        notes.text("threadline.sha256", hex::encode(self.digest.clone().finalize()));
+        notes
+    }
+}
+
+impl std::fmt::Display for Unread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the answer passed and was not kept: {}", self.reason)
+    }
+}
+
 impl Body {
     /// The messages that `data` completes.
     pub(super) fn feed(&mut self, data: &[u8]) -> Vec<sse::Event> {
@@ -104,15 +152,6 @@ impl Body {
                 Vec::new()
             }
             _ => Vec::new(),
-        }
-    }
-
-    /// Part of it did not come here.
-    pub(super) fn lost(&mut self) {
-        match self {
-            Body::Events(reader) => reader.skip_to_next(),
-            Body::Json { .. } => *self = Body::Other,
-            Body::Other => {}
         }
     }
 

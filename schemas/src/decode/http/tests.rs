@@ -5,6 +5,7 @@ use super::*;
 use crate::decode::mcp::inventory::Mirrored;
 use crate::decode::tests::context;
 use expect_test::{Expect, expect};
+use sha2::{Digest, Sha256};
 
 struct Run {
     decoder: ProxyDecoder,
@@ -189,14 +190,43 @@ fn a_body_that_is_not_all_there_is_rejected_and_one_that_cannot_be_read_is_a_log
     Run::new()
         .see(1, Event::Request(request))
         .head(1, 200, &[("content-type", "application/json")])
-        .see(1, Event::OpaqueChunk { notes: &notes })
+        .see(1, Event::OpaqueChunk { reason: "its coding is not known", bytes: b"s3cret" })
         .see(1, Event::End)
         .check(expect![[r#"
             0 rejected - status=- outcome=error error=rejected run-1  {"http.request.method":"POST","url.path":"/mcp","client.address":"127.0.0.1","threadline.length":"17000000"}
             1 log http response-head status=200 outcome=- error=- run-1  {"http.content-type":"application/json"}
-            2 log http body-chunk status=200 outcome=- error=- run-1  {"threadline.length":"17000000"}
+            2 log http body-chunk status=200 outcome=- error=- run-1  {"threadline.not_kept":"its coding is not known","threadline.length":"6","threadline.sha256":"1ec1c26b50d5d3c58d9583181af8076655fe00756bf7285940ba3670f99fcba0"}
             3 log http end status=200 outcome=- error=- run-1  
         "#]]);
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_is_unknown_and_not_an_error() {
+    const JSON: (&str, &str) = ("content-type", "application/json");
+    let opaque = |bytes| Event::OpaqueChunk { reason: "its coding is not known", bytes };
+    let large = vec![b'x'; BODY_BYTES_MAX - 1];
+    let mut run = Run::new();
+    run.post(1, "/mcp", &[], CALL).head(1, 200, &[JSON, ("content-encoding", "xyz")]);
+    run.see(1, opaque(b"s3c")).see(1, opaque(b"ret")).see(1, Event::End);
+    // One that says itself that it failed did.
+    run.post(2, "/mcp", &[], CALL).head(2, 500, &[JSON, ("content-encoding", "xyz")]);
+    run.see(2, opaque(b"s3cret")).see(2, Event::End);
+    run.post(3, "/mcp", &[], CALL).head(3, 200, &[JSON]);
+    run.see(3, Event::BodyChunk(&large)).see(3, Event::BodyChunk(b"yz")).see(3, Event::LastChunk(b"!"));
+    run.see(3, Event::End);
+    run.post(4, "/mcp", &[], CALL).head(4, 200, &[JSON]).see(4, Event::BodyChunk(b"{\"jsonrpc\""));
+    run.decoder.lost(4);
+    run.see(4, Event::LastChunk(b"}")).see(4, Event::End);
+    // The head is lost too.
+    run.post(5, "/mcp", &[], CALL);
+    run.decoder.lost(5);
+    run.see(5, Event::End);
+    let lines = run.shown.lines().filter(|line| [" result ", " rejected "].iter().any(|kind| line.contains(kind)));
+    let shown: String = lines.map(|line| format!("{line}\n")).collect();
+    let whole = hex::encode(Sha256::digest([&large[..], b"yz!"].concat()));
+    expect![[r#"
+    "#]]
+    .assert_eq(&shown.replace(&whole, "(whole)"));
 }
 
 #[test]
