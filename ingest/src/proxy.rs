@@ -19,6 +19,7 @@
 mod beginning;
 mod body;
 mod coding;
+mod connections;
 mod decoding;
 mod exchange;
 mod forward;
@@ -55,7 +56,7 @@ use uuid::Uuid;
 use self::beginning::Beginning;
 use self::guard::Guard;
 use self::journal::Journal;
-pub use self::observation::{Event, Gap, GapReason, Observation, Request, What};
+pub use self::observation::{Event, Gap, GapReason, Observation, Request, Sender, What, Whose};
 pub use self::recorder::ExchangeRecorder;
 pub use self::upstream::Upstream;
 use crate::tap::recording::record_all;
@@ -115,6 +116,8 @@ pub struct ProxyOptions {
     pub grace: Duration,
     /// How long the recorder may take for the rest when the proxy has stopped. Default 5 s.
     pub drain_timeout: Duration,
+    /// How long it may take then for a gap that counts what is left. Default 3 s.
+    pub gap_timeout: Duration,
     /// Where times come from.
     pub clock: Clock,
 }
@@ -143,6 +146,7 @@ impl ProxyOptions {
             retry: Retry::default(),
             grace: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(5),
+            gap_timeout: Duration::from_secs(3),
             clock: crate::tap::now_unix_nano,
         }
     }
@@ -171,7 +175,7 @@ pub struct Outcome {
     pub passed: Counts,
     /// What of it is durable.
     pub recorded: Counts,
-    /// False when the drain deadline came first: what is missing is then in no gap either.
+    /// False when the deadlines came first: what is missing is then in no gap either.
     pub drained: bool,
 }
 
@@ -266,7 +270,7 @@ impl Proxy {
         let options = &shared.options;
         let started = Event::Started { upstream: options.upstream.shown(), listen: local };
         shared.journal.push((options.clock)(), started);
-        let recording = tokio::spawn(record_all(Arc::clone(&shared.journal), recorder, options.retry));
+        let mut recording = tokio::spawn(record_all(Arc::clone(&shared.journal), recorder, options.retry));
         let (stopping, stopped) = watch::channel(false);
         let mut connections = JoinSet::new();
         accept_until(stop, listener, &shared, &stopped, &mut connections).await;
@@ -285,7 +289,14 @@ impl Proxy {
         }
         shared.journal.push((options.clock)(), Event::Stopped);
         shared.journal.close();
-        let drained = tokio::time::timeout(options.drain_timeout, recording).await.is_ok_and(|joined| joined.is_ok());
+        let drained = match tokio::time::timeout(options.drain_timeout, &mut recording).await {
+            Ok(joined) => joined.is_ok(),
+            Err(_) => {
+                // The rest is counted at least.
+                shared.journal.give_up();
+                tokio::time::timeout(options.gap_timeout, recording).await.is_ok_and(|joined| joined.is_ok())
+            }
+        };
         let (passed, recorded) = shared.journal.counts();
         Outcome { passed, recorded, drained }
     }

@@ -23,8 +23,10 @@ use threadline_schemas::decode::http::{self, Headers};
 use threadline_schemas::digest::MatchKey;
 use threadline_schemas::limits::http::{BODY_BYTES_MAX, EXCHANGES_MAX, HELD_BYTES_MAX};
 
+use super::Counts;
 use super::coding::Coding;
-use super::observation::{Event, Observation, Request, What};
+use super::connections::{Connections, Share};
+use super::observation::{Event, Gap, Observation, Request, SESSION, Sender, What};
 use super::{mask, upstream};
 
 /// A body that is neither JSON nor events is given out in pieces of this size.
@@ -37,6 +39,7 @@ pub(super) struct Decoding {
     /// Of exchanges whose response has begun.
     bodies: BTreeMap<u64, Assembly>,
     held: usize,
+    connections: Connections,
 }
 
 /// A response's body in the making.
@@ -56,7 +59,8 @@ enum BodyKind {
 
 impl Decoding {
     pub(super) fn new(server_name: &str, run: &str, key: MatchKey) -> Self {
-        Decoding { decoder: ProxyDecoder::new(server_name, run), key, bodies: BTreeMap::new(), held: 0 }
+        let (decoder, connections) = (ProxyDecoder::new(server_name, run), Connections::default());
+        Decoding { decoder, key, bodies: BTreeMap::new(), held: 0, connections }
     }
 
     pub(super) fn decode(&mut self, context: &Context<'_>, observation: Observation) -> Vec<Record> {
@@ -72,27 +76,46 @@ impl Decoding {
                 records.push(self.decoder.stopped(context, at));
                 records
             }
-            Event::Gap(gap) => {
-                let reason = gap.reason.as_str();
-                let (from_unix_nano, to_unix_nano) = (gap.from_unix_nano, gap.to_unix_nano);
-                let gap = ProxyGap { events: gap.events, bytes: gap.bytes, from_unix_nano, to_unix_nano, reason };
-                vec![self.decoder.gap(context, at, gap)]
-            }
-            Event::Exchange { number, is_after_loss, what } => {
+            Event::Gap(gap) => self.gap(context, at, &gap),
+            Event::Exchange { number, sender, is_after_loss, what } => {
                 let mut records = Vec::new();
                 if is_after_loss {
                     records.extend(self.give_out_all(context, at, number, false));
                     self.lost(number);
                 }
-                records.extend(self.exchange(context, at, number, what));
+                records.extend(self.exchange(context, at, number, sender, what));
                 records
             }
         }
     }
 
-    fn exchange(&mut self, context: &Context<'_>, at: At, number: u64, what: What) -> Vec<Record> {
+    /// One record for each connection that lost something, so that its session shows it; what is nobody's is the run's.
+    fn gap(&self, context: &Context<'_>, at: At, gap: &Gap) -> Vec<Record> {
+        let (shares, rest) = self.connections.shares(gap);
+        let record = |connection: Option<&str>, Share { counts, alike }: Share| {
+            let Counts { events, bytes } = counts;
+            let (from_unix_nano, to_unix_nano) = (gap.from_unix_nano, gap.to_unix_nano);
+            let reason = gap.reason.as_str();
+            let gap = ProxyGap { connection, alike, events, bytes, from_unix_nano, to_unix_nano, reason };
+            self.decoder.gap(context, at, gap)
+        };
+        let mut records: Vec<Record> =
+            shares.iter().map(|(connection, share)| record(Some(&**connection), *share)).collect();
+        if rest.events > 0 || records.is_empty() {
+            records.push(record(None, Share { counts: rest, alike: 0 }));
+        }
+        records
+    }
+
+    fn exchange(&mut self, context: &Context<'_>, at: At, number: u64, sender: Sender, what: What) -> Vec<Record> {
         match what {
-            What::Request(request) => self.request(context, at, number, &request),
+            What::Request(request) => {
+                let records = self.request(context, at, number, &request);
+                if let Some(connection) = records.first().and_then(|record| record.connection_id.as_deref()) {
+                    self.connections.begin(number, sender, connection);
+                }
+                records
+            }
             What::ResponseHead { status, version, headers, rewritten } => {
                 self.response_head(context, at, number, status, version, &headers, rewritten)
             }
@@ -163,6 +186,9 @@ impl Decoding {
         fields: &HeaderMap,
         rewritten: Option<&'static str>,
     ) -> Vec<Record> {
+        if let Some(session) = fields.get(SESSION).filter(|session| !session.is_empty()) {
+            self.connections.name(number, session.as_bytes());
+        }
         let content_type = value_of(fields, &CONTENT_TYPE).unwrap_or_default();
         let kind = match () {
             () if content_type.contains("text/event-stream") => BodyKind::Events,
@@ -236,6 +262,7 @@ impl Decoding {
     ) -> Vec<Record> {
         let mut records = self.give_out_all(context, at, number, false);
         self.bodies.remove(&number);
+        self.connections.end(number);
         records.extend(self.decoder.exchange(context, at, number, raw, event));
         records
     }

@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::Shared;
-use super::observation::{Event, Request, What};
+use super::observation::{Event, Request, Sender, What, Whose};
 
 /// How long the rest of a request may take that cannot be passed on, or whose response has ended.
 const REST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,6 +34,7 @@ const REST_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Exchange {
     shared: Arc<Shared>,
     number: u64,
+    sender: Sender,
     state: Mutex<State>,
     /// The request has ended, or its rest was given back.
     request_moved: Notify,
@@ -70,7 +71,9 @@ struct Coming {
 
 impl Exchange {
     pub(super) fn begin(shared: &Arc<Shared>, client: IpAddr, head: &Parts) -> Arc<Self> {
-        let target = head.uri.path_and_query().map_or_else(|| head.uri.path().into(), |target| target.as_str().into());
+        let target: String =
+            head.uri.path_and_query().map_or_else(|| head.uri.path().into(), |target| target.as_str().into());
+        let sender = Sender::of(client, &target, &head.headers);
         let request = Coming {
             method: head.method.clone(),
             target,
@@ -93,7 +96,7 @@ impl Exchange {
         };
         let number = shared.next_exchange.fetch_add(1, Relaxed);
         let state = Mutex::new(state);
-        Arc::new(Exchange { shared: Arc::clone(shared), number, state, request_moved: Notify::new() })
+        Arc::new(Exchange { shared: Arc::clone(shared), number, sender, state, request_moved: Notify::new() })
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -129,7 +132,7 @@ impl Exchange {
         drop(state);
         self.request_moved.notify_one();
         if late > 0 {
-            self.shared.journal.lose_late(late, self.now());
+            self.shared.journal.lose_late(late, self.now(), Whose::Exchange(self.number, self.sender));
         }
     }
 
@@ -197,7 +200,7 @@ impl Exchange {
         }
         state.is_closed = is_last;
         let may_wait = !is_last || matches!(what, What::End { .. });
-        let (now, event) = (self.now(), Event::Exchange { number: self.number, is_after_loss: false, what });
+        let (now, event) = (self.now(), self.seen(what));
         if state.request.is_some() && may_wait {
             let bytes = event.held_bytes();
             if self.shared.journal.reserve(bytes) {
@@ -215,10 +218,14 @@ impl Exchange {
         let Some(coming) = state.request.take() else { return };
         self.shared.journal.release(coming.reserved + std::mem::take(&mut state.early_bytes));
         let what = What::Request(Box::new(coming.finish(is_complete)));
-        self.push(state, self.now(), Event::Exchange { number: self.number, is_after_loss: false, what });
+        self.push(state, self.now(), self.seen(what));
         for (time_unix_nano, event) in std::mem::take(&mut state.early) {
             self.push(state, time_unix_nano, event);
         }
+    }
+
+    fn seen(&self, what: What) -> Event {
+        Event::Exchange { number: self.number, sender: self.sender, is_after_loss: false, what }
     }
 
     fn push(&self, state: &mut State, time_unix_nano: i64, mut event: Event) {

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::Counts;
-use super::observation::{Event, Gap, GapReason, Observation};
+use super::observation::{Event, Gap, GapReason, Observation, Whose};
 use crate::tap::OnRecordFailure;
 use crate::tap::recording::{BATCH_MAX, Next, Queue};
 
@@ -31,6 +31,8 @@ struct State {
     /// Gaps may be delivered: false between a rejection and the next success, so that a rejected gap does not spin.
     gaps_welcome: bool,
     closed: bool,
+    /// Only what is small is still recorded: see [`Journal::give_up`].
+    given_up: bool,
     passed: Counts,
     recorded: Counts,
 }
@@ -55,6 +57,7 @@ impl Journal {
             failing: false,
             gaps_welcome: true,
             closed: false,
+            given_up: false,
             passed: Counts::default(),
             recorded: Counts::default(),
         };
@@ -96,26 +99,28 @@ impl Journal {
         }
         let held = state.queued_bytes + state.reserved_bytes;
         let fits = state.queued_bytes == 0 || held.saturating_add(cost) <= self.held_bytes_max;
-        let is_admitted = fits
-            || self.on_record_failure == OnRecordFailure::Block
-            || !matches!(event, Event::Exchange { .. })
-            || state.closed;
-        if is_admitted {
-            state.flush_gap();
-            state.enter(time_unix_nano, event);
-        } else {
-            state.lose(Gap::one(bytes, time_unix_nano, GapReason::Overflow));
-        }
+        let must_fit = self.on_record_failure != OnRecordFailure::Block && !state.closed;
+        let is_admitted = match event {
+            Event::Exchange { number, sender, .. } if must_fit && !fits => {
+                state.lose(Gap::one(bytes, time_unix_nano, GapReason::Overflow, Whose::Exchange(number, sender)));
+                false
+            }
+            event => {
+                state.flush_gap();
+                state.enter(time_unix_nano, event);
+                true
+            }
+        };
         drop(state);
         self.ready.notify_one();
         is_admitted
     }
 
     /// Counts bytes that passed and are in no event.
-    pub(super) fn lose_late(&self, bytes: u64, time_unix_nano: i64) {
+    pub(super) fn lose_late(&self, bytes: u64, time_unix_nano: i64, whose: Whose) {
         let mut state = self.lock();
         state.passed.add(1, bytes);
-        state.lose(Gap::one(bytes, time_unix_nano, GapReason::Late));
+        state.lose(Gap::one(bytes, time_unix_nano, GapReason::Late, whose));
         drop(state);
         self.ready.notify_one();
     }
@@ -140,6 +145,28 @@ impl Journal {
         self.lock().closed = true;
         self.ready.notify_one();
         self.room.notify_waiters();
+    }
+
+    /// What is not at the recorder by now becomes a gap, and so does what the recorder fails to take from here on: at the end
+    /// of a run the count has to be there in time.
+    pub(super) fn give_up(&self) {
+        let mut state = self.lock();
+        state.given_up = true;
+        let queue = std::mem::take(&mut state.queue);
+        let mut ends = Vec::new();
+        for (time_unix_nano, event) in queue {
+            state.queued_bytes -= event.held_bytes();
+            if let Some(kept) = state.count(time_unix_nano, event, GapReason::Stopped) {
+                ends.push((time_unix_nano, kept));
+            }
+        }
+        let started = ends.iter().take_while(|(_, event)| matches!(event, Event::Started { .. })).count();
+        let stopped = ends.split_off(started);
+        ends.into_iter().for_each(|(time_unix_nano, event)| state.enter(time_unix_nano, event));
+        state.flush_gap();
+        stopped.into_iter().for_each(|(time_unix_nano, event)| state.enter(time_unix_nano, event));
+        drop(state);
+        self.ready.notify_one();
     }
 
     /// What passed, and what of it is durable.
@@ -194,25 +221,27 @@ impl Queue for Journal {
         self.room.notify_waiters();
     }
 
-    fn failing(&self) {
-        self.lock().failing = true;
+    fn failing(&self, batch: Vec<Observation>) -> Vec<Observation> {
+        let mut state = self.lock();
+        state.failing = true;
+        if !state.given_up {
+            return batch;
+        }
+        let (counted, kept): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|observation| matches!(observation.event, Event::Exchange { .. }));
+        state.leave(&counted);
+        for Observation { time_unix_nano, event, .. } in counted {
+            state.count(time_unix_nano, event, GapReason::Stopped);
+        }
+        kept
     }
 
     fn rejected(&self, observation: Observation) {
         let mut state = self.lock();
         state.leave(std::slice::from_ref(&observation));
         state.failing = false;
-        let time = observation.time_unix_nano;
-        match observation.event {
-            Event::Exchange { .. } => {
-                state.lose(Gap::one(observation.event.body_bytes(), time, GapReason::Rejected));
-            }
-            Event::Gap(gap) => {
-                state.gaps_welcome = false;
-                state.lose(gap);
-            }
-            Event::Started { .. } | Event::Stopped => {}
-        }
+        state.gaps_welcome &= !matches!(observation.event, Event::Gap(_));
+        state.count(observation.time_unix_nano, observation.event, GapReason::Rejected);
         drop(state);
         self.room.notify_waiters();
     }
@@ -232,13 +261,23 @@ impl State {
 
     fn lose(&mut self, gap: Gap) {
         match &mut self.lost {
-            Some(open) => {
-                open.events += gap.events;
-                open.bytes += gap.bytes;
-                open.from_unix_nano = open.from_unix_nano.min(gap.from_unix_nano);
-                open.to_unix_nano = open.to_unix_nano.max(gap.to_unix_nano);
-            }
+            Some(open) => open.add(gap),
             lost => *lost = Some(gap),
+        }
+    }
+
+    /// Counts what will not be recorded; what has nothing to count is given back.
+    fn count(&mut self, time_unix_nano: i64, event: Event, reason: GapReason) -> Option<Event> {
+        match event {
+            Event::Exchange { number, sender, .. } => {
+                self.lose(Gap::one(event.body_bytes(), time_unix_nano, reason, Whose::Exchange(number, sender)));
+                None
+            }
+            Event::Gap(gap) => {
+                self.lose(gap);
+                None
+            }
+            Event::Started { .. } | Event::Stopped => Some(event),
         }
     }
 
@@ -246,11 +285,5 @@ impl State {
         if let Some(gap) = self.lost.take() {
             self.enter(gap.to_unix_nano, Event::Gap(gap));
         }
-    }
-}
-
-impl Gap {
-    fn one(bytes: u64, time_unix_nano: i64, reason: GapReason) -> Self {
-        Gap { events: 1, bytes, from_unix_nano: time_unix_nano, to_unix_nano: time_unix_nano, reason }
     }
 }

@@ -4,13 +4,19 @@
 //! - sequences of one run start at 0 and have no holes; a retried batch keeps its numbers, so (run, sequence) is the
 //!   delivery key of an observation
 //! - header values are as they passed; who records them takes the credentials out
+//! - a gap names at most [`NAMED_MAX`] exchanges and as many senders; what is beyond is in its sum only
 //!
 //! Not here: what bodies mean.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
+use hyper::http::header::{AUTHORIZATION, HOST, USER_AGENT};
 use hyper::http::{HeaderMap, Method, Version};
+use sha2::{Digest, Sha256};
+
+use super::Counts;
 
 /// One thing seen, numbered within its run.
 #[derive(Clone, Debug)]
@@ -37,6 +43,8 @@ pub enum Event {
     Exchange {
         /// Which one, from 1.
         number: u64,
+        /// Who sent its request.
+        sender: Sender,
         /// Events of this exchange before this one are in a gap.
         is_after_loss: bool,
         /// What happened.
@@ -107,8 +115,44 @@ pub struct Request {
     pub is_complete: bool,
 }
 
+/// Who sent a request, as far as it tells clients apart: a digest of `Mcp-Session-Id`, or else of address, host, user agent,
+/// credential and target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sender([u8; 32]);
+
+impl Sender {
+    pub(super) fn of(client: IpAddr, target: &str, headers: &HeaderMap) -> Sender {
+        if let Some(session) = headers.get(SESSION).filter(|session| !session.is_empty()) {
+            return Sender::of_session(session.as_bytes());
+        }
+        let fields = [HOST, USER_AGENT, AUTHORIZATION].map(|name| headers.get(name));
+        let mut hash = Sha256::new_with_prefix(format!("{client} {target}"));
+        for field in fields {
+            hash.update([0]);
+            hash.update(field.map_or(&b""[..], |value| value.as_bytes()));
+        }
+        Sender(hash.finalize().into())
+    }
+
+    pub(super) fn of_session(session: &[u8]) -> Sender {
+        Sender(Sha256::digest(session).into())
+    }
+}
+
+/// Where a session is named.
+pub(super) const SESSION: &str = "mcp-session-id";
+
+/// Whose an event was that is not in the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whose {
+    /// That of an exchange.
+    Exchange(u64, Sender),
+    /// That of some exchange of a sender.
+    Sender(Sender),
+}
+
 /// Events that passed but are not in the record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// How many.
     pub events: u64,
@@ -120,6 +164,38 @@ pub struct Gap {
     pub to_unix_nano: i64,
     /// Why.
     pub reason: GapReason,
+    /// Whose they were.
+    pub whose: BTreeMap<Whose, Counts>,
+}
+
+/// Exchanges that a gap names; also senders beyond them.
+const NAMED_MAX: usize = 1_024;
+
+impl Gap {
+    pub(super) fn one(bytes: u64, time_unix_nano: i64, reason: GapReason, whose: Whose) -> Self {
+        let whose = BTreeMap::from([(whose, Counts { events: 1, bytes })]);
+        Gap { events: 1, bytes, from_unix_nano: time_unix_nano, to_unix_nano: time_unix_nano, reason, whose }
+    }
+
+    /// Takes another one in; its reason is forgotten.
+    pub(super) fn add(&mut self, other: Gap) {
+        self.events += other.events;
+        self.bytes += other.bytes;
+        self.from_unix_nano = self.from_unix_nano.min(other.from_unix_nano);
+        self.to_unix_nano = self.to_unix_nano.max(other.to_unix_nano);
+        for (whose, Counts { events, bytes }) in other.whose {
+            let sender = match whose {
+                Whose::Exchange(_, sender) | Whose::Sender(sender) => Whose::Sender(sender),
+            };
+            let count = self.whose.len();
+            let named = match () {
+                () if self.whose.contains_key(&whose) || count < NAMED_MAX => whose,
+                () if self.whose.contains_key(&sender) || count < 2 * NAMED_MAX => sender,
+                () => continue,
+            };
+            self.whose.entry(named).or_default().add(events, bytes);
+        }
+    }
 }
 
 /// Why events are missing.
@@ -131,6 +207,8 @@ pub enum GapReason {
     Rejected,
     /// They came when their request was recorded already: bytes of a body whose answer had begun.
     Late,
+    /// The run was over before the recorder had taken them.
+    Stopped,
 }
 
 impl GapReason {
@@ -140,6 +218,7 @@ impl GapReason {
             Self::Overflow => "overflow",
             Self::Rejected => "rejected",
             Self::Late => "late",
+            Self::Stopped => "stopped",
         }
     }
 }
@@ -165,6 +244,7 @@ impl Event {
             Self::Exchange { what: What::ResponseHead { headers: fields, .. }, .. } => headers(fields),
             Self::Exchange { what: What::End { trailers: Some(trailers) }, .. } => headers(trailers),
             Self::Exchange { what: What::Chunk(bytes), .. } => bytes.len(),
+            Self::Gap(gap) => gap.whose.len() * (size_of::<(Whose, Counts)>() + 16),
             _ => 0,
         };
         payload + OBSERVATION_BYTES

@@ -91,7 +91,7 @@ fn post(address: SocketAddr, fields: &str, body: &str) -> String {
 
 fn show(observation: &Observation) -> String {
     match &observation.event {
-        Event::Exchange { number, is_after_loss, what } => {
+        Event::Exchange { number, is_after_loss, what, .. } => {
             let lost = if *is_after_loss { " after a loss" } else { "" };
             let what = match what {
                 What::Request(request) => format!(

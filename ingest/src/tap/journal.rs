@@ -195,8 +195,9 @@ impl Queue for Journal {
         self.room.notify_all();
     }
 
-    fn failing(&self) {
+    fn failing(&self, batch: Vec<Observation>) -> Vec<Observation> {
         self.lock().failing = true;
+        batch
     }
 
     fn rejected(&self, observation: Observation) {

@@ -36,8 +36,8 @@ pub(crate) trait Queue: Send + Sync {
     fn ready(&self) -> &Notify;
     /// These are durable.
     fn recorded(&self, batch: &[Self::Observation]);
-    /// The recorder is failing; the batch will be tried again.
-    fn failing(&self);
+    /// The recorder is failing; says what of the batch is to be tried again.
+    fn failing(&self, batch: Vec<Self::Observation>) -> Vec<Self::Observation>;
     /// The recorder refused this one observation for good.
     fn rejected(&self, observation: Self::Observation);
 }
@@ -95,8 +95,11 @@ async fn record_batch<Q: Queue>(
                     warn!(error = %source, observations = batch.len(), "recording fails, will retry");
                 }
                 failures = failures.saturating_add(1);
-                journal.failing();
-                pending.push(batch);
+                let again = journal.failing(batch);
+                if again.is_empty() {
+                    continue;
+                }
+                pending.push(again);
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(retry.max);
             }

@@ -7,13 +7,18 @@ use expect_test::{Expect, expect};
 use hyper::http::{HeaderValue, Method};
 use threadline_schemas::{Collector, Kind};
 
-use super::super::observation::{Gap, GapReason};
+use super::super::observation::{Gap, GapReason, Whose};
 use super::*;
 
 struct Run {
     decoding: Decoding,
     sequence: u64,
     records: Vec<Record>,
+}
+
+/// An event of an exchange whose sender is of no interest.
+fn event(number: u64, what: What) -> Event {
+    Event::Exchange { number, sender: Sender::of_session(b"s"), is_after_loss: false, what }
 }
 
 fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -42,7 +47,7 @@ impl Run {
     }
 
     fn see(&mut self, what: What) -> &mut Self {
-        self.event(Event::Exchange { number: 1, is_after_loss: false, what })
+        self.event(event(1, what))
     }
 
     fn post(&mut self, target: &str, headers: &[(&'static str, &'static str)], body: &[u8]) -> &mut Self {
@@ -190,9 +195,12 @@ fn compressed_bodies_are_recorded_as_what_they_mean_and_others_not_at_all() {
 
 #[test]
 fn after_a_loss_reading_goes_on_where_it_can() {
-    let gap = Gap { events: 2, bytes: 9, from_unix_nano: 1, to_unix_nano: 2, reason: GapReason::Overflow };
+    let sender = Sender::of_session(b"s");
+    let mut gap = Gap::one(9, 1, GapReason::Overflow, Whose::Exchange(1, sender));
+    gap.add(Gap::one(0, 2, GapReason::Overflow, Whose::Exchange(1, sender)));
     let late = |bytes: &'static [u8]| Event::Exchange {
         number: 1,
+        sender,
         is_after_loss: true,
         what: What::Chunk(Bytes::from_static(bytes)),
     };
@@ -209,7 +217,7 @@ fn after_a_loss_reading_goes_on_where_it_can() {
             "POST /mcp HTTP/1.1\n\n{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"x\"}}"
             1 log http response-head {"http.content-type":"text/event-stream","network.protocol.version":"2"}
             "HTTP/2 200 OK\ncontent-type: text/event-stream\n\n"
-            3 gap gap {"events":2,"bytes":9,"from_unix_nano":1,"to_unix_nano":2,"reason":"overflow"}
+            3:run-1 gap gap {"events":2,"bytes":9,"from_unix_nano":1,"to_unix_nano":2,"reason":"overflow"}
             ""
             4:1 log http body-chunk 
             "data: {\"half"
@@ -220,6 +228,75 @@ fn after_a_loss_reading_goes_on_where_it_can() {
             6 log http end 
             ""
         "#]]);
+}
+
+#[test]
+fn each_connection_that_lost_something_has_a_gap() {
+    fn request(client: u8, session: Option<&'static str>) -> Box<Request> {
+        let session = session.map(|session| (SESSION, session));
+        Box::new(Request {
+            method: Method::POST,
+            target: "/mcp".into(),
+            version: Version::HTTP_11,
+            headers: fields(&session.into_iter().collect::<Vec<_>>()),
+            client: [10, 0, 0, client].into(),
+            body: Bytes::from_static(CALL),
+            length: CALL.len() as u64,
+            sha256: None,
+            is_complete: true,
+        })
+    }
+    let sender = |request: &Request| Sender::of(request.client, &request.target, &request.headers);
+    let begin = |run: &mut Run, number: u64, request: Box<Request>| {
+        let sender = sender(&request);
+        run.event(Event::Exchange { number, sender, is_after_loss: false, what: What::Request(request) });
+    };
+    let mut run = Run::new();
+    // Exchange 1 initializes: the server names the session. Exchanges 2 and 3 are of clients without sessions.
+    begin(&mut run, 1, request(1, None));
+    let headers = fields(&[(SESSION, "s-1")]);
+    let head = What::ResponseHead { status: 200, version: Version::HTTP_11, headers, rewritten: None };
+    run.event(event(1, head)).event(event(1, What::End { trailers: None }));
+    begin(&mut run, 2, request(2, None));
+    begin(&mut run, 3, request(2, None));
+    let lose = |number: u64, request: &Request, bytes: u64| {
+        Gap::one(bytes, 5, GapReason::Overflow, Whose::Exchange(number, sender(request)))
+    };
+    // All of exchange 7, of that session; the answer of 3; all of 8, of the client whose two calls have the same id; all of
+    // 9, of nobody who is known.
+    let mut gap = lose(7, &request(1, Some("s-1")), 10);
+    gap.add(lose(7, &request(1, Some("s-1")), 1));
+    gap.add(lose(3, &request(2, None), 100));
+    gap.add(lose(8, &request(2, None), 1_000));
+    gap.add(lose(9, &request(9, None), 10_000));
+    run.records.clear();
+    run.event(Event::Gap(gap));
+    let shown = |record: &Record| {
+        let connection = record.connection_id.as_deref().unwrap_or("-");
+        format!("{} {connection} {}\n", record.delivery_key, record.text.as_deref().unwrap_or("-"))
+    };
+    expect![[r#"
+        tap:run:5:run-1 run-1 2 HTTP events (11 bytes of bodies) of this connection passed and were not recorded: overflow
+        tap:run:5:run-2 run-2 1 HTTP events (1000 bytes of bodies) of this connection or 1 that look alike passed and were not recorded: overflow
+        tap:run:5:run-3 run-3 2 HTTP events (1100 bytes of bodies) of this connection or 1 that look alike passed and were not recorded: overflow
+        tap:run:5 run 1 HTTP events (10000 bytes of bodies) passed and were not recorded: overflow
+    "#]]
+    .assert_eq(&run.records.iter().map(shown).collect::<String>());
+    let ids: std::collections::BTreeSet<_> = run.records.iter().map(|record| record.event_id).collect();
+    assert_eq!(ids.len(), run.records.len());
+}
+
+#[test]
+fn a_gap_names_no_more_than_it_may() {
+    let sender = |number: u64| Sender::of_session(&number.to_le_bytes());
+    let mut gap = Gap::one(1, 0, GapReason::Overflow, Whose::Exchange(0, sender(0)));
+    (1..10_000).for_each(|number| {
+        gap.add(Gap::one(1, 0, GapReason::Overflow, Whose::Exchange(number, sender(number))));
+    });
+    assert_eq!((gap.events, gap.whose.len()), (10_000, 2_048));
+    // What it has no room for is still counted where its sender is known.
+    gap.add(Gap::one(1, 0, GapReason::Overflow, Whose::Exchange(20_000, sender(1_500))));
+    assert_eq!(gap.whose[&Whose::Sender(sender(1_500))], Counts { events: 2, bytes: 2 });
 }
 
 #[test]
@@ -245,7 +322,7 @@ fn what_is_held_back_is_bounded() {
     for number in 0..EXCHANGES_MAX as u64 + 10 {
         let what =
             What::ResponseHead { status: 200, version: Version::HTTP_11, headers: HeaderMap::new(), rewritten: None };
-        run.event(Event::Exchange { number, is_after_loss: false, what });
+        run.event(event(number, what));
     }
     assert_eq!(run.decoding.bodies.len(), EXCHANGES_MAX);
 }

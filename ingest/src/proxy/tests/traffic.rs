@@ -552,6 +552,32 @@ impl Record<Observation> for FailUntil {
 }
 
 #[tokio::test]
+async fn what_cannot_be_recorded_before_the_end_is_counted_in_a_gap() {
+    let (listener, url) = server().await;
+    let (sender, mut observations) = mpsc::unbounded_channel();
+    let (fails, failed) = (Arc::new(Mutex::new(true)), Arc::new(Notify::new()));
+    let recorder = FailUntil(fails, Arc::clone(&failed), Collect(sender));
+    let proxy = Running::start(&url, recorder, |options| options.drain_timeout = Duration::from_millis(200)).await;
+    let mut client = proxy.connect().await;
+    client.write_all(post(proxy.address, "", "{}").as_bytes()).await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    read_until(&mut stream, "{}").await;
+    // The request is with the recorder now; its answer waits behind it.
+    failed.notified().await;
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbody").await.unwrap();
+    read_until(&mut client, "body").await;
+    let outcome = proxy.stop().await;
+    assert!(outcome.drained);
+    assert_eq!((outcome.passed, outcome.recorded), (Counts { events: 4, bytes: 6 }, Counts::default()));
+    let shown = shown(&mut observations);
+    assert!(shown.starts_with("started\n") && shown.contains("stopped\n"), "{shown}");
+    assert_eq!(shown.matches("gap ").count(), shown.matches(" stopped\n").count(), "{shown}");
+    let events: u64 =
+        shown.lines().filter_map(|line| line.strip_prefix("gap ")?.split(' ').next()?.parse::<u64>().ok()).sum();
+    assert_eq!(events, 4, "{shown}");
+}
+
+#[tokio::test]
 async fn block_lets_nothing_pass_while_recording_fails() {
     let (listener, url) = server().await;
     let (sender, mut observations) = mpsc::unbounded_channel();

@@ -1,7 +1,7 @@
 //! What `threadline tap --upstream` saw, as records: the exchanges of one run, its start and end, and gaps.
 //!
 //! Delivery key: `tap:<run>:<sequence>`, so an observation that is sent twice is one record; bytes of a body that were held
-//! back until then have `tap:<run>:<sequence>:<exchange>`. Decode each observation once and keep the records for a retry:
+//! back until then have `tap:<run>:<sequence>:<exchange>`, gaps of a connection `tap:<run>:<sequence>:<connection>`. Decode each observation once and keep the records for a retry:
 //! pairing is stateful.
 
 use super::{DECODER, Event, HttpDecoder, Seen};
@@ -30,6 +30,10 @@ pub struct At {
 /// Events that passed and were not recorded.
 #[derive(Debug, Clone, Copy)]
 pub struct ProxyGap<'a> {
+    /// Whose they were; `None` when that is not known.
+    pub connection: Option<&'a str>,
+    /// How many other connections look alike, so that the events may have been theirs.
+    pub alike: usize,
     /// How many: requests, response heads, chunks, ends.
     pub events: u64,
     /// How many bytes of bodies were in them.
@@ -120,13 +124,26 @@ impl ProxyDecoder {
 
     /// Events passed that could not be recorded.
     pub fn gap(&self, context: &Context<'_>, at: At, gap: ProxyGap<'_>) -> Record {
-        let mut record = self.own(context, at, Kind::Gap, "gap");
+        let delivery_key = match gap.connection {
+            Some(connection) => format!("{}:{connection}", self.delivery_key(at)),
+            None => self.delivery_key(at),
+        };
+        let mut record = self.own_keyed(context, at, Kind::Gap, "gap", &delivery_key);
+        if let Some(connection) = gap.connection {
+            record.connection_id = Some(connection.into());
+        }
         record.duration_nano = gap.to_unix_nano.checked_sub(gap.from_unix_nano);
         record.set_time(Some(gap.from_unix_nano), context.observed_time_unix_us);
         record.error_type = Some(gap.reason.into());
         let (events, bytes, reason) = (gap.events, gap.bytes, gap.reason);
-        record.text =
-            Some(format!("{events} HTTP events ({bytes} bytes of bodies) passed and were not recorded: {reason}"));
+        let whose = match (gap.connection, gap.alike) {
+            (None, _) => String::new(),
+            (Some(_), 0) => " of this connection".into(),
+            (Some(_), alike) => format!(" of this connection or {alike} that look alike"),
+        };
+        record.text = Some(format!(
+            "{events} HTTP events ({bytes} bytes of bodies){whose} passed and were not recorded: {reason}"
+        ));
         let mut attributes = Attributes::default();
         attributes.number("events", events);
         attributes.number("bytes", bytes);
@@ -138,8 +155,11 @@ impl ProxyDecoder {
     }
 
     fn own(&self, context: &Context<'_>, at: At, kind: Kind, name: &str) -> Record {
-        let key = self.delivery_key(at);
-        let line = Line { bytes: b"", file: None, number: sequence(at), delivery_key: &key };
+        self.own_keyed(context, at, kind, name, &self.delivery_key(at))
+    }
+
+    fn own_keyed(&self, context: &Context<'_>, at: At, kind: Kind, name: &str, delivery_key: &str) -> Record {
+        let line = Line { bytes: b"", file: None, number: sequence(at), delivery_key };
         let mut record = Parts::new(context, line, DECODER).begin(kind);
         record.set_time(Some(at.time_unix_nano), context.observed_time_unix_us);
         record.source_kind = SourceKind::Wire;

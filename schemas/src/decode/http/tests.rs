@@ -163,7 +163,8 @@ fn after_lost_events_reading_goes_on_with_the_next_message() {
 fn what_the_proxy_says_of_itself() {
     let mut run = Run::new();
     let started = run.decoder.started(&context(), run.at, "https://mcp.example/mcp", "127.0.0.1:9000");
-    let gap = ProxyGap { events: 3, bytes: 40, from_unix_nano: 1, to_unix_nano: 2, reason: "overflow" };
+    let (connection, reason) = (None, "overflow");
+    let gap = ProxyGap { connection, alike: 0, events: 3, bytes: 40, from_unix_nano: 1, to_unix_nano: 2, reason };
     let gap = run.decoder.gap(&context(), run.at, gap);
     let stopped = run.decoder.stopped(&context(), run.at);
     run.show(&[started, gap, stopped]).check(expect![[r#"
