@@ -59,7 +59,9 @@ fn authority(reading: &mut Reading<'_>) {
 /// One event for choice, decision and outcome of a call.
 fn tool_call(reading: &mut Reading<'_>) {
     reading.record.server_name = reading.take(&["mcp_server_name"]);
-    reading.record.tool_name = reading.take(&["function_name"]);
+    let name = reading.take(&["function_name"]);
+    let server = reading.record.server_name.as_deref();
+    reading.record.tool_name = name.map(|name| server.map_or(&*name, |server| without_server(&name, server)).into());
     reading.take_arguments(&["function_args"]);
     reading.record.tool_is_error = reading.success("success").map(|success| !success);
     reading.record.error_type = reading.take(&["error_type"]).or(reading.record.error_type.take());
@@ -78,6 +80,15 @@ fn tool_call(reading: &mut Reading<'_>) {
         reading.record.outcome = Some(Outcome::Denied);
         reading.record.tool_is_error = None;
     }
+}
+
+/// The tool's own name: the agent puts that of the server before it, in a form that its releases changed.
+fn without_server<'a>(name: &'a str, server: &str) -> &'a str {
+    let forms = [("mcp__", "__"), ("mcp_", "_"), ("", "__")];
+    let tool = forms.iter().find_map(|(before, after)| {
+        name.strip_prefix(before)?.strip_prefix(server)?.strip_prefix(after).filter(|tool| !tool.is_empty())
+    });
+    tool.unwrap_or(name)
 }
 
 fn verdict(reading: &mut Reading<'_>) {

@@ -259,6 +259,18 @@ fn older_libraries_report_message_by_message() {
 }
 
 #[test]
+fn gemini_cli_names_tools_with_their_server() {
+    let names =
+        ["orders__refund", "mcp__orders__refund", "mcp_orders_refund", "refund", "orders_refund", "mcp_orders_"];
+    let tool = |name: &str| {
+        let attributes = format!("event.name=gemini_cli.tool_call\nfunction_name={name}\nmcp_server_name=orders");
+        let records = log("gemini-cli", "gemini-cli", r#"{"stringValue":"body"}"#, &attributes);
+        records[0].tool_name.clone().unwrap_or_default()
+    };
+    expect!["refund refund refund refund orders_refund mcp_orders_"].assert_eq(&names.map(tool).join(" "));
+}
+
+#[test]
 fn gemini_cli_by_its_documentation() {
     let event =
         |text: &str| log("gemini-cli", "gemini-cli", r#"{"stringValue":"body"}"#, &format!("session.id=c1\n{text}"));
