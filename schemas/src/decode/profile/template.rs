@@ -321,12 +321,17 @@ fn postgres(text: &str) -> Vec<Token> {
     tokens
 }
 
-/// What a variable of `log_line_prefix` takes, beyond the default: times hold spaces.
+/// What a variable of `log_line_prefix` takes, beyond the default: times hold spaces, and so do the
+/// names that drivers and tools give themselves; such a name ends before the first thing that reads as a level.
+/// A user has no colon in it, so that the message of a line without the optional part is not read as one.
 const POSTGRES_EXPRESSIONS: &[(&str, &str)] = &[
     ("log_time", r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? \S+"),
     ("session_start_time", r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+"),
     ("process_id", r"\d+"),
     ("command_tag", r"[A-Z ]*?"),
+    ("user_name", r"[^@:]*?"),
+    ("application_name", r".*?"),
+    ("backend_type", r".*?"),
 ];
 
 #[cfg(test)]
@@ -394,5 +399,17 @@ mod tests {
             .assert_eq(&read("2026-03-02 08:00:00.123 UTC [7] app@shop LOG:  statement: SELECT 1\n\tFROM x"));
         expect![[r#"{"log_time":"2026-03-02 08:00:00.123 UTC","process_id":"7","level":"LOG","message":"checkpoint starting"}"#]]
             .assert_eq(&read("2026-03-02 08:00:00.123 UTC [7] LOG:  checkpoint starting"));
+        let template = Template::compile(Dialect::Postgres, "%m [%p] %q%u@%d/%a ", &[]).unwrap();
+        let name = |line: &str| {
+            let entry = template.read(&format!("2026-03-02 08:00:00.123 UTC [7] app@shop/{line}")).unwrap();
+            let said = |name: &str| entry.root.str_at(name).unwrap_or("-").to_string();
+            format!("{} | {} | {}", said("application_name"), said("level"), said("message"))
+        };
+        expect!["PostgreSQL JDBC Driver | LOG | statement: select 'a ERROR:  b'"]
+            .assert_eq(&name("PostgreSQL JDBC Driver LOG:  statement: select 'a ERROR:  b'"));
+        expect!["pgAdmin 4 - DB:shop | ERROR | boom"].assert_eq(&name("pgAdmin 4 - DB:shop ERROR:  boom"));
+        expect!["- | LOG | x"].assert_eq(&name(" LOG:  x"));
+        let entry = template.read("2026-03-02 08:00:00.123 UTC [7] LOG:  sent to a@b/c with ERROR: d").unwrap();
+        assert_eq!(entry.root.str_at("message"), Some("sent to a@b/c with ERROR: d"));
     }
 }
