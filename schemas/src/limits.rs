@@ -77,6 +77,8 @@ pub mod mcp {
     pub const TOOLS_MAX: usize = 4_096;
     /// Bytes of what is remembered of them per connection.
     pub const TOOLS_BYTES_MAX: usize = 4 << 20;
+    /// Lists of tools whose next page may be asked for.
+    pub const LISTS_MAX: usize = 64;
     /// Longer tool names are not followed.
     pub const TOOL_NAME_BYTES_MAX: usize = 256;
     /// Arguments of a tool that are compared with headers.
@@ -97,7 +99,8 @@ pub mod http {
     pub const EXCHANGES_MAX: usize = 4096;
     /// Connections whose state is kept.
     pub const CONNECTIONS_MAX: usize = 4096;
-    /// Bytes of all their states: requests that wait, tools, tasks. Beyond, the connection with most forgets them.
+    /// Bytes of all their states, and of what is known for all of them: requests that wait, tools, tasks. Beyond, what
+    /// holds most is forgotten.
     pub const REMEMBERED_BYTES_MAX: usize = 64 << 20;
     /// Bytes held of one body.
     pub const BODY_BYTES_MAX: usize = 16 << 20;
@@ -109,6 +112,8 @@ pub mod http {
     pub const ID_STEP_MAX: i64 = 8;
     /// Ids that are remembered per connection without a session id.
     pub const RECENT_MAX: usize = 32;
+    /// Endpoints, by credential, whose tools are known for all connections without sessions.
+    pub const INVENTORIES_MAX: usize = 64;
     /// Connections without a session id that are remembered.
     pub const GROUPS_MAX: usize = 256;
     /// Clients that may be known as several; with more, every exchange stands alone.

@@ -26,12 +26,15 @@
 //! 2024-11-05 the stream's `endpoint` event does, and responses come in that stream, not in that of the request; without
 //! either see [`sessionless`]. Connection id: `<scope>-<n>`.
 //!
+//! The tools that a server without sessions lists are known for all its connections ([`inventories`]).
+//!
 //! Bounds: [`EXCHANGES_MAX`] open exchanges, [`CONNECTIONS_MAX`] connections (oldest dropped), which remember
 //! [`REMEMBERED_BYTES_MAX`] together,
 //! [`BODY_BYTES_MAX`] held per body and [`HELD_BYTES_MAX`] in all (then `rejected`, and the rest of that body `log`).
 
 mod exchange;
 mod headers;
+mod inventories;
 pub mod proxy;
 mod sessionless;
 mod sse;
@@ -40,6 +43,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::exchange::{Body, Exchange, Unread};
 pub use self::headers::Headers;
+use self::inventories::{Inventories, Scope};
 use self::sessionless::{Sender, Sessionless};
 use super::mcp::parts::{Attributes, Parts};
 use super::mcp::pending::Asked;
@@ -74,6 +78,7 @@ pub struct HttpDecoder {
     /// Path and query that an `endpoint` event named -> connection.
     endpoints: HashMap<String, u64>,
     sessionless: Sessionless,
+    inventories: Inventories,
     /// By the number that the recorder gave.
     exchanges: BTreeMap<i64, Exchange>,
     held: usize,
@@ -173,6 +178,7 @@ impl HttpDecoder {
             sessions: HashMap::new(),
             endpoints: HashMap::new(),
             sessionless: Sessionless::default(),
+            inventories: Inventories::default(),
             exchanges: BTreeMap::new(),
             held: 0,
         }
@@ -228,7 +234,11 @@ impl HttpDecoder {
         request.client.into_iter().for_each(|client| transport.notes.text("client.address", client));
         transport.notes.said(request.notes);
         let frame = seen.frame(body.unwrap_or_default(), Direction::ClientToServer);
+        let is_stateless = exchange.is_stateless == Some(true) && !self.decoder(connection).has_session();
+        exchange.scope = Scope::of(headers, path).filter(|_| is_stateless);
+        let shared = exchange.scope.map(|scope| self.inventories.take(scope));
         let decoder = self.decoder(connection);
+        decoder.lend(shared);
         match (&parsed, request.cut) {
             (Some(parsed), _) if !is_foreign(parsed) => {
                 if let Ok(parsed) = parsed {
@@ -254,6 +264,7 @@ impl HttpDecoder {
                 parts.push(record);
             }
         }
+        self.take_back(connection, exchange.scope);
         if let Some(first) = parts.first() {
             let (name, id) = (first.name.clone().unwrap_or_default(), first.rpc_id.clone().unwrap_or_default());
             exchange.asked = Some(Asked::of(first, &name, &id, seen.time_unix_nano, None));
@@ -460,7 +471,7 @@ impl HttpDecoder {
     /// A message that the server sent in the response of this exchange.
     fn response_message(&mut self, parts: &mut Parts<'_>, seen: Seen, message: &[u8], notes: Attributes) {
         let Some(exchange) = self.exchanges.get(&seen.exchange) else { return };
-        let connection = exchange.connection;
+        let (connection, scope) = (exchange.connection, exchange.scope);
         let is_failure = exchange.is_failure();
         let transport = Transport { notes, ..exchange.transport() };
         let parsed = json::parse(message);
@@ -477,8 +488,18 @@ impl HttpDecoder {
             return parts.set_text(String::from_utf8_lossy(message).into_owned());
         }
         let frame = seen.frame(message, Direction::ServerToClient);
-        self.decoder(connection).message(parts, &frame, &parsed, &transport);
+        let shared = scope.map(|scope| self.inventories.take(scope));
+        let decoder = self.decoder(connection);
+        decoder.lend(shared);
+        decoder.message(parts, &frame, &parsed, &transport);
+        self.take_back(connection, scope);
         self.learn_server(connection);
+    }
+
+    /// The inventory that a connection was lent goes back to the others.
+    fn take_back(&mut self, connection: u64, scope: Option<Scope>) {
+        let shared = self.decoder(connection).give_back();
+        scope.zip(shared).into_iter().for_each(|(scope, shared)| self.inventories.put(scope, shared));
     }
 
     /// The record of a request's end when no message answered it.
@@ -604,7 +625,7 @@ impl HttpDecoder {
         &mut self.connections.entry(number).or_insert_with(fresh).decoder
     }
 
-    /// Brings the sum up to date. Beyond its bound the connection that remembers most forgets it, so that one that fills
+    /// Brings the sum up to date. Beyond its bound what remembers most forgets it, so that one that fills
     /// its state costs no other.
     fn charge(&mut self) {
         while let Some(number) = self.touched.pop_first() {
@@ -613,11 +634,23 @@ impl HttpDecoder {
             self.remembered = self.remembered - connection.charged + is;
             connection.charged = is;
         }
-        while self.remembered > REMEMBERED_BYTES_MAX {
-            let Some(most) = self.connections.values_mut().max_by_key(|connection| connection.charged) else { return };
-            most.decoder.forget();
-            self.remembered -= std::mem::take(&mut most.charged);
+        while self.remembered() > REMEMBERED_BYTES_MAX {
+            let connection = self.connections.values_mut().max_by_key(|connection| connection.charged);
+            let charged = connection.as_ref().map_or(0, |connection| connection.charged);
+            match (connection, self.inventories.largest()) {
+                (_, Some(inventory)) if inventory.bytes() > charged => inventory.forget(),
+                (Some(most), _) => {
+                    most.decoder.forget();
+                    self.remembered -= std::mem::take(&mut most.charged);
+                }
+                _ => return,
+            }
         }
+    }
+
+    /// Bytes of what is remembered of connections and servers.
+    fn remembered(&self) -> usize {
+        self.remembered + self.inventories.bytes()
     }
 
     fn bind_session(&mut self, session: &str, number: u64, host: Option<&str>) {

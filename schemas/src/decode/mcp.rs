@@ -43,7 +43,7 @@ mod task;
 
 use sha2::{Digest, Sha256};
 
-use self::inventory::{InForce, Inventory, Mirrored};
+use self::inventory::{InForce, Inventory, Mirrored, Told};
 use self::message::{Message, Shape, exact_text};
 use self::parts::{Attributes, Parts};
 use self::pending::{Asked, Pending};
@@ -99,7 +99,7 @@ pub struct McpDecoder {
     connection_id: String,
     session: Option<Key>,
     pending: Pending,
-    inventory: Inventory,
+    told: Told,
     tasks: Tasks,
 }
 
@@ -116,7 +116,7 @@ impl McpDecoder {
             connection_id: connection_id.into(),
             session: None,
             pending: Pending::default(),
-            inventory: Inventory::default(),
+            told: Told::default(),
             tasks: Tasks::default(),
         }
     }
@@ -149,13 +149,13 @@ impl McpDecoder {
 
     /// Bytes of what is remembered for messages to come; names are bounded by their number.
     pub(crate) fn remembered(&self) -> usize {
-        self.pending.bytes() + self.inventory.bytes() + self.tasks.bytes()
+        self.pending.bytes() + self.told.bytes() + self.tasks.bytes()
     }
 
     /// Forgets that: responses to what waited are unpaired, and which definitions are in force is not known.
     pub(crate) fn forget(&mut self) {
         self.pending.forget();
-        self.inventory = Inventory::default();
+        self.told.forget();
         self.tasks = Tasks::default();
     }
 
@@ -180,7 +180,17 @@ impl McpDecoder {
 
     /// Arguments of a tool that travel in HTTP headers too, by the definition in force.
     pub(crate) fn mirrored(&self, tool: &str) -> &[Mirrored] {
-        self.inventory.mirrored(tool)
+        self.told.mirrored(tool)
+    }
+
+    /// For the messages until [`Self::give_back`], what connections were told that are told the same as this one.
+    pub(crate) fn lend(&mut self, shared: Option<Inventory>) {
+        self.told.lend(shared);
+    }
+
+    /// What was lent.
+    pub(crate) fn give_back(&mut self) -> Option<Inventory> {
+        self.told.give_back()
     }
 
     /// The records of a parsed message or batch.
@@ -260,7 +270,7 @@ impl McpDecoder {
         }
         match method {
             "tools/call" => self.definition_in_force(&mut record, &mut attributes),
-            "tools/list" if params.get("cursor").is_none() => self.inventory.begin(),
+            "tools/list" => self.told.ask(params.str_at("cursor")),
             _ => {}
         }
         let has_column: &[&str] = if method == "tools/call" { &["name", "arguments"] } else { &["arguments"] };
@@ -288,7 +298,11 @@ impl McpDecoder {
 
     /// Which definition of its tool the client was told last.
     fn definition_in_force(&self, record: &mut Record, attributes: &mut Attributes) {
-        match self.inventory.in_force(record.tool_name.as_deref().unwrap_or_default()) {
+        let (in_force, is_shared) = self.told.in_force(record.tool_name.as_deref().unwrap_or_default());
+        if is_shared && in_force != InForce::Unknown {
+            attributes.put("threadline.definition_shared", Json::Bool(true));
+        }
+        match in_force {
             InForce::Listed { digest, is_stale } => {
                 record.add_key(Key::new(KeyKind::Definition, digest));
                 record.definition_digest = Some(digest.into());
@@ -297,7 +311,7 @@ impl McpDecoder {
                 }
             }
             InForce::NotListed => attributes.put("threadline.tool_not_listed", Json::Bool(true)),
-            InForce::Unknown => {}
+            InForce::Unknown => attributes.put("threadline.definition_not_seen", Json::Bool(true)),
         }
     }
 
@@ -340,7 +354,7 @@ impl McpDecoder {
         record.text = content::of_params(method, params);
         self.ids_of(&mut record, frame.direction, method, params, transport);
         match method {
-            "notifications/tools/list_changed" => self.inventory.announce(),
+            "notifications/tools/list_changed" => self.told.announce(),
             "notifications/tasks/status" | "notifications/tasks" => self.task_status(&mut record, params),
             _ => {}
         }

@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::inventories::Scope;
 use super::{Headers, sse};
 use crate::decode::mcp::Transport;
 use crate::decode::mcp::parts::Attributes;
@@ -22,6 +23,8 @@ pub(super) struct Exchange {
     pub(super) is_auth: bool,
     /// Whether `Mcp-Protocol-Version` names a revision without sessions, where it names one.
     pub(super) is_stateless: Option<bool>,
+    /// Whose tools its messages are about, where no session is.
+    pub(super) scope: Option<Scope>,
     /// What its request was, for the lines that follow.
     pub(super) asked: Option<Asked>,
     pub(super) body: Body,
@@ -59,6 +62,7 @@ impl Exchange {
             answers_elsewhere: false,
             is_auth: false,
             is_stateless: None,
+            scope: None,
             asked: None,
             body: Body::Other,
             unread: None,

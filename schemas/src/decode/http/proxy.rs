@@ -56,7 +56,7 @@ impl ProxyDecoder {
     /// Bytes of what connections remember.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> usize {
-        self.exchanges.remembered
+        self.exchanges.remembered()
     }
 
     /// Something was seen of an exchange; `raw` are the bytes that the record keeps.

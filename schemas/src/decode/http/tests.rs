@@ -1,9 +1,11 @@
 //! What only live exchanges show: failures, revisions, lost events, the transport of 2024-11-05, the proxy's own records.
 
+use super::inventories::{Inventories, Scope};
 use super::proxy::{At, ProxyDecoder, ProxyGap};
 use super::*;
 use crate::decode::mcp::inventory::Mirrored;
 use crate::decode::tests::context;
+use crate::limits::http::INVENTORIES_MAX;
 use expect_test::{Expect, expect};
 use sha2::{Digest, Sha256};
 
@@ -89,12 +91,12 @@ fn a_server_that_cannot_be_reached_is_the_end_of_its_requests() {
         .see(4, Event::Failure { reason: "refused_host", status: Some(421), is_refusal: true })
         .see(9, failed("upstream_closed", None))
         .check(expect![[r#"
-            0 call tools/call status=- outcome=- error=- run-1 rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+            0 call tools/call status=- outcome=- error=- run-1 rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
             1 result tools/call status=502 outcome=error error=upstream_connect run-1 rpc:run-1:client/1 
-            2 call tools/call status=- outcome=- error=- run-2 mcp-session:orders/s,rpc:run-2:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+            2 call tools/call status=- outcome=- error=- run-2 mcp-session:orders/s,rpc:run-2:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
             3 log http response-head status=200 outcome=- error=- run-2 mcp-session:orders/s,rpc:run-2:client/1 {"http.content-type":"text/event-stream"}
             4 log http failure status=200 outcome=error error=upstream_closed run-2 mcp-session:orders/s,rpc:run-2:client/1 {"threadline.failure":"upstream_closed","threadline.unanswered":["1"]}
-            5 call tools/call status=- outcome=- error=- run-3 rpc:run-3:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+            5 call tools/call status=- outcome=- error=- run-3 rpc:run-3:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
             6 log http response-head status=200 outcome=- error=- run-3 rpc:run-3:client/1 {"http.content-type":"text/event-stream"}
             7 result tools/call status=200 outcome=error error=upstream_closed run-3 rpc:run-3:client/1 
             8 connection GET status=- outcome=- error=- run-4  {"http.request.method":"GET","url.path":"/mcp"}
@@ -111,9 +113,9 @@ fn a_disconnect_is_a_cancel_since_2026_07_28_only() {
         .post(2, "/mcp", &[("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/call"), ("mcp-name", "x")], CALL)
         .see(2, Event::ClientDisconnect)
         .check(expect![[r#"
-            0 call tools/call status=- outcome=- error=- run-1 rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp","mcp.protocol.version":"2025-11-25"}
+            0 call tools/call status=- outcome=- error=- run-1 rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp","mcp.protocol.version":"2025-11-25","threadline.definition_not_seen":true}
             1 log http client-disconnect status=client-disconnect outcome=- error=- run-1 rpc:run-1:client/1 {"threadline.unanswered":["1"]}
-            2 call tools/call status=- outcome=- error=- run-2 rpc:run-2:client/1 {"http.request.method":"POST","url.path":"/mcp","mcp.protocol.version":"2026-07-28"}
+            2 call tools/call status=- outcome=- error=- run-2 rpc:run-2:client/1 {"http.request.method":"POST","url.path":"/mcp","mcp.protocol.version":"2026-07-28","threadline.definition_not_seen":true}
             3 notification client-disconnect status=client-disconnect outcome=cancelled error=- run-2 rpc:run-2:client/1 
         "#]]);
 }
@@ -134,7 +136,7 @@ fn the_transport_of_2024_answers_in_another_stream() {
             0 connection GET status=- outcome=- error=- run-1  {"http.request.method":"GET","url.path":"/sse"}
             1 log http response-head status=200 outcome=- error=- run-1  {"http.content-type":"text/event-stream"}
             2 log http endpoint status=200 outcome=- error=- run-1 mcp-session:orders/abc {"sse.event":"endpoint"}
-            3 call tools/call status=- outcome=- error=- run-1 mcp-session:orders/abc,rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/messages/?session_id=abc"}
+            3 call tools/call status=- outcome=- error=- run-1 mcp-session:orders/abc,rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/messages/?session_id=abc","threadline.definition_not_seen":true}
             4 log http response-head status=202 outcome=- error=- run-1 mcp-session:orders/abc,rpc:run-1:client/1 
             5 log http body-chunk status=202 outcome=- error=- run-1 mcp-session:orders/abc,rpc:run-1:client/1 
             6 log http end status=202 outcome=- error=- run-1 mcp-session:orders/abc,rpc:run-1:client/1 {"threadline.unanswered":["1"]}
@@ -150,7 +152,7 @@ fn after_lost_events_reading_goes_on_with_the_next_message() {
     run.decoder.lost(1);
     run.see(1, Event::BodyChunk(b"...}\n\n")).see(1, Event::BodyChunk(ANSWER)).see(1, Event::End);
     run.check(expect![[r#"
-        0 call tools/call status=- outcome=- error=- run-1 rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+        0 call tools/call status=- outcome=- error=- run-1 rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
         1 log http response-head status=200 outcome=- error=- run-1 rpc:run-1:client/1 {"http.content-type":"text/event-stream"}
         2 log http body-chunk status=200 outcome=- error=- run-1 rpc:run-1:client/1 
         3 log http body-chunk status=200 outcome=- error=- run-1 rpc:run-1:client/1 
@@ -245,7 +247,7 @@ fn where_a_stream_may_be_resumed_is_known_from_the_start() {
     run.see(2, Event::Request(request)).head(2, 200, &[SSE]);
     run.see(2, Event::BodyChunk(b"id: e-1\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"content\":[]}}\n\n"));
     run.check(expect![[r#"
-        0 call tools/call status=- outcome=- error=- run-1 mcp-session:orders/s,rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+        0 call tools/call status=- outcome=- error=- run-1 mcp-session:orders/s,rpc:run-1:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
         1 log http response-head status=200 outcome=- error=- run-1 mcp-session:orders/s,rpc:run-1:client/1 {"http.content-type":"text/event-stream"}
         2 log http body-chunk status=200 outcome=- error=- run-1 mcp-session:orders/s,rpc:run-1:client/1 {"sse.id":"e-0"}
         3 log http failure status=200 outcome=error error=upstream_closed run-1 mcp-session:orders/s,rpc:run-1:client/1 {"threadline.failure":"upstream_closed","threadline.unanswered":["1"]}
@@ -374,6 +376,137 @@ fn what_a_definition_mirrors_is_compared_with_the_headers_of_the_call() {
     let call = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"x","arguments":{"region":"eu"}}}"#;
     run.post(2, "/mcp", &fields, call);
     assert!(run.shown.contains(r#""threadline.header_mismatch":["mcp-param-region"]"#), "{}", run.shown);
+}
+
+/// Exchanges of clients that look alike, with what they are told about the tool `x`.
+struct Clients {
+    run: Run,
+    exchange: u64,
+    fields: Vec<(&'static str, &'static str)>,
+}
+
+impl Clients {
+    fn new(fields: &[(&'static str, &'static str)]) -> Self {
+        Clients { run: Run::new(), exchange: 0, fields: fields.to_vec() }
+    }
+
+    fn list(&mut self, id: i64, description: &str) -> &mut Self {
+        self.exchange += 1;
+        let ask = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/list"}}"#);
+        let schema = r#"{"properties":{"region":{"type":"string","x-mcp-header":"Region"}}}"#;
+        let tool = format!(r#"{{"name":"x","description":"{description}","inputSchema":{schema}}}"#);
+        let told = format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{\"tools\":[{tool}]}}}}\n\n");
+        let fields: Vec<_> = self.fields.iter().copied().chain([("mcp-method", "tools/list")]).collect();
+        self.run.post(self.exchange, "/mcp", &fields, &ask).head(self.exchange, 200, &[SSE]);
+        self.run.see(self.exchange, Event::BodyChunk(told.as_bytes())).see(self.exchange, Event::End);
+        self
+    }
+
+    fn call(&mut self, id: i64) -> &mut Self {
+        self.exchange += 1;
+        let call = format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"x","arguments":{{"region":"eu"}}}}}}"#
+        );
+        let more = [("mcp-method", "tools/call"), ("mcp-name", "x"), ("mcp-param-region", "us")];
+        let fields: Vec<_> = self.fields.iter().copied().chain(more).collect();
+        self.run.post(self.exchange, "/mcp", &fields, &call);
+        self
+    }
+
+    /// Connection, definition and notes of each call and finding.
+    fn told(&mut self) -> String {
+        let told = |line: &str| {
+            let (connection, keys) = line.split_once("run-")?.1.split_once(' ')?;
+            let definition = keys.split_once("definition:").map_or("-", |(_, digest)| &digest[..6]);
+            let noted = ["shared", "not_seen", "mcp-param-region"].into_iter().filter(|note| line.contains(note));
+            let kind = line.split(' ').nth(1).filter(|kind| matches!(*kind, "call" | "finding"))?;
+            Some(format!("{connection} {kind} {definition} {}\n", noted.collect::<Vec<_>>().join(",")))
+        };
+        std::mem::take(&mut self.run.shown).lines().filter_map(told).collect()
+    }
+}
+
+const MODERN: (&str, &str) = ("mcp-protocol-version", "2026-07-28");
+
+#[test]
+fn without_sessions_what_a_server_lists_is_known_for_all_its_connections() {
+    let mut clients = Clients::new(&[MODERN]);
+    // Two clients at once: nothing says whose an exchange is.
+    clients.list(1, "one").list(1, "one").call(2).call(2).call(3).call(3);
+    expect![[r#"
+        3 call 87b550 shared,mcp-param-region
+        4 call 87b550 shared,mcp-param-region
+        5 call 87b550 shared,mcp-param-region
+        6 call 87b550 shared,mcp-param-region
+    "#]]
+    .assert_eq(&clients.told());
+    // A list that another client is given says what is in force, and that it is another.
+    clients.list(4, "two").call(5);
+    expect![[r#"
+        7 finding e03ec5 
+        8 call e03ec5 shared,mcp-param-region
+    "#]]
+    .assert_eq(&clients.told());
+    // Not under another credential, nor at another endpoint's, nor where the credential is not known.
+    for credential in ["Bearer other", "REDACTED"] {
+        clients.fields = vec![MODERN, ("authorization", credential)];
+        clients.call(7);
+    }
+    expect![[r#"
+        9 call - not_seen
+        10 call - not_seen
+    "#]]
+    .assert_eq(&clients.told());
+}
+
+#[test]
+fn what_a_connection_was_told_itself_counts_before_what_others_were_told() {
+    let mut clients = Clients::new(&[MODERN, ("user-agent", "a")]);
+    clients.list(1, "one");
+    clients.fields[1].1 = "b";
+    clients.call(1).list(2, "two").call(3);
+    clients.fields[1].1 = "a";
+    clients.call(2);
+    expect![[r#"
+        2 call 87b550 shared,mcp-param-region
+        2 finding e03ec5 
+        2 call e03ec5 mcp-param-region
+        1 call 87b550 mcp-param-region
+    "#]]
+    .assert_eq(&clients.told());
+}
+
+#[test]
+fn with_sessions_each_is_told_on_its_own() {
+    let mut clients = Clients::new(&[("mcp-protocol-version", "2025-11-25"), ("mcp-session-id", "s1")]);
+    clients.list(1, "one").call(2);
+    clients.fields[1].1 = "s2";
+    clients.call(2).list(3, "two").call(4);
+    expect![[r#"
+        1 call 87b550 
+        2 call - not_seen
+        2 call e03ec5 
+    "#]]
+    .assert_eq(&clients.told());
+}
+
+#[test]
+fn inventories_of_servers_are_bounded() {
+    let mut inventories = Inventories::default();
+    let scope = |number: usize| Scope::of(&Headers::default(), &number.to_string()).unwrap();
+    for number in 0..2 * INVENTORIES_MAX {
+        // Callers that list nothing take no room from the first one.
+        let unused = inventories.take(scope(number + 1_000));
+        inventories.put(scope(number + 1_000), unused);
+        let mut inventory = inventories.take(scope(number));
+        inventory.ask(None);
+        inventories.put(scope(number), inventory);
+        let first = inventories.take(scope(0));
+        assert_eq!(first.begun(), 1);
+        inventories.put(scope(0), first);
+    }
+    assert_eq!(inventories.len(), INVENTORIES_MAX);
+    assert!(inventories.take(scope(1)).is_empty());
 }
 
 #[test]

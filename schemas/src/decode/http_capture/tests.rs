@@ -78,12 +78,12 @@ fn a_body_may_come_in_pieces() {
             line(2, "end", ""),
         ],
         expect![[r#"
-            1 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+            1 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
             2 log http response-head status=200 outcome=- connection=f-1 rpc:f-1:client/1 {"http.content-type":"application/json"}
             3 log http body-chunk status=200 outcome=- connection=f-1 rpc:f-1:client/1 
             4 result tools/call status=200 outcome=ok connection=f-1 rpc:f-1:client/1 
             5 log http end status=200 outcome=- connection=f-1 rpc:f-1:client/1 
-            6 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/2 {"http.request.method":"POST","url.path":"/mcp"}
+            6 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/2 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
             7 log http response-head status=200 outcome=- connection=f-1 rpc:f-1:client/2 {"http.content-type":"application/json"}
             8 log http body-chunk status=200 outcome=- connection=f-1 rpc:f-1:client/2 
             9 result tools/call status=200 outcome=ok connection=f-1 rpc:f-1:client/2 
@@ -98,7 +98,7 @@ fn a_stream_brings_several_messages_and_its_priming_event_none() {
     check(
         &[post(1, JSON, &call(1)), head(1, 200, SSE), chunk(1, &events), chunk(1, "\r\n\r\n"), line(1, "end", "")],
         expect![[r#"
-            1 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+            1 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
             2 log http response-head status=200 outcome=- connection=f-1 rpc:f-1:client/1 {"http.content-type":"text/event-stream"}
             3 notification n status=200 outcome=- connection=f-1  {"sse.id":"b"}
             4 result tools/call status=200 outcome=ok connection=f-1 rpc:f-1:client/1 
@@ -123,10 +123,10 @@ fn a_refusal_without_a_message_answers_its_request() {
             line(3, "end", ""),
         ],
         expect![[r#"
-            1 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+            1 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
             2 log http response-head status=401 outcome=- connection=f-1 rpc:f-1:client/1 {"http.www-authenticate":"Bearer"}
             3 result tools/call status=401 outcome=denied connection=f-1 rpc:f-1:client/1 
-            4 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/2 {"http.request.method":"POST","url.path":"/mcp"}
+            4 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/2 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
             5 log http response-head status=500 outcome=- connection=f-1 rpc:f-1:client/2 {"http.content-type":"application/json"}
             6 log http body-chunk status=500 outcome=- connection=f-1 rpc:f-1:client/2 
             7 log http body status=500 outcome=- connection=f-1 rpc:f-1:client/2 
@@ -154,9 +154,9 @@ fn a_disconnect_cancels_only_where_there_is_no_session() {
             line(9, "end", ""),
         ],
         expect![[r#"
-            1 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+            1 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
             2 notification client-disconnect status=client-disconnect outcome=cancelled connection=f-1 rpc:f-1:client/1 
-            3 call tools/call status=- outcome=- connection=f-2 mcp-session:orders/s1,rpc:f-2:client/1 {"http.request.method":"POST","url.path":"/mcp"}
+            3 call tools/call status=- outcome=- connection=f-2 mcp-session:orders/s1,rpc:f-2:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
             4 log http response-head status=200 outcome=- connection=f-2 mcp-session:orders/s1,rpc:f-2:client/1 {"http.content-type":"text/event-stream"}
             5 log http client-disconnect status=client-disconnect outcome=- connection=f-2 mcp-session:orders/s1,rpc:f-2:client/1 {"threadline.unanswered":["1"]}
             6 connection DELETE status=- outcome=- connection=f-2 mcp-session:orders/s1 {"http.request.method":"DELETE","url.path":"/mcp"}
@@ -175,8 +175,8 @@ fn headers_that_contradict_the_body_are_noted() {
             post(2, &format!("{JSON},\"mcp-method\":\"tools/call\",\"mcp-name\":\"=?base64?eA==?=\""), &call(2)),
         ],
         expect![[r#"
-            1 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.header_mismatch":["mcp-method","mcp-name"]}
-            2 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/2 {"http.request.method":"POST","url.path":"/mcp"}
+            1 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/1 {"http.request.method":"POST","url.path":"/mcp","threadline.header_mismatch":["mcp-method","mcp-name"],"threadline.definition_not_seen":true}
+            2 call tools/call status=- outcome=- connection=f-1 rpc:f-1:client/2 {"http.request.method":"POST","url.path":"/mcp","threadline.definition_not_seen":true}
         "#]],
     );
 }

@@ -54,7 +54,7 @@ impl McpDecoder {
         let mut changes = Vec::new();
         for tool in result.get("tools").map(Json::items).unwrap_or_default() {
             let digest = definition::digest(tool);
-            let change = self.inventory.take(tool, &digest);
+            let change = self.told.take(tool, &digest);
             changes.extend(change.map(|change| (change, tool.str_at("name").map(str::to_string), digest.clone())));
             if parts.leaves_out() {
                 continue;
@@ -69,7 +69,7 @@ impl McpDecoder {
             record.attributes = Some(tool.to_string());
             parts.push(record);
         }
-        self.inventory.page(result.get("nextCursor").is_none_or(|cursor| *cursor == Json::Null));
+        self.told.page(result.str_at("nextCursor"));
         for (change, tool, digest) in changes {
             if parts.leaves_out() {
                 continue;

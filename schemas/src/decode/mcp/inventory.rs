@@ -1,38 +1,51 @@
-//! The tool definitions that a connection was told, so that each call bears the version in force and a definition that
-//! changes between two lists is noticed.
+//! The tool definitions that were told in lists, so that each call bears the version in force and a definition that
+//! changes between two lists is noticed. One inventory per connection; since 2026-07-28, where what a server lists must
+//! not vary per connection, also one per endpoint and credential, which is lent to the connection
+//! that speaks ([`Told`]).
 //!
 //! Invariants
 //! - at most [`TOOLS_MAX`] tools with names of at most [`TOOL_NAME_BYTES_MAX`] bytes, [`TOOLS_BYTES_MAX`] in all; what is
 //!   beyond is not followed, and then no tool is said not to be listed
 //! - in force is what the client was told last, not what the server had: between `notifications/tools/list_changed` and
 //!   the next list they may differ, which is said
+//! - lists may be under way at once: the pages of one meet by their cursor, and only one that was seen from its first page
+//!   to its last says what is not listed
 //! - of two definitions under one name in one list, the first counts
 //!
-//! Not here: lists on other connections to the same server; those are compared by whoever reads.
+//! Not here: lists of other sessions before 2026-07-28, or under other credentials; those are compared by whoever reads.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 
 use sha2::{Digest, Sha256};
 
 use super::definition::{self, COVERED};
 use crate::json::{Json, canonical};
 use crate::limits::mcp::{
-    MIRRORED_DEPTH_MAX, MIRRORED_MAX, MIRRORED_STEP_BYTES_MAX, TOOL_NAME_BYTES_MAX, TOOLS_BYTES_MAX, TOOLS_MAX,
+    LISTS_MAX, MIRRORED_DEPTH_MAX, MIRRORED_MAX, MIRRORED_STEP_BYTES_MAX, TOOL_NAME_BYTES_MAX, TOOLS_BYTES_MAX,
+    TOOLS_MAX,
 };
 
-/// What a connection was told about tools.
+/// What was told about tools.
 #[derive(Debug, Default)]
-pub(super) struct Inventory {
+pub(crate) struct Inventory {
     tools: BTreeMap<String, Version>,
-    /// Names in the pages of the list that is being given.
-    seen: BTreeSet<String>,
+    /// Lists that were begun; the number of one is that of those up to it.
+    begun: u64,
+    /// Lists up to this one were begun before what is known now.
+    since: u64,
+    /// By digest of its cursor, the page that goes on with a list.
+    pages: VecDeque<([u8; 32], List)>,
     /// Whether a list was given to its end.
     is_complete: bool,
     is_stale: bool,
-    /// Whether a tool of the list that was given last is not followed.
-    leaves_out: bool,
+    /// The latest list of which a tool is not followed.
+    leaves_out: Option<List>,
     bytes: usize,
 }
+
+/// A list that is being given; the default: one whose first page was not seen.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct List(u64);
 
 #[derive(Debug)]
 struct Version {
@@ -40,6 +53,8 @@ struct Version {
     /// Of each covered member.
     members: [Option<[u8; 8]>; COVERED.len()],
     mirrored: Vec<Mirrored>,
+    /// The latest list that it was in.
+    list: List,
     is_listed: bool,
 }
 
@@ -53,7 +68,7 @@ pub(crate) struct Mirrored {
 
 /// A tool whose definition is another than before.
 #[derive(Debug, PartialEq)]
-pub(super) struct Change {
+pub(crate) struct Change {
     /// Digest of the definition before.
     pub(super) was: String,
     /// Members that differ.
@@ -62,8 +77,8 @@ pub(super) struct Change {
 
 /// What is known of the definition under which a call is made.
 #[derive(Debug, PartialEq)]
-pub(super) enum InForce<'a> {
-    /// No list was recorded.
+pub(crate) enum InForce<'a> {
+    /// No list that says anything about it was recorded.
     Unknown,
     /// It was in the last list; `is_stale`: the server has announced changes since.
     Listed { digest: &'a str, is_stale: bool },
@@ -71,34 +86,126 @@ pub(super) enum InForce<'a> {
     NotListed,
 }
 
-impl Inventory {
-    /// A list is asked for from its first page.
-    pub(super) fn begin(&mut self) {
-        self.seen.clear();
-        self.leaves_out = false;
+/// What a connection was told, and beside it what all connections were told to which a server has to say the same.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    own: Inventory,
+    own_list: List,
+    /// Lent for the time of one message.
+    shared: Option<Inventory>,
+    shared_list: List,
+}
+
+impl Told {
+    pub(super) fn lend(&mut self, shared: Option<Inventory>) {
+        self.shared = shared;
     }
 
-    /// The server says that its tools are others now.
+    pub(super) fn give_back(&mut self) -> Option<Inventory> {
+        self.shared.take()
+    }
+
+    /// What is lent is not forgotten here.
+    pub(super) fn forget(&mut self) {
+        self.own.forget();
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.own.bytes()
+    }
+
     pub(super) fn announce(&mut self) {
-        self.is_stale = true;
+        self.own.is_stale = true;
+        self.shared.iter_mut().for_each(|shared| shared.is_stale = true);
+    }
+
+    pub(super) fn ask(&mut self, cursor: Option<&str>) {
+        self.own_list = self.own.ask(cursor);
+        self.shared_list = self.shared.as_mut().map(|shared| shared.ask(cursor)).unwrap_or_default();
+    }
+
+    pub(super) fn take(&mut self, tool: &Json, digest: &str) -> Option<Change> {
+        let own = self.own.take(self.own_list, tool, digest);
+        let shared = self.shared.as_mut().and_then(|shared| shared.take(self.shared_list, tool, digest));
+        own.or(shared)
+    }
+
+    pub(super) fn page(&mut self, next: Option<&str>) {
+        self.own.page(self.own_list, next);
+        self.shared.iter_mut().for_each(|shared| shared.page(self.shared_list, next));
+    }
+
+    /// The definition of a tool that is called now, and whether only other connections were told it.
+    pub(super) fn in_force(&self, name: &str) -> (InForce<'_>, bool) {
+        match (self.own.in_force(name), &self.shared) {
+            (InForce::Unknown, Some(shared)) => (shared.in_force(name), true),
+            (own, _) => (own, false),
+        }
+    }
+
+    pub(super) fn mirrored(&self, name: &str) -> &[Mirrored] {
+        let shared = || self.shared.as_ref().and_then(|shared| shared.mirrored(name));
+        self.own.mirrored(name).or_else(shared).unwrap_or_default()
+    }
+}
+
+impl Inventory {
+    /// An empty one, in place of others in which `begun` lists were begun.
+    pub(crate) fn after(begun: u64) -> Self {
+        Inventory { begun, since: begun, ..Inventory::default() }
+    }
+
+    /// Forgets what was told; what lists that are under way say is no whole list.
+    pub(crate) fn forget(&mut self) {
+        *self = Inventory::after(self.begun);
+    }
+
+    /// Whether nothing is known and no list is under way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tools.is_empty() && self.begun == self.since
+    }
+
+    /// Lists that were begun.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun
+    }
+
+    /// A page is asked for: the first one, or that of a cursor.
+    pub(crate) fn ask(&mut self, cursor: Option<&str>) -> List {
+        let Some(cursor) = cursor else {
+            self.begun += 1;
+            return List(self.begun);
+        };
+        self.take_page(&Sha256::digest(cursor).into()).unwrap_or_default()
+    }
+
+    fn take_page(&mut self, cursor: &[u8; 32]) -> Option<List> {
+        let at = self.pages.iter().position(|(other, _)| other == cursor)?;
+        self.pages.remove(at).map(|(_, list)| list)
     }
 
     /// Takes one definition of a list.
-    pub(super) fn take(&mut self, tool: &Json, digest: &str) -> Option<Change> {
+    pub(super) fn take(&mut self, list: List, tool: &Json, digest: &str) -> Option<Change> {
         let name = tool.str_at("name")?;
-        if self.seen.contains(name) {
+        let was = self.tools.get(name);
+        if was.is_some_and(|was| was.list == list && self.is_whole(list)) {
             return None;
         }
-        let is = Version { digest: digest.into(), members: members(tool), mirrored: mirrored(tool), is_listed: true };
-        let was_bytes = self.tools.get(name).map_or(0, |was| was.bytes(name));
+        let is = Version {
+            digest: digest.into(),
+            members: members(tool),
+            mirrored: mirrored(tool),
+            list: was.map_or(list, |was| was.list.max(list)),
+            is_listed: true,
+        };
+        let was_bytes = was.map_or(0, |was| was.bytes(name));
         let is_room = self.tools.len() < TOOLS_MAX || self.tools.contains_key(name);
         let bytes = self.bytes - was_bytes + is.bytes(name);
         if !is_room || name.len() > TOOL_NAME_BYTES_MAX || bytes > TOOLS_BYTES_MAX {
-            self.leaves_out = true;
+            self.leaves_out = self.leaves_out.max(Some(list));
             return None;
         }
         self.bytes = bytes;
-        self.seen.insert(name.to_string());
         let was = self.tools.insert(name.to_string(), is)?;
         let is = self.tools.get(name).filter(|is| is.digest != was.digest)?;
         let differs = |at: &usize| is.members[*at] != was.members[*at];
@@ -106,46 +213,60 @@ impl Inventory {
         Some(Change { was: was.digest, members })
     }
 
-    /// A page was given; on the last one, what was in none of them is not listed any more.
-    pub(super) fn page(&mut self, is_last: bool) {
-        if !is_last {
+    /// A page was given, with the cursor of the `next`; on the last one, what was in none of them is not listed any more.
+    pub(super) fn page(&mut self, list: List, next: Option<&str>) {
+        if !self.is_whole(list) {
             return;
         }
-        for (name, version) in &mut self.tools {
-            version.is_listed = self.seen.contains(name);
+        if let Some(next) = next {
+            let cursor = Sha256::digest(next).into();
+            self.take_page(&cursor);
+            if self.pages.len() == LISTS_MAX {
+                self.pages.pop_front();
+            }
+            return self.pages.push_back((cursor, list));
         }
+        for version in self.tools.values_mut() {
+            version.is_listed = version.list >= list;
+        }
+        self.leaves_out = self.leaves_out.filter(|left| *left >= list);
         self.is_complete = true;
         self.is_stale = false;
+    }
+
+    /// Whether all pages of a list so far were seen.
+    fn is_whole(&self, list: List) -> bool {
+        list.0 > self.since && list.0 <= self.begun
     }
 
     /// The definition of a tool that is called now.
     pub(super) fn in_force(&self, name: &str) -> InForce<'_> {
         match self.tools.get(name).filter(|version| version.is_listed) {
             Some(version) => InForce::Listed { digest: &version.digest, is_stale: self.is_stale },
-            None if self.is_complete && !self.is_stale && !self.leaves_out => InForce::NotListed,
+            None if self.is_complete && !self.is_stale && self.leaves_out.is_none() => InForce::NotListed,
             None => InForce::Unknown,
         }
     }
 
     /// Bytes of what is remembered.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What a tool wants in headers too; nothing when its definition is not known.
-    pub(super) fn mirrored(&self, name: &str) -> &[Mirrored] {
-        self.tools.get(name).filter(|version| version.is_listed).map_or(&[], |version| &version.mirrored)
+    /// What a tool wants in headers too; `None` when its definition is not known.
+    pub(super) fn mirrored(&self, name: &str) -> Option<&[Mirrored]> {
+        self.tools.get(name).filter(|version| version.is_listed).map(|version| version.mirrored.as_slice())
     }
 }
 
 impl Version {
-    /// About what it takes, its name in both sets included.
+    /// About what it takes, its name included.
     fn bytes(&self, name: &str) -> usize {
         let mirrored = |it: &Mirrored| {
             it.header.len() + it.path.iter().map(|step| step.len() + size_of::<String>()).sum::<usize>()
         };
         let mirrored: usize = self.mirrored.iter().map(|it| mirrored(it) + size_of::<Mirrored>()).sum();
-        size_of::<Self>() + 2 * (name.len() + size_of::<String>()) + self.digest.len() + mirrored
+        size_of::<Self>() + name.len() + size_of::<String>() + self.digest.len() + mirrored
     }
 }
 

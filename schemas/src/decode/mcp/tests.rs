@@ -78,11 +78,11 @@ fn a_call_and_its_result_are_one_exchange() {
         < {"jsonrpc":"2.0","id":"7","result":{"content":[{"type":"text","text":"Access denied"}],"isError":true}}
         "#,
         expect![[r#"
-            call name=tools/call tool=refund call=toolu_1 trace=4bf92f3577b34da6a3ce929d0e0e4736 arguments={ "n": 1.50 } keys=rpc:c:client/7,progress:c:client/"p" attributes={"_meta":{"claudecode/toolUseId":"toolu_1","progressToken":"p","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03"}}
+            call name=tools/call tool=refund call=toolu_1 trace=4bf92f3577b34da6a3ce929d0e0e4736 arguments={ "n": 1.50 } keys=rpc:c:client/7,progress:c:client/"p" attributes={"threadline.definition_not_seen":true,"_meta":{"claudecode/toolUseId":"toolu_1","progressToken":"p","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03"}}
             notification name=notifications/progress text=half keys=progress:c:client/"p" attributes={"progressToken":"p","progress":1,"message":"half"}
             result name=tools/call tool=refund outcome=ok is_error=false ns=2000 call=toolu_1 trace=4bf92f3577b34da6a3ce929d0e0e4736 text=a
             b result={"content":[{"type":"text","text":"a"},{"type":"image","data":"AAAA"},{"type":"text","text":"b"}]} keys=rpc:c:client/7
-            call name=tools/call tool=boom keys=rpc:c:client/"7"
+            call name=tools/call tool=boom keys=rpc:c:client/"7" attributes={"threadline.definition_not_seen":true}
             result name=tools/call tool=boom outcome=error is_error=true ns=1000 text=Access denied result={"content":[{"type":"text","text":"Access denied"}],"isError":true} keys=rpc:c:client/"7"
         "#]],
     );
@@ -93,7 +93,7 @@ fn codex_meta_gives_call_turn_and_conversation() {
     check(
         r#"> {"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"_meta":{"callId":"call_1","threadId":"t","sessionId":"s","x-codex-turn-metadata":{"turn_id":"u","thread_id":"t"}},"name":"x"}}"#,
         expect![[r#"
-            call name=tools/call tool=x call=call_1 turn=u conversation=t keys=rpc:c:client/2,conversation:t,conversation:s attributes={"_meta":{"callId":"call_1","threadId":"t","sessionId":"s","x-codex-turn-metadata":{"turn_id":"u","thread_id":"t"}}}
+            call name=tools/call tool=x call=call_1 turn=u conversation=t keys=rpc:c:client/2,conversation:t,conversation:s attributes={"threadline.definition_not_seen":true,"_meta":{"callId":"call_1","threadId":"t","sessionId":"s","x-codex-turn-metadata":{"turn_id":"u","thread_id":"t"}}}
         "#]],
     );
 }
@@ -112,11 +112,11 @@ fn errors_are_told_apart() {
         < {"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}
         "#,
         expect![[r#"
-            call name=tools/call tool=x keys=rpc:c:client/1
+            call name=tools/call tool=x keys=rpc:c:client/1 attributes={"threadline.definition_not_seen":true}
             result name=tools/call tool=x outcome=error code=-32602 ns=1000 text=Unknown tool keys=rpc:c:client/1 attributes={"error":{"code":-32602,"message":"Unknown tool","data":{"tool":"x"}}}
             resource name=resources/read target=file:///etc/shadow keys=rpc:c:client/2 attributes={"uri":"file:///etc/shadow"}
             resource name=resources/read target=file:///etc/shadow outcome=denied code=-32003 ns=1000 text=Forbidden: insufficient scope keys=rpc:c:client/2 attributes={"error":{"code":-32003,"message":"Forbidden: insufficient scope"}}
-            call name=tools/call tool=x keys=rpc:c:client/3
+            call name=tools/call tool=x keys=rpc:c:client/3 attributes={"threadline.definition_not_seen":true}
             result name=tools/call tool=x outcome=input_required code=-32042 ns=1000 text=URL elicitation required keys=rpc:c:client/3 attributes={"error":{"code":-32042,"message":"URL elicitation required"}}
             result name=tools/call outcome=ok is_error=false result={"content":[]} keys=rpc:c:client/99 attributes={"threadline.unpaired":true}
             request outcome=error code=-32700 text=Parse error attributes={"error":{"code":-32700,"message":"Parse error"},"threadline.unpaired":true}
@@ -136,7 +136,7 @@ fn a_server_asks_in_its_own_numbering() {
         < {"jsonrpc":"2.0","id":0,"result":{"content":[]}}
         "#,
         expect![[r#"
-            call name=tools/call tool=x keys=rpc:c:client/0
+            call name=tools/call tool=x keys=rpc:c:client/0 attributes={"threadline.definition_not_seen":true}
             elicitation name=elicitation/create text=Really? keys=rpc:c:server/0 attributes={"message":"Really?","requestedSchema":{}}
             approval name=elicitation/create outcome=denied decision=deny ns=1000 text=decline result={"action":"decline"} keys=rpc:c:server/0
             sampling name=sampling/createMessage text=be brief
@@ -157,10 +157,10 @@ fn rounds_of_one_call_meet_at_the_request_state() {
         < {"jsonrpc":"2.0","id":10,"result":{"resultType":"complete","content":[{"type":"text","text":"deleted"}]}}
         "#,
         expect![[r#"
-            call name=tools/call tool=delete arguments={"id":"7"} keys=rpc:c:client/9
+            call name=tools/call tool=delete arguments={"id":"7"} keys=rpc:c:client/9 attributes={"threadline.definition_not_seen":true}
             result name=tools/call tool=delete outcome=input_required ns=1000 result={"resultType":"input_required","inputRequests":{"q":{"method":"elicitation/create","params":{"message":"Sure?"}}},"requestState":"v1.x"} keys=rpc:c:client/9,request-state:146ad38ff227b72f1817c9bca824042c134b9db6a7b6d52e2ec1d99f8c478405
             elicitation name=elicitation/create tool=delete text=Sure? keys=rpc:c:client/9,request-state:146ad38ff227b72f1817c9bca824042c134b9db6a7b6d52e2ec1d99f8c478405 attributes={"threadline.input_request":"q","message":"Sure?"}
-            call name=tools/call tool=delete arguments={"id":"7"} keys=rpc:c:client/10,request-state:146ad38ff227b72f1817c9bca824042c134b9db6a7b6d52e2ec1d99f8c478405
+            call name=tools/call tool=delete arguments={"id":"7"} keys=rpc:c:client/10,request-state:146ad38ff227b72f1817c9bca824042c134b9db6a7b6d52e2ec1d99f8c478405 attributes={"threadline.definition_not_seen":true}
             approval name=elicitation/create tool=delete outcome=ok decision=allow text=accept result={"action":"accept","content":{}} keys=rpc:c:client/10,request-state:146ad38ff227b72f1817c9bca824042c134b9db6a7b6d52e2ec1d99f8c478405 attributes={"threadline.input_request":"q"}
             result name=tools/call tool=delete outcome=ok is_error=false ns=1000 text=deleted result={"resultType":"complete","content":[{"type":"text","text":"deleted"}]} keys=rpc:c:client/10
         "#]],
@@ -196,7 +196,7 @@ fn a_cancel_names_its_request() {
         < {"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"stopped"}}
         "#,
         expect![[r#"
-            call name=tools/call tool=slow call=toolu_8 keys=rpc:c:client/8 attributes={"_meta":{"claudecode/toolUseId":"toolu_8"}}
+            call name=tools/call tool=slow call=toolu_8 keys=rpc:c:client/8 attributes={"threadline.definition_not_seen":true,"_meta":{"claudecode/toolUseId":"toolu_8"}}
             notification name=notifications/cancelled tool=slow outcome=cancelled call=toolu_8 text=caller cancelled keys=rpc:c:client/8 attributes={"requestId":8,"reason":"caller cancelled"}
             notification name=notifications/message text=stopped attributes={"level":"info","data":"stopped"}
         "#]],
@@ -230,7 +230,7 @@ fn what_is_odd_is_noted() {
         < Listening on port 3000
         "#,
         expect![[r#"
-            call name=tools/call tool=y arguments={"n":9007199254740993} keys=rpc:c:client/12345678901234567890 attributes={"threadline.duplicate_keys":["name"],"threadline.big_numbers":["id","n"]}
+            call name=tools/call tool=y arguments={"n":9007199254740993} keys=rpc:c:client/12345678901234567890 attributes={"threadline.duplicate_keys":["name"],"threadline.big_numbers":["id","n"],"threadline.definition_not_seen":true}
             request name=ping keys=rpc:c:client/1
             rejected outcome=error text=JSON, but not a JSON-RPC 2.0 message: no "jsonrpc":"2.0"
             notification name=notifications/initialized
@@ -385,10 +385,10 @@ fn a_tap_records_frames_ends_and_gaps() {
     assert_eq!(records[1].raw.as_deref(), Some(call));
     expect![[r#"
         process name=started target=server attributes={"command":["server","--flag"],"pid":42}
-        call name=tools/call tool=x keys=rpc:run-1:client/1
+        call name=tools/call tool=x keys=rpc:run-1:client/1 attributes={"threadline.definition_not_seen":true}
         log name=stderr text=caf�
         rejected outcome=error text=line is over the tap's limit; its beginning and its digest are kept attributes={"threadline.length":1073741824,"threadline.sha256":"0707070707070707070707070707070707070707070707070707070707070707"}
-        call name=tools/call tool=x keys=rpc:run-1:client/1 attributes={"threadline.terminated":false,"threadline.delivered":false}
+        call name=tools/call tool=x keys=rpc:run-1:client/1 attributes={"threadline.terminated":false,"threadline.delivered":false,"threadline.definition_not_seen":true}
         gap name=gap ns=3 text=3 lines (99 bytes) passed and were not recorded: overflow attributes={"frames":3,"bytes":99,"from_unix_nano":1,"to_unix_nano":4,"reason":"overflow"}
         connection name=closed status=closed by source
         process name=exited outcome=error status=signal 9 attributes={"threadline.unanswered":2}

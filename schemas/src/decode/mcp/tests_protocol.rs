@@ -135,7 +135,8 @@ fn each_method_has_its_kind_and_its_answer() {
         }
         let records = decode(&frames);
         assert!(records.iter().all(|record| record.name.as_deref() == Some(method.name)));
-        assert!(records.iter().all(|record| record.attributes.is_none()), "{}", method.name);
+        let is_plain = |record: &Record| record.attributes.is_none() || record.kind == Kind::Call;
+        assert!(records.iter().all(is_plain), "{}", method.name);
         let kinds: Vec<String> = records.iter().map(|record| record.kind.to_string()).collect();
         shown += &format!("{} {:?}: {}\n", method.name, method.sender, kinds.join(", "));
         // From the other side it is noted.
@@ -204,7 +205,7 @@ fn a_task_of_2025_is_followed_to_its_result() {
         < {"jsonrpc":"2.0","id":6,"result":{"tasks":[{"taskId":"t1","status":"completed"},{"taskId":"t9","status":"cancelled"}]}}
         "#,
         expect![[r#"
-            call name=tools/call tool=report call=toolu_1 arguments={} keys=rpc:c:client/1 attributes={"task":{"ttl":60000},"_meta":{"claudecode/toolUseId":"toolu_1"}}
+            call name=tools/call tool=report call=toolu_1 arguments={} keys=rpc:c:client/1 attributes={"threadline.definition_not_seen":true,"task":{"ttl":60000},"_meta":{"claudecode/toolUseId":"toolu_1"}}
             result name=tools/call tool=report ns=1000 call=toolu_1 text=started result={"task":{"taskId":"t1","status":"working","statusMessage":"started"}} keys=rpc:c:client/1,task:orders/t1
             request name=tasks/get tool=report target=t1 call=toolu_1 keys=rpc:c:client/2,task:orders/t1 attributes={"taskId":"t1"}
             request name=tasks/get tool=report target=t1 outcome=input_required ns=1000 call=toolu_1 text=input_required result={"taskId":"t1","status":"input_required"} keys=rpc:c:client/2,task:orders/t1
@@ -237,7 +238,7 @@ fn a_task_of_2026_brings_its_outcome_along() {
         < {"jsonrpc":"2.0","id":5,"result":{"resultType":"complete","taskId":"t2","status":"failed","error":{"code":-32603,"message":"out of paper"}}}
         "#,
         expect![[r#"
-            call name=tools/call tool=report keys=rpc:c:client/1
+            call name=tools/call tool=report keys=rpc:c:client/1 attributes={"threadline.definition_not_seen":true}
             result name=tools/call tool=report ns=1000 text=working result={"resultType":"task","taskId":"t1","status":"working"} keys=rpc:c:client/1,task:orders/t1
             request name=tasks/get tool=report target=t1 keys=rpc:c:client/2,task:orders/t1 attributes={"taskId":"t1"}
             request name=tasks/get tool=report target=t1 outcome=input_required ns=1000 text=input_required result={"resultType":"complete","taskId":"t1","status":"input_required","inputRequests":{"q":{"method":"elicitation/create","params":{"message":"Sure?"}}}} keys=rpc:c:client/2,task:orders/t1
@@ -320,7 +321,7 @@ fn a_call_bears_the_definition_in_force() {
         "#,
     );
     expect![[r#"
-        call a - [] - -
+        call a - [] - {"threadline.definition_not_seen":true}
         call a 06e08308 [06e08308] - -
         call c - [] - {"threadline.tool_not_listed":true}
         call a 06e08308 [06e08308] - {"threadline.definition_stale":true}
@@ -346,18 +347,68 @@ fn of_two_tools_of_one_name_the_first_counts_and_nothing_has_changed() {
 }
 
 #[test]
+fn lists_under_way_at_once_do_not_mix() {
+    let tool = |name: &str, text: &str| {
+        let tool = format!(r#"{{"name":"{name}","description":"{text}"}}"#);
+        json::parse(tool.as_bytes()).unwrap().value
+    };
+    let listed = |inventory: &inventory::Inventory, name: &str| match inventory.in_force(name) {
+        InForce::Listed { digest, .. } => digest.to_string(),
+        InForce::NotListed => "not listed".into(),
+        InForce::Unknown => "unknown".into(),
+    };
+    let mut inventory = inventory::Inventory::default();
+    // Two clients read the pages of one list, with one cursor.
+    let (first, second) = (inventory.ask(None), inventory.ask(None));
+    for list in [first, second] {
+        assert_eq!(inventory.take(list, &tool("a", "one"), "a1"), None);
+        inventory.page(list, Some("next"));
+    }
+    let (third, fourth) = (inventory.ask(Some("next")), inventory.ask(Some("next")));
+    for list in [third, fourth] {
+        inventory.take(list, &tool("b", "one"), "b1");
+        inventory.page(list, None);
+    }
+    assert_eq!(["a", "b", "c"].map(|name| listed(&inventory, name)), ["a1", "b1", "not listed"]);
+    // A list that was asked for before does not hide that what came since is another one.
+    let (first, second) = (inventory.ask(None), inventory.ask(None));
+    assert_eq!(inventory.take(first, &tool("a", "one"), "a1"), None);
+    inventory.page(first, None);
+    let change = inventory.take(second, &tool("a", "two"), "a2").unwrap();
+    assert_eq!((change.was.as_str(), change.members), ("a1", vec!["description"]));
+    // What was begun before everything was forgotten says what it lists, but not what is not listed.
+    inventory.forget();
+    inventory.take(second, &tool("a", "two"), "a2");
+    inventory.page(second, None);
+    assert_eq!(["a", "b"].map(|name| listed(&inventory, name)), ["a2", "unknown"]);
+}
+
+#[test]
 fn an_inventory_is_bounded() {
     let mut inventory = inventory::Inventory::default();
+    let list = inventory.ask(None);
     for at in 0..TOOLS_MAX + 10 {
         let tool = json::parse(format!(r#"{{"name":"t{at}"}}"#).as_bytes()).unwrap().value;
-        assert_eq!(inventory.take(&tool, "d"), None);
+        assert_eq!(inventory.take(list, &tool, "d"), None);
     }
-    inventory.page(true);
+    inventory.page(list, None);
     assert_eq!(inventory.in_force("t0"), InForce::Listed { digest: "d", is_stale: false });
     // Not followed is not the same as not listed.
     assert_eq!(inventory.in_force(&format!("t{}", TOOLS_MAX + 1)), InForce::Unknown);
     let long = json::parse(format!(r#"{{"name":"{}"}}"#, "x".repeat(1000)).as_bytes()).unwrap().value;
-    assert_eq!(inventory.take(&long, "d"), None);
+    assert_eq!(inventory.take(list, &long, "d"), None);
+}
+
+#[test]
+fn pages_to_come_are_bounded() {
+    use crate::limits::mcp::LISTS_MAX;
+    let mut inventory = inventory::Inventory::default();
+    for number in 0..=LISTS_MAX {
+        let list = inventory.ask(None);
+        inventory.page(list, Some(&number.to_string()));
+    }
+    assert_eq!(inventory.ask(Some("0")), inventory::List::default());
+    assert_ne!(inventory.ask(Some("1")), inventory::List::default());
 }
 
 #[test]
@@ -366,24 +417,25 @@ fn an_inventory_is_bounded_in_bytes_too() {
     let properties: Vec<String> = (0..40).map(property).collect();
     let schema = format!(r#"{{"properties":{{{}}}}}"#, properties.join(","));
     let mut inventory = inventory::Inventory::default();
-    inventory.begin();
+    let list = inventory.ask(None);
     for at in 0..TOOLS_MAX {
         let tool = format!(r#"{{"name":"t{at}","inputSchema":{schema}}}"#);
-        inventory.take(&json::parse(tool.as_bytes()).unwrap().value, "d");
+        inventory.take(list, &json::parse(tool.as_bytes()).unwrap().value, "d");
         assert!(inventory.bytes() <= TOOLS_BYTES_MAX);
     }
-    inventory.page(true);
+    inventory.page(list, None);
     assert!(inventory.bytes() > TOOLS_BYTES_MAX - (1 << 16), "the bound was never met");
     assert_eq!(inventory.in_force("t0"), InForce::Listed { digest: "d", is_stale: false });
     assert_eq!(inventory.in_force("t4000"), InForce::Unknown);
-    assert_eq!(inventory.mirrored("t0").len(), MIRRORED_MAX);
+    assert_eq!(inventory.mirrored("t0").map(<[_]>::len), Some(MIRRORED_MAX));
     // A way of long names, many times over, is not remembered.
     let long =
         format!(r#"{{"name":"l","inputSchema":{{"properties":{{"{}":{{"x-mcp-header":"h"}}}}}}}}"#, "x".repeat(257));
     let mut inventory = inventory::Inventory::default();
-    inventory.take(&json::parse(long.as_bytes()).unwrap().value, "d");
-    inventory.page(true);
-    assert_eq!(inventory.mirrored("l"), []);
+    let list = inventory.ask(None);
+    inventory.take(list, &json::parse(long.as_bytes()).unwrap().value, "d");
+    inventory.page(list, None);
+    assert_eq!(inventory.mirrored("l"), Some([].as_slice()));
     // A shorter list makes room again.
     assert_eq!(inventory.in_force("other"), InForce::NotListed);
 }
@@ -433,7 +485,7 @@ fn urls_to_visit_before_a_call_are_questions() {
         < {"jsonrpc":"2.0","method":"notifications/elicitation/complete","params":{"elicitationId":"e1"}}
         "#,
         expect![[r#"
-            call name=tools/call tool=pay keys=rpc:c:client/1
+            call name=tools/call tool=pay keys=rpc:c:client/1 attributes={"threadline.definition_not_seen":true}
             result name=tools/call tool=pay outcome=input_required code=-32042 ns=1000 text=visit keys=rpc:c:client/1 attributes={"error":{"code":-32042,"message":"visit","data":{"elicitations":[{"mode":"url","elicitationId":"e1","url":"https://pay.example/1","message":"Confirm"}]}}}
             elicitation name=elicitation/create tool=pay target=https://pay.example/1 text=Confirm keys=rpc:c:client/1 attributes={"mode":"url","elicitationId":"e1","url":"https://pay.example/1","message":"Confirm"}
             notification name=notifications/elicitation/complete target=e1 attributes={"elicitationId":"e1"}
