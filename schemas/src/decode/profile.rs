@@ -63,6 +63,8 @@ pub struct Profile {
     shape: String,
     seen_live: bool,
     source_kind: SourceKind,
+    /// Of what does not say it: the constant or default of the whole profile, else its name.
+    source_name: String,
     format: Format,
     entry_start: Option<Regex>,
     absent: Vec<String>,
@@ -267,7 +269,7 @@ impl Profile {
             let kind = if let RuleKind::Fixed(kind) = rule.kind { kind } else { Kind::Request };
             let mut record = making.context.part(making.line, making.made.len(), kind, &self.decoder);
             record.source_kind = self.source_kind;
-            record.source_name = self.name.clone();
+            record.source_name.clone_from(&self.source_name);
             let mut mapping = Mapping::new(making.context, &scope, record, !matches!(self.format, Format::Json));
             mapping.apply(rule)?;
             self.about(&mut mapping, entry, making.lines);
@@ -291,7 +293,7 @@ impl Profile {
     ) -> Record {
         let mut record = context.record(line, Kind::Log, &self.decoder);
         record.source_kind = self.source_kind;
-        record.source_name = self.name.clone();
+        record.source_name.clone_from(&self.source_name);
         record.error_type = Some("stray_text".into());
         let mut mapping = Mapping::new(context, scope, record, true);
         self.about(&mut mapping, entry, lines);
@@ -323,7 +325,7 @@ impl Profile {
     fn rejected(&self, context: &Context<'_>, line: &Line<'_>, lines: usize, reason: &str) -> Record {
         let mut record = context.rejected(line, &self.decoder, reason);
         record.source_kind = self.source_kind;
-        record.source_name = self.name.clone();
+        record.source_name.clone_from(&self.source_name);
         if lines > 1 {
             record.attributes = Some(format!("{{\"threadline.lines\":{lines}}}"));
         }
@@ -339,6 +341,8 @@ pub struct ProfileDecoder {
     is_specific: bool,
     /// Lines to come that may be part of a value.
     doubted: usize,
+    /// Of the last line that could be read.
+    source_name: Option<String>,
 }
 
 /// Lines of an entry that may go on.
@@ -380,7 +384,7 @@ impl Held {
 impl ProfileDecoder {
     /// For one file.
     pub fn new(profile: Arc<Profile>) -> Self {
-        ProfileDecoder { profile, held: None, is_specific: false, doubted: 0 }
+        ProfileDecoder { profile, held: None, is_specific: false, doubted: 0, source_name: None }
     }
 
     /// Whether a record was made by a rule that asks for more than that the line can be read, or of a line whose form alone
@@ -401,6 +405,14 @@ impl ProfileDecoder {
         let mut ruled = self.profile.entry(context, line, lines);
         if matches!(self.profile.format, Format::Logfmt { .. }) {
             self.doubt(&mut ruled);
+        }
+        for Ruled { record, rule } in &mut ruled {
+            if rule.is_some() && record.kind != Kind::Rejected {
+                self.source_name.replace(record.source_name.clone());
+            } else if record.source_name == self.profile.source_name {
+                // It says nothing of its own, so it is of the source of the lines around it.
+                self.source_name.iter().for_each(|known| record.source_name.clone_from(known));
+            }
         }
         let is_form = !matches!(self.profile.format, Format::Json | Format::Logfmt { .. });
         let asks = |index: usize| is_form || self.profile.rules[index].is_specific();

@@ -77,15 +77,18 @@ impl Catalogue {
     /// The same with a profile of the user's in front.
     ///
     /// # Errors
-    /// When the text is no profile or its name is taken.
+    /// When the text is no profile or its name is taken by another text.
     pub fn with(&self, file: &str, text: &str) -> Result<Catalogue, CatalogueError> {
         let profile = Profile::parse(text).map_err(|source| CatalogueError::Profile { file: file.into(), source })?;
         let name = profile.name().to_string();
         if crate::decode::recognise::Format::is_built_in(&name) {
             return Err(CatalogueError::BuiltIn { file: file.into(), name });
         }
-        if self.profiles[..self.own].iter().any(|own| own.name() == name) {
-            return Err(CatalogueError::Twice { file: file.into(), name });
+        match self.profiles[..self.own].iter().find(|own| own.name() == name) {
+            // A copy of the file.
+            Some(own) if own.digest() == profile.digest() => return Ok(self.clone()),
+            Some(_) => return Err(CatalogueError::Twice { file: file.into(), name }),
+            None => {}
         }
         let mut profiles = self.profiles.clone();
         profiles.retain(|known| known.name() != name);

@@ -24,7 +24,10 @@ pub(super) fn profile(text: &str) -> Result<Profile, ProfileError> {
         return Err(At::new(0..0, format!("a profile has at most {PROFILE_BYTES_MAX} bytes")).place(text));
     }
     let spec: Spec = toml::from_str(text).map_err(|error| {
-        let message = error.message().lines().next().unwrap_or_default().to_string();
+        let mut message = error.message().lines().next().unwrap_or_default().to_string();
+        if message.starts_with("unknown field") && message.contains("`present`") {
+            message += "; a path with dots is written in quotes, \"a.b\"";
+        }
         At::new(error.span().unwrap_or(0..0), message).place(text)
     })?;
     checked(&spec, text, &digest).map_err(|at| at.place(text))
@@ -55,7 +58,10 @@ fn checked(spec: &Spec, text: &str, digest: &str) -> Result<Profile, At> {
     if let (Some(at), Format::Json | Format::Csv(_)) = (&spec.entry_start, &format) {
         return Err(At::new(at.span(), "entry_start is for formats of plain text"));
     }
+    let source_name = spec.fields.0.iter().find(|(field, _)| field.get_ref() == "source_name");
+    let source_name = source_name.and_then(|(_, given)| given.constant.as_ref().or(given.default.as_ref()));
     Ok(Profile {
+        source_name: source_name.map_or(name, |given| &given.0).clone(),
         decoder: format!("{name}/{}#{}", spec.version, &digest[..12]),
         name: name.clone(),
         version: spec.version,

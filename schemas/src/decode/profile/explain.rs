@@ -102,7 +102,9 @@ impl Profile {
                 "time" if record.time_quality != TimeQuality::Source => None,
                 "time" => Some(chrono::DateTime::from_timestamp_nanos(record.time_unix_nano).to_rfc3339()),
                 "duration" => record.duration_nano.map(|nano| format!("{nano} ns")),
-                "traceparent" => record.parent_span_id.clone(),
+                "traceparent" => {
+                    record.trace_id.as_ref().zip(record.parent_span_id.as_ref()).map(|(t, s)| format!("{t}-{s}"))
+                }
                 "arguments_sha256" => fact("arguments_match"),
                 "result_sha256" => fact("result_match"),
                 name => columns.get(name).map(plain).or_else(|| fact(name)),

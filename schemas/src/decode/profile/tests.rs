@@ -89,6 +89,7 @@ fn mistakes_are_found_on_loading_with_their_place() {
         ("\"log\"", "\"log\"\nwhen = { a = { matches = '[' } }"),
         ("\"log\"", "\"log\"\nwhen = { a = {} }"),
         ("\"log\"", "\"log\"\nwhen = { \"a[x]\" = 1 }"),
+        ("\"log\"", "\"log\"\nwhen = { a.b = 1 }"),
         ("\"log\"", "\"log\"\nrequired = [\"tool_name\"]"),
         ("\"log\"", "\"log\"\nfields.tool_name = { path = \"t\", split = [\"tool\"] }"),
         ("\"log\"", "\"log\"\nfields.duration = { path = \"t\", unit = \"min\" }"),
@@ -119,6 +120,7 @@ fn mistakes_are_found_on_loading_with_their_place() {
         line 15, column 26: not a usable regular expression: unclosed character class
         line 15, column 10: a condition needs a value, any, not, present, prefix, suffix, contains or matches
         line 15, column 10: between [ and ] stands a number or *
+        line 15, column 12: unknown field `b`, expected one of `present`, `any`, `not`, `prefix`, `suffix`, `contains`, `matches`; a path with dots is written in quotes, "a.b"
         line 15, column 13: required names tool_name, which is no field of this rule
         line 15, column 43: a split is written like mcp__{server}__{tool}, {server...} taking as much as it can
         line 15, column 40: a unit is ns, us, ms or s
@@ -138,11 +140,30 @@ fn a_profile_of_the_users_takes_the_place_of_a_shipped_one_and_names_are_unique(
     assert_eq!(with.profiles().len(), shipped.profiles().len());
     assert_eq!(with.get("kong-ai-mcp").unwrap().title(), "t");
     assert!(with.is_own("kong-ai-mcp") && !shipped.is_own("kong-ai-mcp"));
+    assert_eq!(with.with("copy.toml", &own).unwrap().profiles().len(), with.profiles().len());
+    let own = own.replace("\"t\"", "\"another\"");
     let said = |text: &str| with.with("b.toml", text).unwrap_err().to_string();
     expect!["profile b.toml: the name kong-ai-mcp is taken by another file"].assert_eq(&said(&own));
     expect!["profile b.toml: the name codex is that of a built-in decoder"]
         .assert_eq(&said(&MINIMAL.replace("\"x\"", "\"codex\"")));
     expect!["profile b.toml cannot be used"].assert_eq(&said(""));
+}
+
+#[test]
+fn a_line_that_cannot_be_read_is_of_the_source_of_its_file() {
+    let sources = |source_name: &str, lines: &[&[u8]]| {
+        let text = MINIMAL.replace("[fields]", &format!("[fields]\n{source_name}"));
+        assert_ne!(text, MINIMAL);
+        let profile = Arc::new(Profile::parse(&text).unwrap());
+        let records = read(&mut ProfileDecoder::new(profile), lines);
+        let shown = records.iter().map(|record| format!("{} {}", record.kind, record.source_name));
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    let lines: [&[u8]; 3] = [b"{", br#"{"ts":"2026-03-02T08:00:00Z","db":"shop"}"#, b"\xff"];
+    expect!["rejected nova, log nova, rejected nova"].assert_eq(&sources("source_name = { const = \"nova\" }", &lines));
+    expect!["rejected x, log shop, rejected shop"].assert_eq(&sources("source_name = \"db\"", &lines));
+    expect!["rejected sql, log shop, rejected shop"]
+        .assert_eq(&sources("source_name = { path = \"db\", default = \"sql\" }", &lines));
 }
 
 #[test]
