@@ -2,7 +2,8 @@
 //!
 //! One JSON object per line. Members are the columns of the record ([`crate::columns::COLUMNS`]);
 //! `arguments`, `result` and `attributes` may be given as JSON values, `time` as RFC 3339. An `id`
-//! makes retries idempotent. Unknown members are kept in `attributes`, never dropped.
+//! makes retries idempotent. Of a member that is said twice the last holds, and `threadline.duplicate_keys`
+//! names it. Unknown members are kept in `attributes`, never dropped.
 //!
 //! Not accepted from a sender, because the receiver decides them: [`RECEIVER_SETS`].
 
@@ -66,6 +67,10 @@ pub fn read_event(context: &Context<'_>, line: &[u8], batch_key: &str) -> Result
     let mut rest = Vec::new();
     for member in members {
         set_member(&mut record, member, line, &mut rest)?;
+    }
+    if !parsed.duplicate_keys.is_empty() {
+        let keys = parsed.duplicate_keys.iter().map(|key| Json::String(key.clone())).collect();
+        rest.push(Member { key: "threadline.duplicate_keys".into(), value: Json::Array(keys), span: 0..0 });
     }
     let time = source_time(&parsed.value)?;
     let observed =
@@ -169,6 +174,13 @@ mod tests {
         assert_eq!(record.arguments.as_deref(), Some(r#"{"n": 1.50}"#));
         assert_eq!(record.attributes.as_deref(), Some(r#"{"colour":"red"}"#));
         assert_eq!(record.time_unix_nano, 1_795_168_800_500_000_000);
+    }
+
+    #[test]
+    fn a_member_that_is_said_twice_is_noted() {
+        let line = br#"{"kind":"call","tool_name":"a","tool_name":"b"}"#;
+        let record = read_event(&context(), line, "batch:x:1").unwrap();
+        assert_eq!(record.attributes.as_deref(), Some(r#"{"threadline.duplicate_keys":["tool_name"]}"#));
     }
 
     #[test]
