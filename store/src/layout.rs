@@ -142,14 +142,16 @@ impl Layout {
     }
 }
 
+/// What a creation that was cut off, a collector that came first, or a user who set things up may have left.
+const BEFORE_US: [&str; 5] = ["inbox", "keys", "lost+found", "sources", "threadline.toml"];
+
 /// A directory without `format.json` becomes a data directory only while there is nothing in it.
 fn refuse_foreign(root: &Path) -> Result<(), StoreError> {
     let entries = fs::read_dir(root).map_err(StoreError::io("list", root))?;
     for entry in entries {
         let name = entry.map_err(StoreError::io("list", root))?.file_name();
-        // What a creation that was cut off, or a collector that came first, may have left.
         let name = name.to_string_lossy();
-        if !name.starts_with("format.json") && !["inbox", "keys", "lost+found", "threadline.toml"].contains(&&*name) {
+        if !name.starts_with("format.json") && !BEFORE_US.contains(&&*name) {
             return Err(StoreError::NotADataDirectory { path: root.to_path_buf() });
         }
     }
@@ -229,6 +231,14 @@ mod tests {
         let foreign = tempfile::tempdir().unwrap();
         fs::write(foreign.path().join("thesis.txt"), "x").unwrap();
         assert!(matches!(Layout::create(foreign.path()), Err(StoreError::NotADataDirectory { .. })));
+    }
+
+    #[test]
+    fn profiles_may_be_there_first() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("sources")).unwrap();
+        fs::write(dir.path().join("sources/x.toml"), "x").unwrap();
+        assert!(Layout::create(dir.path()).is_ok());
     }
 
     #[test]
