@@ -101,8 +101,28 @@ pub(crate) async fn check(State(guard): State<Guard>, mut request: Request, next
     let open = matches!(request.uri().path(), "/healthz" | "/readyz");
     match guard.refusal(request.method(), request.uri().path(), request.headers()) {
         Some((status, detail)) if !(open && status == StatusCode::UNAUTHORIZED) => refuse(status, detail),
-        _ => next.run(request).await,
+        _ => answer(request, next).await,
     }
+}
+
+/// Where programs ask, an address that is none and a method that is not its are problems as all others are (RFC 9457).
+async fn answer(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let may_be_page = !path.starts_with("/api/") && !path.starts_with("/v1/");
+    let response = next.run(request).await;
+    let detail = match response.status() {
+        StatusCode::NOT_FOUND => "there is no such address",
+        StatusCode::METHOD_NOT_ALLOWED => "the address does not take this method",
+        _ => return response,
+    };
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| may_be_page || !kind.as_bytes().starts_with(b"text/html")) {
+        return response;
+    }
+    let mut problem = refuse(response.status(), detail);
+    let allowed = response.headers().get(header::ALLOW).cloned();
+    allowed.into_iter().for_each(|allowed| drop(problem.headers_mut().insert(header::ALLOW, allowed)));
+    problem
 }
 
 /// Where a connection comes from.
@@ -311,6 +331,31 @@ mod tests {
         }
         collectors.revoke("laptop").unwrap();
         assert_eq!(refused(&beyond, Method::POST, "/v1/logs", Some(&token)), Some(401));
+    }
+
+    #[tokio::test]
+    async fn programs_are_told_what_is_no_address_as_they_are_told_all_else() {
+        use axum::response::Html;
+        use axum::routing::{get, post};
+        use tower::ServiceExt;
+        let collectors = Arc::new(Tokens::of(Path::new("/nowhere")));
+        let guard = Guard::new("127.0.0.1:1".parse().unwrap(), false, None, &collectors).unwrap();
+        let router = axum::Router::new()
+            .route("/api/v1/sql", post(|| async {}))
+            .route("/api/v1/own", get(|| async { (StatusCode::NOT_FOUND, "own words") }))
+            .fallback(|| async { (StatusCode::NOT_FOUND, Html("page")) })
+            .layer(axum::middleware::from_fn_with_state(guard, check));
+        let ask = async |path: &str| {
+            let request = Request::builder().uri(path).header("host", "localhost").body(axum::body::Body::empty());
+            let response = router.clone().oneshot(request.unwrap()).await.unwrap();
+            let header = |name| response.headers().get(name).map_or("-", |value| value.to_str().unwrap()).to_string();
+            format!("{} {} {}", response.status().as_u16(), header(header::CONTENT_TYPE), header(header::ALLOW))
+        };
+        assert_eq!(ask("/api/v1/nope").await, "404 application/problem+json -");
+        assert_eq!(ask("/v1/nope").await, "404 application/problem+json -");
+        assert_eq!(ask("/api/v1/sql").await, "405 application/problem+json POST");
+        assert_eq!(ask("/api/v1/own").await, "404 text/plain; charset=utf-8 -");
+        assert_eq!(ask("/nope").await, "404 text/html; charset=utf-8 -");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) async fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
     output::talk(&format!("threadline serves {}", directory.display()));
     output::talk(&format!("  pages and API  {}", server.address(&arguments)));
     output::talk(&format!("  OTLP/gRPC      {}", server.otlp_grpc));
-    output::talk(&format!("  OTLP/HTTP      http://{}/v1/{{logs,traces,metrics}}", server.otlp));
+    output::talk(&format!("  OTLP/HTTP      {}://{}/v1/{{logs,traces,metrics}}", scheme(&arguments), server.otlp));
     stopped.await;
     output::talk("stopping: draining requests and sealing");
     server.stop().await?;
@@ -107,8 +107,7 @@ impl Server {
     }
 
     fn address(&self, arguments: &ServeArguments) -> String {
-        let scheme = if arguments.tls_cert.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}", self.listen)
+        format!("{}://{}", scheme(arguments), self.listen)
     }
 
     /// Stops accepting, waits for what is under way, seals and syncs.
@@ -153,6 +152,11 @@ async fn open_store(directory: &Path) -> anyhow::Result<threadline_store::Store>
     threadline_store::Store::open(directory, super::record::store_config()?)
         .await
         .with_context(|| format!("cannot open the data directory {}", directory.display()))
+}
+
+/// How all addresses are spoken to.
+fn scheme(arguments: &ServeArguments) -> &'static str {
+    if arguments.tls_cert.is_some() { "https" } else { "http" }
 }
 
 fn guarded(router: Router, guard: Guard) -> Router {
