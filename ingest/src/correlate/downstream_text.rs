@@ -85,7 +85,7 @@ pub(super) fn statement_line(statement: &str) -> StatementLine {
             }
             '\'' => quoted(rest, '\'', escapes(before)).unwrap_or((rest.len(), None)),
             '"' | '`' => (quoted(rest, next, false).map_or(rest.len(), |(length, _)| length), None),
-            '$' => dollar_quoted(rest).unwrap_or((1, None)),
+            '$' => dollar_quoted(rest).unwrap_or_else(|| (1 + digits(&rest[1..]), None)),
             _ if next.is_alphanumeric() || next == '_' => word(rest, before),
             '-' | '+' if is_operand(before) && rest[1..].starts_with(|c: char| c.is_ascii_digit()) => {
                 let (length, value) = word(&rest[1..], before);
@@ -140,6 +140,11 @@ fn dollar_quoted(text: &str) -> Option<(usize, Option<String>)> {
     }
     let length = text[tag..].find(&text[..tag])?;
     Some((length + 2 * tag, Some(text[tag..tag + length].to_string())))
+}
+
+/// Length of the digits that a text begins with.
+fn digits(text: &str) -> usize {
+    text.bytes().take_while(u8::is_ascii_digit).count()
 }
 
 /// Whether an operand may follow, so that a sign belongs to a number.
