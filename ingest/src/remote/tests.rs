@@ -264,7 +264,8 @@ async fn a_deleted_outbox_is_a_gap_with_its_count() {
 
 #[tokio::test]
 async fn an_outbox_that_lost_records_is_a_gap_with_its_count() {
-    let damages: [(fn(&Path), bool); 5] = [
+    type Damage = fn(&Path);
+    let damages: [(Damage, bool); 5] = [
         (|log| std::fs::remove_file(log).unwrap(), true),
         (|log| std::fs::remove_file(log).unwrap(), false),
         (|log| cut(log, |bytes| bytes / 2), true),

@@ -104,7 +104,7 @@ fn bytes_of_a_body_are_recorded_with_the_message_that_they_are() {
         .chunk(b"\ndata: un")
         .see(What::End { trailers: Some(fields(&[("x-sum", "1")])) })
         .check(expect![[r#"
-            0 call tools/call {"http.request.method":"POST","url.path":"/mcp?api_key=k","client.address":"127.0.0.1","network.protocol.version":"1.1"}
+            0 call tools/call {"http.request.method":"POST","url.path":"/mcp?api_key=k","client.address":"127.0.0.1","network.protocol.version":"1.1","threadline.definition_not_seen":true}
             "POST /mcp?api_key=k HTTP/1.1\ncontent-type: application/json\nauthorization: Bearer [redacted:authorization:de6f24beded711aaa5a399124b59af2f]\n\n{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"x\"}}"
             1 log http response-head {"http.content-type":"text/event-stream","network.protocol.version":"2"}
             "HTTP/2 200 OK\ncontent-type: text/event-stream\n\n"
@@ -174,7 +174,7 @@ fn compressed_bodies_are_recorded_as_what_they_mean_and_others_not_at_all() {
         .chunk(b"s3cret")
         .see(What::End { trailers: None })
         .check(expect![[r#"
-            0 call tools/call {"http.request.method":"POST","url.path":"/mcp","client.address":"127.0.0.1","network.protocol.version":"1.1"}
+            0 call tools/call {"http.request.method":"POST","url.path":"/mcp","client.address":"127.0.0.1","network.protocol.version":"1.1","threadline.definition_not_seen":true}
             "POST /mcp HTTP/1.1\n\n{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"x\"}}"
             1 log http response-head {"http.content-type":"text/event-stream","network.protocol.version":"2","http.content-encoding":"gzip"}
             "HTTP/2 200 OK\ncontent-type: text/event-stream\ncontent-encoding: gzip\n\n"
@@ -213,7 +213,7 @@ fn after_a_loss_reading_goes_on_where_it_can() {
         .chunk(b"data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"content\":[]}}\n\n")
         .see(What::End { trailers: None })
         .check(expect![[r#"
-            0 call tools/call {"http.request.method":"POST","url.path":"/mcp","client.address":"127.0.0.1","network.protocol.version":"1.1"}
+            0 call tools/call {"http.request.method":"POST","url.path":"/mcp","client.address":"127.0.0.1","network.protocol.version":"1.1","threadline.definition_not_seen":true}
             "POST /mcp HTTP/1.1\n\n{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"x\"}}"
             1 log http response-head {"http.content-type":"text/event-stream","network.protocol.version":"2"}
             "HTTP/2 200 OK\ncontent-type: text/event-stream\n\n"

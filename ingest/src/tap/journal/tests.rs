@@ -123,7 +123,7 @@ fn block_lets_nothing_through_while_recording_fails() {
     let journal = std::sync::Arc::new(Journal::new(1 << 20, OnRecordFailure::Block));
     pass(&journal, UP, 1, "before");
     let held = batch(&journal);
-    journal.failing();
+    let held = journal.failing(held);
     // Log lines of the server still pass.
     pass(&journal, Direction::ServerStderr, 2, "log");
     let (report, reports) = std::sync::mpsc::channel();
