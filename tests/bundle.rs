@@ -297,6 +297,36 @@ fn what_is_interrupted_never_looks_whole() {
 
 /// A disk that fills up ends an export with an error that says so, and nothing stays.
 #[test]
+fn what_stands_where_an_export_goes_stays_what_it_is() {
+    use std::os::unix::fs::FileTypeExt;
+
+    let work = tempfile::tempdir().unwrap();
+    let data = work.path().join("data");
+    import(&data, &repository("tests/captures/pysdk-memory-stdio"));
+    let place = ["--data", data.to_str().unwrap()];
+    let question = ["range", "--format", "csv"];
+    let path = |name: &str| work.path().join(name);
+    export(place, &question, &path("plain"));
+    let expected = std::fs::read(path("plain")).unwrap();
+    assert!(!expected.is_empty());
+
+    std::fs::write(path("behind"), "old").unwrap();
+    std::os::unix::fs::symlink("behind", path("link")).unwrap();
+    export(place, &question, &path("link"));
+    assert!(path("link").symlink_metadata().unwrap().file_type().is_symlink());
+    assert_eq!(std::fs::read(path("behind")).unwrap(), expected);
+
+    assert!(Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = path("pipe");
+        move || std::fs::read(pipe).unwrap()
+    });
+    export(place, &question, &path("pipe"));
+    assert!(path("pipe").symlink_metadata().unwrap().file_type().is_fifo());
+    assert_eq!(reader.join().unwrap(), expected);
+}
+
+#[test]
 fn a_full_disk_leaves_nothing() {
     let work = tempfile::tempdir().unwrap();
     let data = demo(work.path());

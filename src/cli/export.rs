@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - a file or folder has its name only when it is whole and synced; whatever ends an export early, Ctrl-C included,
-//!   leaves nothing under that name
+//!   leaves nothing under that name; a link is followed to its file, and a device or pipe is written to as it comes
 //! - the completeness statement and where the export is recorded go to standard error
 
 use std::io::{IsTerminal, Write};
@@ -184,7 +184,12 @@ fn template(bar: &ProgressBar, template: &str) {
 
 /// Where an export goes.
 enum Target {
-    File { path: PathBuf, is_bundle: bool },
+    File {
+        path: PathBuf,
+        is_bundle: bool,
+    },
+    /// A device, pipe or socket: it is there already and stays what it is.
+    Stream(PathBuf),
     Folder(PathBuf),
 }
 
@@ -196,7 +201,7 @@ impl Target {
             Target::File { path, is_bundle: true } => {
                 format!(" to {}, a tar archive (a path that ends in / becomes a folder)", path.display())
             }
-            Target::File { path, is_bundle: false } => format!(" to {}", path.display()),
+            Target::File { path, is_bundle: false } | Target::Stream(path) => format!(" to {}", path.display()),
         }
     }
 
@@ -204,7 +209,13 @@ impl Target {
     fn of(path: &Path, format: ExportFormat) -> anyhow::Result<Target> {
         let is_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir();
         if !is_folder {
-            return Ok(Target::File { path: path.to_path_buf(), is_bundle: format == ExportFormat::Bundle });
+            // Renaming over a link or device would put a file in its place.
+            let is_stream = std::fs::metadata(path).is_ok_and(|there| !there.is_file());
+            if is_stream {
+                return Ok(Target::Stream(path.to_path_buf()));
+            }
+            let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+            return Ok(Target::File { path, is_bundle: format == ExportFormat::Bundle });
         }
         if format != ExportFormat::Bundle {
             return Err(Usage(format!("{} is a folder; only a bundle is written as one", path.display())).into());
@@ -218,16 +229,21 @@ impl Target {
 
     fn path(&self) -> &Path {
         match self {
-            Target::File { path, .. } | Target::Folder(path) => path,
+            Target::File { path, .. } | Target::Folder(path) | Target::Stream(path) => path,
         }
     }
 
     async fn write(&self, download: Download, bar: &ProgressBar) -> anyhow::Result<()> {
         let path = self.path();
+        if let Target::Stream(path) = self {
+            let stream = std::fs::OpenOptions::new().write(true).open(path);
+            let mut stream = stream.with_context(|| format!("cannot write {}", path.display()))?;
+            return copy(download, &mut stream, bar).await;
+        }
         let partial = Partial::of(path)?;
         let written = match self {
             Target::File { is_bundle, .. } => partial.file(download, *is_bundle, bar).await,
-            Target::Folder(_) => unpack::to(download, &partial.path, bar).await,
+            Target::Folder(_) | Target::Stream(_) => unpack::to(download, &partial.path, bar).await,
         };
         let written = written.and_then(|()| partial.become_whole(path));
         written.with_context(|| format!("the export to {} did not finish; nothing was left there", path.display()))
