@@ -32,10 +32,15 @@ pub(super) struct Exchange {
     pub(super) unread: Option<Unread>,
 }
 
+/// Why a response is not known whole: the recorder had no room for some of it.
+const PART: &str = "part of it was not recorded";
+
 /// What was not read of a response, from the first byte that was not.
 #[derive(Debug, Clone)]
 pub(super) struct Unread {
     reason: String,
+    /// Bytes of it did not come here either, so length and digest would be those of something else.
+    is_part: bool,
     length: u64,
     digest: Sha256,
 }
@@ -88,11 +93,14 @@ impl Exchange {
 
     /// Part of its response did not come here, perhaps the head.
     pub(super) fn lost(&mut self) {
+        if let Some(unread) = &mut self.unread {
+            unread.is_part = true;
+        }
         if let Body::Events(reader) = &mut self.body {
             return reader.skip_to_next();
         }
         self.body = Body::Other;
-        self.unread.get_or_insert_with(|| Unread::new("part of it was not recorded"));
+        self.unread.get_or_insert_with(|| Unread { is_part: true, ..Unread::new(PART) });
     }
 
     pub(super) fn is_stream(&self) -> bool {
@@ -117,7 +125,7 @@ impl Exchange {
 
 impl Unread {
     pub(super) fn new(reason: &str) -> Self {
-        Unread { reason: reason.into(), length: 0, digest: Sha256::new() }
+        Unread { reason: reason.into(), is_part: false, length: 0, digest: Sha256::new() }
     }
 
     pub(super) fn add(&mut self, bytes: &[u8]) {
@@ -127,6 +135,12 @@ impl Unread {
 
     pub(super) fn notes(&self) -> Attributes {
         let mut notes = Attributes::default();
+        if self.is_part {
+            let is_all = self.reason == PART;
+            let reason = if is_all { PART.to_string() } else { format!("{}, and {PART}", self.reason) };
+            notes.text("threadline.not_kept", reason);
+            return notes;
+        }
         notes.text("threadline.not_kept", &self.reason);
         notes.text("threadline.length", self.length.to_string());
         notes.text("threadline.sha256", hex::encode(self.digest.clone().finalize()));
