@@ -2,7 +2,7 @@
 //!
 //! A call waits for its result; one that is still alone at the end, or pushed out by
 //! [`WAITING_MAX`] others or [`WAITING_BYTES_MAX`], is told as unanswered. Records of other observers of the same call stay events of
-//! their own and share `metadata.correlation_uid`.
+//! their own.
 
 use std::collections::{BTreeMap, HashMap};
 

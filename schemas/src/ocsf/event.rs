@@ -303,7 +303,8 @@ impl Context<'_> {
             (Some(Decision::Redact), _) => Some("policy_modified".into()),
             (Some(Decision::Cancel), _) | (None, Some(Outcome::Cancelled)) => Some("cancelled".into()),
             (None, Some(Outcome::InputRequired)) => Some("input_required".into()),
-            (None, None) if record.kind == Kind::Call => Some("no_result".into()),
+            // What lasted has ended; how, its source does not say.
+            (None, None) if record.kind == Kind::Call && record.duration_nano.is_none() => Some("no_result".into()),
             (None, Some(Outcome::Error | Outcome::Denied)) => {
                 let layers = [
                     record.rpc_error_code.map(|code| code.to_string()),
