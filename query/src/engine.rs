@@ -479,7 +479,7 @@ pub(crate) fn completeness(snapshot: &Snapshot) -> Completeness {
     let unread = snapshot.unread_rows();
     let waiting = (unread > 0).then(|| {
         format!(
-            "{unread} records wait in the inbox and were not looked at; they are taken in now, ask again in a moment"
+            "{unread} records wait in the inbox and were not looked at: a server takes them in, `threadline serve` or `import` does where none runs; ask again then"
         )
     });
     Completeness {

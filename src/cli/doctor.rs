@@ -164,7 +164,12 @@ fn outbox() -> Option<Verdict> {
 
 /// What was cut off the end of the log at a start.
 fn torn_ends(directory: &Path) -> Vec<Verdict> {
-    match threadline_store::log::Log::torn_ends(&directory.join("log/0")) {
+    let log = directory.join("log/0");
+    if !log.exists() {
+        // What only collectors wrote to has its inbox and no log yet.
+        return vec![Verdict::Ok("there is none yet: nothing has taken in what collectors left".into())];
+    }
+    match threadline_store::log::Log::torn_ends(&log) {
         Err(error) => vec![Verdict::Fail(format!("cannot be listed: {:#}", anyhow::Error::new(error)))],
         Ok(ends) => ends
             .iter()

@@ -69,7 +69,14 @@ impl Guard {
         if *method == Method::POST && takes_records(path) {
             return self.collecting_refusal(headers);
         }
-        self.token.as_ref().map(|_| (StatusCode::UNAUTHORIZED, "a bearer token is needed"))
+        self.token.as_ref()?;
+        let is_collector = bearer(headers).is_some_and(|given| self.collectors.knows(given));
+        let why = if is_collector {
+            "a collector's token sends records and reads nothing: reading needs the server's token"
+        } else {
+            "a bearer token is needed"
+        };
+        Some((StatusCode::UNAUTHORIZED, why))
     }
 
     /// Of a request that brings records and does not bear the server's token.
