@@ -37,6 +37,8 @@ const SECOND_ANSWER: f64 = 6.0;
 const UNLIKE: f64 = 4.0;
 /// A call that holds the answer to the same request, and one that holds another answer.
 const SAME_REQUEST: f64 = 2.0;
+/// Lines that a client program starts with, as usual for the system.
+const PROGRAM_LINES: f64 = 30.0;
 /// However many lines belong to calls, "to none" is worth this at least (natural log).
 const NOBODY_LEAST: f64 = -2.0;
 /// Content, template and shares of a line say the same in part.
@@ -610,11 +612,15 @@ impl<'a> Stage<'_, 'a> {
             let of_agent = agents.entry(line.agent).or_insert((line.clock, 0.0, 0.0));
             (of_agent.1, of_agent.2) = (of_agent.1 + sure, of_agent.2 + 1.0);
         }
-        let odds = |sure: f64, all: f64| ((sure + 1.0) / (all - sure + 1.0)).ln();
+        // Few lines of a program say little: it starts with lines of which as many belong to calls as of the system's.
+        let odds = |sure: f64, all: f64, usual: f64| {
+            ((sure + PROGRAM_LINES * usual) / (all - sure + PROGRAM_LINES * (1.0 - usual))).ln()
+        };
         let of = |(agent, (clock, sure, all)): (u64, (Name, f64, f64))| {
             let (clock_sure, clock_all) = clocks[&clock];
             // The only program of a system says nothing.
-            (all < clock_all).then(|| (agent, odds(sure, all) - odds(clock_sure, clock_all)))
+            let usual = (clock_sure + 1.0) / (clock_all + 2.0);
+            (all < clock_all).then(|| (agent, odds(sure, all, usual) - odds(0.0, 0.0, usual)))
         };
         self.agents = agents.into_iter().filter_map(of).collect();
     }
