@@ -77,9 +77,10 @@ try:
     status = [options.program, "forward", "status", "--data", str(data), "--format", "json"]
     deadline = time.time() + max(120, options.seconds * 2)
     while True:
-        sink = json.loads(subprocess.check_output(status, stderr=subprocess.DEVNULL))["data"][0]
+        # In this order: what is sealed after the count is not in the lag of a status before it.
         stored = json.loads(subprocess.check_output([options.program, "sql", "select count(*) from records", "--data", str(data),
                                                      "--format", "json"], stderr=subprocess.DEVNULL))
+        sink = json.loads(subprocess.check_output(status, stderr=subprocess.DEVNULL))["data"][0]
         if sink["lag_rows"] == 0 and stored["completeness"]["snapshot"]["tail_rows"] == 0:
             break
         if time.time() > deadline:
