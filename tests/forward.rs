@@ -231,6 +231,18 @@ fn ingest_keeps_its_rate_while_a_receiver_is_away_and_while_it_is_caught_up_with
     println!("{said}");
 }
 
+/// What `forward status` says of a sink.
+fn status(data: &Path, name: &str) -> Value {
+    let all = json(threadline().args(["forward", "status", "--format", "json", "--data"]).arg(data));
+    all["data"].as_array().unwrap().iter().find(|sink| sink["name"] == name).cloned().unwrap_or_default()
+}
+
+/// The status once it is as wanted. Bounded by the number of looks, each a process; the outcome alone is judged.
+fn until(data: &Path, name: &str, reached: &dyn Fn(&Value) -> bool) -> Value {
+    let mut looks = (0..600).map(|_| status(data, name));
+    looks.find(|sink| reached(sink)).unwrap_or_else(|| panic!("{name}: {}", status(data, name)))
+}
+
 /// A receiver that is away is waited for; recording goes on meanwhile, and other sinks do, too.
 #[test]
 fn a_dead_receiver_holds_up_neither_ingest_nor_other_sinks_and_is_caught_up_with() {
@@ -248,14 +260,7 @@ fn a_dead_receiver_holds_up_neither_ingest_nor_other_sinks_and_is_caught_up_with
     let mut forwarder = Stopped(
         threadline().args(["forward", "run", "--config"]).arg(&config).arg("--data").arg(&data).spawn().unwrap(),
     );
-    let status = |name: &str| {
-        let all = json(threadline().args(["forward", "status", "--format", "json", "--data"]).arg(&data));
-        all["data"].as_array().unwrap().iter().find(|sink| sink["name"] == name).cloned().unwrap_or_default()
-    };
-    let until = |name: &str, reached: &dyn Fn(&Value) -> bool| {
-        // Bounded by the number of looks, each a process; the outcome alone is judged.
-        (0..600).map(|_| status(name)).find(|sink| reached(sink)).unwrap_or_else(|| panic!("{name}: {}", status(name)))
-    };
+    let until = |name: &str, reached: &dyn Fn(&Value) -> bool| until(&data, name, reached);
     until("lines", &|sink| sink["lag_rows"] == 0 && sink["sent"].as_u64() > Some(0));
     until("away", &|sink| sink["state"] == "retrying" && sink["lag_rows"].as_u64() > Some(0));
     import(&data, &repository("tests/captures/claude-code"));
@@ -307,13 +312,7 @@ fn status_keeps_what_went_wrong_and_a_replay_of_nothing_changes_it_not() {
     command.args(["forward", "run", "--config"]).arg(&config).arg("--data").arg(&data);
     let mut forwarder =
         Stopped(command.stderr(std::fs::File::create(work.path().join("log")).unwrap()).spawn().unwrap());
-    let status = |name: &str| {
-        let all = json(threadline().args(["forward", "status", "--format", "json", "--data"]).arg(&data));
-        all["data"].as_array().unwrap().iter().find(|sink| sink["name"] == name).cloned().unwrap_or_default()
-    };
-    let until = |name: &str, reached: &dyn Fn(&Value) -> bool| {
-        (0..600).map(|_| status(name)).find(|sink| reached(sink)).unwrap_or_else(|| panic!("{name}: {}", status(name)))
-    };
+    let until = |name: &str, reached: &dyn Fn(&Value) -> bool| until(&data, name, reached);
     until("lines", &|sink| sink["lag_rows"] == 0 && sink["sent"].as_u64() > Some(0));
     until("away", &|sink| sink["state"] == "retrying");
     let refuses = until("refuses", &|sink| sink["lag_rows"] == 0);
@@ -321,15 +320,15 @@ fn status_keeps_what_went_wrong_and_a_replay_of_nothing_changes_it_not() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert!(forwarder.0.wait().unwrap().success());
 
-    let away = status("away");
+    let away = status(&data, "away");
     assert_eq!(away["state"], "not running");
     assert!(away["reason"].is_string() && away["last_error"]["reason"] == away["reason"], "{away}");
     let letters = refuses["dead_letters"].as_u64().unwrap();
-    assert!(letters > 20 && status("refuses")["rejected"] == letters, "{refuses}");
+    assert!(letters > 20 && status(&data, "refuses")["rejected"] == letters, "{refuses}");
     let log = std::fs::read_to_string(work.path().join("log")).unwrap();
     assert!(log.lines().filter(|line| line.contains("dead letters now")).count() <= 2, "{log}");
 
-    let before = status("lines");
+    let before = status(&data, "lines");
     let replay = |what: &[&str]| {
         let mut command = threadline();
         run(command
@@ -341,7 +340,7 @@ fn status_keeps_what_went_wrong_and_a_replay_of_nothing_changes_it_not() {
     };
     assert!(replay(&["--dead-letters"]).status.success());
     assert!(before["last_delivery"].is_string());
-    assert_eq!(status("lines")["last_delivery"], before["last_delivery"]);
+    assert_eq!(status(&data, "lines")["last_delivery"], before["last_delivery"]);
     let beyond = replay(&["--from-version", "999"]);
     let said = String::from_utf8_lossy(&beyond.stderr);
     let newest = before["version"].as_i64().unwrap();
