@@ -86,6 +86,14 @@ fn what_is_read_through_a_server_is_recorded_and_changes_nothing_that_is_found()
         let answer = runtime.block_on(client.get(url).basic_auth("c.auditor", Some("")).send()).unwrap();
         assert!(answer.status().is_success() || answer.status() == 404, "{path}: {}", answer.status());
     };
+    // The document of a server has both what goes in and what comes out.
+    let document: Value = {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let url = format!("{}/api/v1/openapi.json", server.url);
+        let text = runtime.block_on(async { reqwest::get(url).await.unwrap().text().await.unwrap() });
+        serde_json::from_str(&text).unwrap()
+    };
+    assert!(document["paths"]["/api/v1/events"]["post"].is_object() && document["paths"]["/api/v1/export"].is_object());
     let pages = [
         "/",
         "/sources",

@@ -21,6 +21,7 @@ mod body;
 mod counts;
 mod events;
 mod grpc;
+mod openapi;
 mod otlp;
 mod problem;
 mod status;
@@ -42,6 +43,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::pipeline::Pipeline;
 
 pub use self::counts::{NAME_CHARS_MAX, NAMES_MAX, OtlpCounts};
+pub use self::openapi::openapi;
 pub use self::otlp::Otlp;
 
 /// Bytes of all bodies as they arrive.

@@ -72,10 +72,10 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 )]
 struct Api;
 
-/// The API over an engine.
-pub fn router(engine: Arc<Engine>) -> Router {
+/// The API over an engine. Its OpenAPI document also has `beside`: what else the server that it is part of serves.
+pub fn router(engine: Arc<Engine>, beside: utoipa::openapi::OpenApi) -> Router {
     let (router, api) = parts();
-    let spec = spec_json(&api);
+    let spec = spec_json(&api.merge_from(beside));
     let router = router.route(
         "/api/v1/openapi.json",
         axum::routing::get(move || async move { ([(header::CONTENT_TYPE, "application/json")], spec) }),
@@ -88,7 +88,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .with_state(engine)
 }
 
-/// The OpenAPI 3.1 document of this build.
+/// The OpenAPI 3.1 document of what is read.
 pub fn openapi() -> String {
     spec_json(&parts().1)
 }

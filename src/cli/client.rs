@@ -101,7 +101,7 @@ impl Client {
             .with_context(|| format!("cannot read the data directory {}", directory.display()))?;
         let log = is_recorded.then(|| Arc::new(InboxLog::of(&directory)) as Arc<dyn AccessLog>);
         let engine = super::engine(reader, &directory, log, public_url.cloned())?;
-        Ok(Client::Local(threadline_query::router(Arc::new(engine))))
+        Ok(Client::Local(threadline_query::router(Arc::new(engine), Default::default())))
     }
 
     /// GETs `path` with query parameters and reads JSON.

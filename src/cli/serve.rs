@@ -81,7 +81,7 @@ impl Server {
         let noted = middleware::from_fn_with_state(engine.clone(), threadline_query::noted);
         let pages = threadline_dashboards::router(engine.clone()).layer(noted).layer(in_turn);
         let api = Router::new()
-            .merge(threadline_query::router(engine.clone()))
+            .merge(threadline_query::router(engine.clone(), threadline_ingest::http::openapi()))
             .merge(threadline_ingest::http::events(collecting))
             .merge(otlp.clone())
             .merge(pages);

@@ -12,14 +12,17 @@
 use std::ops::Range;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use threadline_schemas::decode::{Context, Line};
 use threadline_schemas::{Collector, Record, json, wire};
+use utoipa::ToSchema;
 
 use threadline_schemas::limits::arrival::EVENTS_MAX;
 
+use super::openapi::NativeEvent;
 use super::problem::{REQUEST_ID, RequestId};
 use super::{Collecting, Refusal, body, weigh};
 
@@ -40,12 +43,48 @@ struct Outcome {
     rejected_total: usize,
 }
 
-/// Takes events.
+/// What became of the events of one request, as answered. The numbers add up to all of them.
+#[derive(Debug, Serialize, ToSchema)]
+struct Taken {
+    /// Events that are stored now and were not before.
+    accepted: usize,
+    /// Events that were stored already.
+    duplicates: usize,
+    /// Events whose `id` is stored with other content: the first stays, the second is kept as a rejected record.
+    conflicts: usize,
+    /// Events that could not be read; each is kept as a rejected record.
+    rejected_total: usize,
+    /// The first thousand of those.
+    rejected: Vec<RejectedEvent>,
+}
+
+/// An event that could not be read.
+#[derive(Debug, Serialize, ToSchema)]
+struct RejectedEvent {
+    /// Line of the body, or position in the array, from 1.
+    line: usize,
+    /// Why; never holds content.
+    detail: String,
+}
+
+/// Stores events. An answer of 200 means that every event it counts is on disk; sending them again is safe.
+///
+/// One JSON object per line (`application/x-ndjson`), or an array or one object (`application/json`); gzip and zstd are
+/// taken.
+#[utoipa::path(post, path = "/api/v1/events", tag = "collect", operation_id = "events_take",
+    request_body(content((NativeEvent = "application/x-ndjson"), (NativeEvent = "application/json"))),
+    responses(
+        (status = 200, description = "Stored, and what could not be read is named", body = Taken),
+        (status = 400, description = "The body is no list of events", content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", content_type = "application/problem+json"),
+        (status = 415, description = "Another content type or encoding", content_type = "application/problem+json"),
+        (status = 503, description = "Nothing is promised; `Retry-After` says when to send it again", content_type = "application/problem+json"),
+    ))]
 pub(super) async fn take(State(collecting): State<Collecting>, request: Request) -> Response {
     let id = RequestId::new();
     let (parts, body) = request.into_parts();
     match store(&collecting, &parts.headers, body).await {
-        Ok(outcome) => answer(&outcome, id),
+        Ok(outcome) => answer(outcome, id),
         Err(refusal) => refusal.response(parts.uri.path(), id),
     }
 }
@@ -220,18 +259,15 @@ impl Outcome {
     }
 }
 
-fn answer(outcome: &Outcome, id: RequestId) -> Response {
-    let rejected: Vec<_> =
-        outcome.rejected.iter().map(|(line, detail)| serde_json::json!({ "line": line, "detail": detail })).collect();
-    let body = serde_json::json!({
-        "accepted": outcome.accepted,
-        "duplicates": outcome.duplicates,
-        "conflicts": outcome.conflicts,
-        "rejected_total": outcome.rejected_total,
-        "rejected": rejected,
-    });
-    let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let mut response = (StatusCode::OK, [json], body.to_string()).into_response();
+fn answer(outcome: Outcome, id: RequestId) -> Response {
+    let body = Taken {
+        accepted: outcome.accepted,
+        duplicates: outcome.duplicates,
+        conflicts: outcome.conflicts,
+        rejected_total: outcome.rejected_total,
+        rejected: outcome.rejected.into_iter().map(|(line, detail)| RejectedEvent { line, detail }).collect(),
+    };
+    let mut response = axum::Json(body).into_response();
     response.headers_mut().insert(REQUEST_ID, id.header());
     response
 }

@@ -38,7 +38,7 @@ async fn serve(records: Vec<Record>) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), StoreConfig::default()).await.unwrap();
     store.appender().append(records).await.unwrap();
-    let router = router(Arc::new(Engine::new(store.reader(), EngineConfig::default())));
+    let router = router(Arc::new(Engine::new(store.reader(), EngineConfig::default())), Default::default());
     Server { _dir: dir, store, router }
 }
 
@@ -74,7 +74,7 @@ async fn a_few_answers_are_put_together_at_once() {
     let store = Store::open(dir.path(), StoreConfig::default()).await.unwrap();
     store.appender().append(records()).await.unwrap();
     let engine = Arc::new(Engine::new(store.reader(), EngineConfig::default()));
-    let router = router(engine.clone());
+    let router = router(engine.clone(), Default::default());
     let get = |path: &'static str| {
         let router = router.clone();
         async move { router.oneshot(Request::builder().uri(path).body(Body::empty()).unwrap()).await.unwrap().status() }
