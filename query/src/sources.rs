@@ -349,7 +349,7 @@ impl Tallies {
         let parsed = record.attributes.as_deref().and_then(|text| json::parse(text.as_bytes()).ok());
         let count = parsed.and_then(|parsed| {
             let number = |name: &str| parsed.value.get(name).and_then(json::Json::as_i64);
-            ["records", "frames", "messages"].into_iter().find_map(number)
+            ["records", "frames", "events", "messages"].into_iter().find_map(number)
         });
         if let Some(tally) = self.of((record.source_name.clone(), record.source_kind)) {
             tally.dropped =
@@ -612,6 +612,9 @@ mod tests {
         let mut gap = record("a", 10);
         gap.kind = Kind::Gap;
         gap.attributes = Some(r#"{"reason":"x","records":41}"#.into());
+        let mut of_http = record("a", 10);
+        of_http.kind = Kind::Gap;
+        of_http.attributes = Some(r#"{"events":3,"bytes":40,"reason":"overflow"}"#.into());
         let mut rejected = record("a", 20);
         rejected.kind = Kind::Rejected;
         let mut exited = record("b", 90_000);
@@ -619,9 +622,9 @@ mod tests {
         let mut loaded = record("c", 90_000);
         loaded.collector = Collector::Import;
         check(
-            &[gap, rejected, exited, record("b", 90_010), loaded],
+            &[gap, of_http, rejected, exited, record("b", 90_010), loaded],
             expect![[r#"
-                a Active: 2 records, 1 rejected, 1 gaps, 41 dropped; quiet 10 s, usual Some(10.0) s; 2 in the minute, 2 in the hour; lag Some(1.5) ms; clock Some(-1.5) ms by 2
+                a Active: 3 records, 1 rejected, 2 gaps, 44 dropped; quiet 10 s, usual Some(10.0) s; 3 in the minute, 3 in the hour; lag Some(1.5) ms; clock Some(-1.5) ms by 3
                 b Ended: 2 records, 0 rejected, 0 gaps, 0 dropped; quiet 90000 s, usual Some(10.0) s; 0 in the minute, 0 in the hour; lag Some(1.5) ms; clock Some(-1.5) ms by 2
                 c Loaded: 1 records, 0 rejected, 0 gaps, 0 dropped; quiet 90000 s, usual None s; 0 in the minute, 0 in the hour; lag Some(1.5) ms; clock None ms by 0
             "#]],

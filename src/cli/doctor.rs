@@ -149,7 +149,7 @@ fn outbox() -> Option<Verdict> {
     match threadline_ingest::remote::waiting(&state) {
         Err(error) => Some(Verdict::Fail(format!("{:#}", anyhow::Error::new(error)))),
         Ok(waiting) if waiting.records.is_empty() => {
-            waiting.collector.map(|id| Verdict::Ok(format!("everything is sent (collector {id})")))
+            waiting.collector.map(|id| Verdict::Ok(format!("nothing waits to be sent (collector {id})")))
         }
         Ok(waiting) => {
             let left = waiting.records.iter().map(|(server, records)| format!("{records} records for {server}"));
