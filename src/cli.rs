@@ -31,7 +31,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use threadline_schemas::ocsf::Version;
 
 /// Nothing was found and `--fail-empty` was given.
 pub(crate) const EXIT_EMPTY: u8 = 3;
@@ -582,8 +584,8 @@ pub(crate) struct ExportArguments {
     /// Form of the export
     #[arg(long, value_enum, default_value_t = ExportFormat::Ndjson)]
     pub(crate) format: ExportFormat,
-    /// OCSF version: 1.8.0, 1.5.0, 1.3.0 or 1.1.0
-    #[arg(long, default_value = "1.8.0", value_name = "V")]
+    /// OCSF version
+    #[arg(long, default_value = Version::NEWEST.as_str(), value_name = "V", value_parser = PossibleValuesParser::new(Version::ALL.iter().map(|v| v.as_str())))]
     pub(crate) ocsf_version: String,
     /// Bytes of content an OCSF event may hold as text; 0: digests and lengths only
     #[arg(long, default_value_t = 0, value_name = "BYTES")]

@@ -63,9 +63,16 @@ fn a_session_and_a_search_are_exported_whole() {
         ndjson(&hits).iter().map(|hit| hit["event"]["event_id"].as_str().unwrap().to_string()).collect();
     assert_eq!(ids(&ndjson(&export(data.path(), &["query", tool]))), hits);
 
-    let nothing =
-        run(threadline().args(["export", "query", "nowhere-to-be-found", "--fail-empty", "--data"]).arg(data.path()));
-    assert_eq!(nothing.status.code(), Some(3));
+    for nothing in [["query", "nowhere-to-be-found"], ["session", "no-such-id"]] {
+        let ended = run(threadline().arg("export").args(nothing).args(["--fail-empty", "--data"]).arg(data.path()));
+        assert_eq!(ended.status.code(), Some(3), "{nothing:?}");
+    }
+    // A version that nobody knows is refused, also where the format has none.
+    let unknown = run(threadline()
+        .args(["export", "range", "--format", "html", "--ocsf-version", "2.0", "--data"])
+        .arg(data.path()));
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("1.8.0"), "the versions that are known are named");
 }
 
 #[test]

@@ -93,7 +93,13 @@ async fn export(mut question: Vec<(&'static str, String)>, arguments: ExportArgu
     let client = Client::open_recording(&arguments.place, arguments.public_url.as_ref())?;
     let bar = if target.is_some() { spinner() } else { ProgressBar::hidden() };
     let download = prepared(&client, question, &bar).await;
-    let download = download.inspect_err(|_| bar.finish_and_clear())?;
+    let download = match download {
+        Ok(download) => download,
+        Err(error) => {
+            bar.finish_and_clear();
+            return super::read::nothing(arguments.fail_empty, error);
+        }
+    };
     let records: u64 = download.header("threadline-records").and_then(|text| text.parse().ok()).unwrap_or(0);
     let access = download.header("threadline-access").unwrap_or("not recorded: the server does not say").to_string();
     let sha256 = download.header("threadline-sha256").map(str::to_string);

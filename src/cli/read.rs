@@ -151,7 +151,7 @@ pub(crate) async fn session_show(arguments: SessionShowArguments) -> anyhow::Res
         arguments.grade.map(|grade| ("grade", grade)).into_iter().chain(known_at).collect();
     let answer = client.get(&format!("/api/v1/sessions/{}", segment(&arguments.id)), &query).await;
     let answer = match answer {
-        Err(error) => return nothing(&arguments.printing, error),
+        Err(error) => return nothing(arguments.printing.fail_empty, error),
         Ok(answer) => answer,
     };
     if arguments.printing.format == Format::Table {
@@ -169,7 +169,7 @@ pub(crate) async fn session_show(arguments: SessionShowArguments) -> anyhow::Res
 pub(crate) async fn event_show(arguments: EventArguments) -> anyhow::Result<ExitCode> {
     let client = Client::open(&arguments.place)?;
     let answer = match client.get(&format!("/api/v1/events/{}", segment(&arguments.id)), &[]).await {
-        Err(error) => return nothing(&arguments.printing, error),
+        Err(error) => return nothing(arguments.printing.fail_empty, error),
         Ok(answer) => answer,
     };
     let record = answer.pointer("/data/record").and_then(Value::as_object).cloned().unwrap_or_default();
@@ -269,7 +269,7 @@ pub(crate) async fn links(arguments: LinksArguments) -> anyhow::Result<ExitCode>
     }
     let query: Vec<(&str, String)> = arguments.session.map(|id| ("session", id)).into_iter().collect();
     let answer = match pages(&client, "/api/v1/links", query, 0).await {
-        Err(error) => return nothing(&arguments.printing, error),
+        Err(error) => return nothing(arguments.printing.fail_empty, error),
         Ok(answer) => answer,
     };
     let rows = array(&answer);
@@ -366,9 +366,9 @@ fn named(row: &Value, names: &[String]) -> Value {
 }
 
 /// An id that nothing bears is nothing found, where that has an exit code of its own.
-fn nothing(printing: &Printing, error: anyhow::Error) -> anyhow::Result<ExitCode> {
+pub(super) fn nothing(fail_empty: bool, error: anyhow::Error) -> anyhow::Result<ExitCode> {
     match error.downcast_ref::<Refused>() {
-        Some(refused) if refused.is_empty() && printing.fail_empty => {
+        Some(refused) if refused.is_empty() && fail_empty => {
             output::talk(&refused.to_string());
             Ok(ExitCode::from(EXIT_EMPTY))
         }
