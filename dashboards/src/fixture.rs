@@ -372,7 +372,12 @@ pub(crate) fn session() -> Session {
         ],
         turns,
         grade_floor: Grade::Claimed,
-        clocks: Vec::new(),
+        clocks: vec![SessionClock {
+            clock: "server:orders".into(),
+            records: 9,
+            ahead_ms: vec![-1340.0, 412.0],
+            spread_ms: Some(3.0),
+        }],
     }
 }
 

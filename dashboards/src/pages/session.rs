@@ -5,7 +5,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
-use threadline_query::model::{Answer, Session};
+use threadline_query::model::{Answer, Session, SessionClock};
 
 use super::conversation::{self, BLOCKS_MAX, Block};
 use super::export::Export;
@@ -39,6 +39,9 @@ struct Page<'a> {
     end: Shown,
     duration: Shown,
     facts: Vec<Fact>,
+    clocks: Vec<Clock>,
+    /// Clocks that are not listed.
+    clocks_more: usize,
     totals: Vec<(Shown, &'static str, &'static str)>,
     coverage: Vec<Cover>,
     grades: Vec<(Mark, Shown)>,
@@ -129,6 +132,14 @@ struct Fact {
     more: usize,
 }
 
+/// How far a source's clock was ahead.
+struct Clock {
+    name: Shown,
+    /// At the first record and, where that differs, at the last.
+    ahead: Vec<Shown>,
+    spread: Option<Shown>,
+}
+
 struct GapLine {
     kind: Shown,
     description: Shown,
@@ -214,6 +225,8 @@ fn view<'a>(
         },
         duration: words::duration(summary.duration_nano),
         facts: facts(session),
+        clocks: session.clocks.iter().take(CHIPS_MAX).map(clock).collect(),
+        clocks_more: session.clocks.len().saturating_sub(CHIPS_MAX),
         totals,
         coverage: coverage(summary),
         grades: grades.map(|(&grade, n)| (words::grade(grade), words::count(n))).collect(),
@@ -255,6 +268,15 @@ fn facts(session: &Session) -> Vec<Fact> {
     ];
     facts.retain(|fact| !fact.chips.is_empty() || matches!(fact.name, "user" | "agent"));
     facts
+}
+
+fn clock(clock: &SessionClock) -> Clock {
+    let nanos = |ms: &f64| (ms * 1e6) as i64;
+    Clock {
+        name: Shown::short(&clock.clock, 60),
+        ahead: clock.ahead_ms.iter().map(|ms| words::signed_duration(nanos(ms))).collect(),
+        spread: clock.spread_ms.as_ref().map(|ms| words::duration(nanos(ms))),
+    }
 }
 
 fn gaps(session: &Session, here: &Href) -> Vec<GapLine> {
