@@ -56,7 +56,9 @@ pub(crate) fn all_versions(data: &Path, work: &Path) -> Vec<Value> {
         if let Some(mut validator) = strict(version) {
             let output = run(validator.arg(&file));
             let said = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success(), "{version}: {}", &said[said.len().saturating_sub(3_000)..]);
+            let error = String::from_utf8_lossy(&output.stderr);
+            let end = said.char_indices().rev().nth(3_000).map_or(0, |(at, _)| at);
+            assert!(output.status.success(), "{version}: {}\n{}{error}", output.status, &said[end..]);
             println!("{version}: {} events, no violation by the strict validator", newest.len());
         }
     }
