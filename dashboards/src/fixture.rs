@@ -340,6 +340,7 @@ pub(crate) fn session() -> Session {
             conversation_ids: vec!["309daf42-f826-415e-8b8f-6414e473e49e".into()],
             agents: vec!["claude-code 2.1.197".into()],
             users: vec!["j.meyer@example.org".into()],
+            acted_as: vec!["svc-orders".into()],
             servers: vec!["everything".into(), "fs".into(), "orders".into()],
             tools: STEPS
                 .iter()

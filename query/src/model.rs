@@ -177,8 +177,11 @@ pub struct SessionSummary {
     pub conversation_ids: Vec<String>,
     /// Agents.
     pub agents: Vec<String>,
-    /// Users, authenticated first.
+    /// Users, authenticated first: whom hosts and gateways name, or, where those name nobody, whoever is named.
     pub users: Vec<String>,
+    /// Other accounts that servers and downstream systems name: those they acted under.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acted_as: Vec<String>,
     /// MCP servers.
     pub servers: Vec<String>,
     /// Tools.

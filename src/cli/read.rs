@@ -464,9 +464,13 @@ fn write_session(out: &mut String, session: &Value) -> std::fmt::Result {
         moment(summary, "end"),
         duration(&summary["duration_nano"])
     )?;
-    for (label, key) in
-        [("agent", "agents"), ("user", "users"), ("conversation", "conversation_ids"), ("servers", "servers")]
-    {
+    for (label, key) in [
+        ("agent", "agents"),
+        ("user", "users"),
+        ("acted as", "acted_as"),
+        ("conversation", "conversation_ids"),
+        ("servers", "servers"),
+    ] {
         let names: Vec<String> =
             each(summary, key).filter_map(Value::as_str).map(|text| display::terminal(text, Lines::Show)).collect();
         if !names.is_empty() {

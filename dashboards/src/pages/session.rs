@@ -260,6 +260,7 @@ fn facts(session: &Session) -> Vec<Fact> {
     let sources: Vec<String> = summary.sources.keys().cloned().collect();
     let mut facts = vec![
         list("user", &summary.users, &by("user")),
+        list("acted as", &summary.acted_as, &by("user")),
         list("agent", &summary.agents, &by("agent")),
         list("servers", &summary.servers, &by("server")),
         list("tools", &summary.tools, &by("tool")),

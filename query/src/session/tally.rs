@@ -96,6 +96,8 @@ pub(crate) struct Tally<'a> {
     agents: BTreeSet<&'a str>,
     authenticated: BTreeSet<&'a str>,
     claimed: BTreeSet<&'a str>,
+    /// Users that servers and downstream systems claim: often accounts of services.
+    accounts: BTreeSet<&'a str>,
     servers: BTreeSet<&'a str>,
     tools: BTreeSet<&'a str>,
 }
@@ -112,7 +114,8 @@ impl<'a> Tally<'a> {
         self.conversations.insert(row.conversation);
         self.agents.insert(row.agent);
         self.authenticated.insert(row.authenticated);
-        self.claimed.insert(row.claimed);
+        let is_behind = matches!(row.source_kind, SourceKind::Server | SourceKind::Downstream);
+        if is_behind { &mut self.accounts } else { &mut self.claimed }.insert(row.claimed);
         self.servers.insert(row.server);
         if is_tool_use(row.kind) {
             self.tools.insert(row.tool);
@@ -128,6 +131,11 @@ impl<'a> Tally<'a> {
         let mut users = list(&self.authenticated);
         let claimed = list(&self.claimed).into_iter().filter(|user| !self.authenticated.contains(user.as_str()));
         users.extend(claimed);
+        let mut acted_as: Vec<String> = list(&self.accounts);
+        if users.is_empty() {
+            users = std::mem::take(&mut acted_as);
+        }
+        acted_as.retain(|account| !users.contains(account));
         SessionSummary {
             id: id.into(),
             start: time_text(from),
@@ -136,6 +144,7 @@ impl<'a> Tally<'a> {
             conversation_ids: list(&self.conversations),
             agents: list(&self.agents),
             users,
+            acted_as,
             servers: list(&self.servers),
             tools: list(&self.tools),
             prompts: self.prompts,
@@ -152,4 +161,34 @@ impl<'a> Tally<'a> {
 /// Tools count when somebody chose, called or answered them, not when they were merely listed.
 pub(crate) fn is_tool_use(kind: Kind) -> bool {
     matches!(kind, Kind::Selection | Kind::Call | Kind::Result | Kind::Decision | Kind::Approval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(sides: &[(SourceKind, &str)]) -> (Vec<String>, Vec<String>) {
+        let records: Vec<Record> = sides
+            .iter()
+            .enumerate()
+            .map(|(n, (side, user))| {
+                let mut record = Record::new("t", &n.to_string(), Kind::Log);
+                (record.source_kind, record.user_claimed) = (*side, Some((*user).into()));
+                record
+            })
+            .collect();
+        let mut tally = Tally::default();
+        records.iter().for_each(|record| tally.add(&TallyRow::from(record)));
+        let summary = tally.summary("s");
+        (summary.users, summary.acted_as)
+    }
+
+    #[test]
+    fn whom_a_server_names_is_a_user_only_where_nobody_before_it_names_one() {
+        use SourceKind::{Downstream, Gateway, Host, Server};
+        let texts = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let all = [(Downstream, "svc_db"), (Server, "svc"), (Server, "ann"), (Gateway, "sub-1"), (Host, "ann")];
+        assert_eq!(named(&all), (texts(&["ann", "sub-1"]), texts(&["svc", "svc_db"])));
+        assert_eq!(named(&all[..3]), (texts(&["ann", "svc", "svc_db"]), texts(&[])));
+    }
 }
