@@ -19,6 +19,7 @@
 
 mod archive;
 mod bundle;
+mod chained;
 pub mod check;
 mod choose;
 mod custody;
@@ -183,7 +184,7 @@ pub struct Export {
 
 enum Body {
     /// Records that are still to be read, and what makes bytes of them.
-    Parts(Records, Option<Box<Encoder>>),
+    Parts(Box<Records>, Option<Box<Encoder>>),
     /// Files that are ready.
     Archive(archive::Archive),
     /// A page that is ready.
@@ -252,12 +253,8 @@ impl Records {
         self.part = if bytes > PART_BYTES { self.part / 2 } else { self.part * 2 };
         self.part = self.part.clamp(*PART.start(), *PART.end());
         let mut sessions = Vec::new();
-        if let Some(mut known) = self.known.take() {
-            let work = move || {
-                let sessions = known.of(&part);
-                (known, sessions)
-            };
-            let (known, told) = tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)?;
+        if let Some(known) = self.known.take() {
+            let (known, told) = known.of(&self.snapshot, &Arc::new(part)).await?;
             (self.known, sessions) = (Some(known), told);
         }
         Ok(Part { records, sessions })
@@ -311,7 +308,7 @@ impl Engine {
                 let encoder = Box::new(Encoder::new(other)?);
                 let Chosen { snapshot, rows, known, .. } = chosen;
                 let recorded = access.record(self.access_log()).await;
-                (Body::Parts(Records::new(snapshot, rows, known), Some(encoder)), recorded)
+                (Body::Parts(Box::new(Records::new(snapshot, rows, known)), Some(encoder)), recorded)
             }
         };
         Ok(Export { completeness, records, sha256: access.sha256, format, recorded, body })

@@ -30,6 +30,7 @@ pub const COLUMNS: &[&str] = &[
     "server_name",
     "tool_name",
     "outcome",
+    "duration_nano",
     "decision",
     "user_claimed",
     "user_authenticated",
@@ -99,6 +100,8 @@ pub struct Fact {
     pub outcome: Option<Outcome>,
     /// Verdict.
     pub decision: Option<Decision>,
+    /// Whether it says how it ended, or how long it took.
+    pub is_over: bool,
     /// Whether the source, or a clock near it, said when (not ours for want of any).
     pub timed: bool,
     /// Whether it is a request that opens an MCP session.
@@ -152,6 +155,7 @@ impl Facts {
             direction: record.direction,
             outcome: record.outcome,
             decision: record.decision,
+            is_over: record.outcome.is_some() || record.duration_nano.is_some(),
             timed: is_timed(record),
             opens_session: record.name.as_deref() == Some("initialize")
                 && record.direction == Some(Direction::ClientToServer),

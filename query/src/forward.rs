@@ -25,6 +25,7 @@
 
 pub mod address;
 mod backoff;
+mod chained;
 pub mod config;
 mod event;
 mod http;

@@ -41,6 +41,7 @@
 
 mod access;
 pub mod api;
+mod chains;
 pub mod closure;
 mod cursor;
 mod engine;

@@ -124,7 +124,7 @@ impl Engine {
         }
         let Gathered { id, records, places, contest, .. } = gathered;
         let known = match needs.sessions {
-            true if is_linked => Some(Sessions::told(&records, &places)),
+            true if is_linked => Some(Sessions::told(&records, &places, &contest, floor)),
             true => match index {
                 Some(index) => Some(sessions_of(index).await?),
                 None => None,

@@ -1,22 +1,28 @@
-//! What the sessions of an export say of themselves, for events that have to answer alone: who, which agent, which session.
+//! What the sessions of an export say of themselves, for events that have to answer alone: who, which agent, which session,
+//! and of which chain and call a record is.
 //!
-//! A session is what equal ids hold together ([`close`]); what the linker judged is left out, so nobody is named on a guess.
-//! What its records say differently is not told.
+//! Who is told by what equal ids hold together ([`close`]); what the linker judged is left out, so nobody is named on a guess.
+//! What records say differently is not told. Chains are those of the session as its page shows it (`chained`).
 //!
 //! Invariants
-//! - facts of at most [`CACHED_MAX`] sessions are held
+//! - facts of at most [`CACHED_MAX`] sessions are held, 16 bytes for each of their records
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use threadline_schemas::Record;
 use threadline_schemas::ocsf::SessionFacts;
-use threadline_store::RowId;
+use threadline_store::{RowId, Snapshot};
 use uuid::Uuid;
 
+use super::chained::Chained;
 use crate::closure::{Closure, NONE, close};
+use crate::error::QueryError;
 use crate::fact::{FactView, Facts};
 use crate::index::Indexed;
+use crate::links::Contest;
+use crate::model::Grade;
+use crate::session::Options;
 
 /// Sessions whose facts are held.
 const CACHED_MAX: usize = 50_000;
@@ -28,7 +34,7 @@ pub(super) struct Sessions(Known);
 #[derive(Debug)]
 enum Known {
     /// Of one session, whose records were at hand.
-    Told { facts: Vec<SessionFacts>, of: HashMap<RowId, u32> },
+    Told { facts: Vec<SessionFacts>, of: HashMap<RowId, (u32, u32)>, chained: Chained },
     /// Of the whole store.
     Indexed {
         index: Arc<Indexed>,
@@ -36,49 +42,119 @@ enum Known {
         starts: HashMap<u32, u32>,
         exact: Option<Closure>,
         facts: HashMap<u32, SessionFacts>,
+        chained: HashMap<u32, Chained>,
     },
 }
 
 impl Sessions {
-    /// Of the records of one session.
-    pub(super) fn told(records: &[Record], places: &HashMap<Uuid, RowId>) -> Sessions {
+    /// Of the records of one session, as links of a grade hold them together.
+    pub(super) fn told(records: &[Record], places: &HashMap<Uuid, RowId>, contest: &Contest, floor: Grade) -> Sessions {
         let blocks = Facts::of(records).finish();
         let view = FactView::new(vec![&blocks]);
         let closure = close(&view);
         let facts = closure.sessions.iter().map(|session| facts(&view, &session.rows)).collect();
-        let of = closure.session_of.iter().zip(records).filter(|(session, _)| **session != NONE);
-        let of = of.filter_map(|(session, record)| Some((*places.get(&record.event_id)?, *session))).collect();
-        Sessions(Known::Told { facts, of })
+        let all: Vec<u32> = (0..view.len()).collect();
+        let mut chained = Chained::of(&view, &all, contest.judged.as_deref(), floor);
+        for at in all {
+            if let Some(lead) = chained.unnamed(at) {
+                chained.name(lead, &records[lead as usize]);
+            }
+        }
+        let of = closure.session_of.iter().zip(records).zip(0..);
+        let of =
+            of.filter_map(|((session, record), at)| Some((*places.get(&record.event_id)?, (*session, at)))).collect();
+        Sessions(Known::Told { facts, of, chained })
     }
 
     /// Of a snapshot. Takes as long as closing over all its records where the linker has judged any.
     pub(super) fn indexed(index: Arc<Indexed>) -> Sessions {
         let exact = (!index.judged.is_empty()).then(|| close(&index.view()));
-        Sessions(Known::Indexed { starts: index.starts(), index, exact, facts: HashMap::new() })
+        let (facts, chained) = (HashMap::new(), HashMap::new());
+        Sessions(Known::Indexed { starts: index.starts(), index, exact, facts, chained })
     }
 
-    /// What is known of the sessions of these rows, for each.
-    pub(super) fn of(&mut self, rows: &[RowId]) -> Vec<SessionFacts> {
+    /// What is known of these rows, for each.
+    pub(super) async fn of(
+        self,
+        snapshot: &Snapshot,
+        rows: &Arc<Vec<RowId>>,
+    ) -> Result<(Sessions, Vec<SessionFacts>), QueryError> {
+        let mut sessions = self;
+        let asked = Arc::clone(rows);
+        let (mut sessions, leads) = blocking(move || {
+            let leads = sessions.unnamed(&asked);
+            (sessions, leads)
+        })
+        .await?;
+        let places: Vec<RowId> = leads.iter().map(|(_, place)| *place).collect();
+        let records = if places.is_empty() { Vec::new() } else { snapshot.records_light(&places).await? };
+        let asked = Arc::clone(rows);
+        blocking(move || {
+            leads.iter().zip(&records).for_each(|((at, _), record)| sessions.name(*at, record));
+            let told = asked.iter().map(|row| sessions.tell(row).unwrap_or_default()).collect();
+            (sessions, told)
+        })
+        .await
+    }
+
+    /// Positions and rows of the records that name the chains of these rows, unless they were read.
+    fn unnamed(&mut self, rows: &[RowId]) -> Vec<(u32, RowId)> {
+        let Known::Indexed { index, starts, chained, .. } = &mut self.0 else { return Vec::new() };
+        let mut leads = BTreeSet::new();
+        if chained.len() + rows.len() > CACHED_MAX {
+            chained.clear();
+        }
+        for at in rows.iter().filter_map(|row| Some(*starts.get(&row.file)? + row.row)) {
+            let Some((session, closed)) = session(&index.closure, at) else { continue };
+            let of = chained.entry(session).or_insert_with(|| {
+                Chained::of(&index.view(), closed, Some(&index.judged), Options::default().grade_floor)
+            });
+            leads.extend(of.unnamed(at));
+        }
+        let leads: Vec<u32> = leads.into_iter().collect();
+        let rows = index.rows(&leads);
+        leads.into_iter().zip(rows).collect()
+    }
+
+    fn name(&mut self, at: u32, record: &Record) {
+        let Known::Indexed { index, chained, .. } = &mut self.0 else { return };
+        let session = session(&index.closure, at).and_then(|(session, _)| chained.get_mut(&session));
+        session.into_iter().for_each(|chained| chained.name(at, record));
+    }
+
+    fn tell(&mut self, row: &RowId) -> Option<SessionFacts> {
         match &mut self.0 {
-            Known::Told { facts: all, of } => {
-                let told = |row: &RowId| all.get(*of.get(row)? as usize).cloned();
-                rows.iter().map(|row| told(row).unwrap_or_default()).collect()
+            Known::Told { facts, of, chained } => {
+                let (session, at) = of.get(row)?;
+                let mut told = facts.get(*session as usize).cloned().unwrap_or_default();
+                chained.tell(*at, &mut told);
+                Some(told)
             }
-            Known::Indexed { index, starts, exact, facts: cache } => {
-                let closure = exact.as_ref().unwrap_or(&index.closure);
-                let mut told = |row: &RowId| {
-                    let at = *starts.get(&row.file)? + row.row;
-                    let session = *closure.session_of.get(at as usize)?;
-                    let closed = closure.sessions.get(session as usize)?;
-                    if cache.len() >= CACHED_MAX {
-                        cache.clear();
-                    }
-                    Some(cache.entry(session).or_insert_with(|| facts(&index.view(), &closed.rows)).clone())
-                };
-                rows.iter().map(|row| told(row).unwrap_or_default()).collect()
+            Known::Indexed { index, starts, exact, facts: cache, chained } => {
+                let at = *starts.get(&row.file)? + row.row;
+                if cache.len() >= CACHED_MAX {
+                    cache.clear();
+                }
+                let known = session(exact.as_ref().unwrap_or(&index.closure), at);
+                let known = known
+                    .map(|(session, rows)| cache.entry(session).or_insert_with(|| facts(&index.view(), rows)).clone());
+                let mut told = known.unwrap_or_default();
+                let chained = session(&index.closure, at).and_then(|(session, _)| chained.get(&session));
+                chained.into_iter().for_each(|chained| chained.tell(at, &mut told));
+                Some(told)
             }
         }
     }
+}
+
+/// The session of a position, and its rows.
+fn session(closure: &Closure, at: u32) -> Option<(u32, &[u32])> {
+    let session = *closure.session_of.get(at as usize).filter(|session| **session != NONE)?;
+    Some((session, &closure.sessions.get(session as usize)?.rows))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, QueryError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| QueryError::Interrupted)
 }
 
 /// What all of these records that say something say.
@@ -105,5 +181,6 @@ fn facts(view: &FactView<'_>, rows: &[u32]) -> SessionFacts {
         is_authenticated: !proven.is_empty() && user.is_some(),
         user,
         agent: one(&agents),
+        ..SessionFacts::default()
     }
 }

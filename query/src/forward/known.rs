@@ -14,7 +14,8 @@
 //! - the same files in the same order make the same state; it is kept with the position up to which it was learned, so a
 //!   restart changes nothing
 //!
-//! Not here: HTTP connections and MCP sessions, which gateways share between users; what correlation believes.
+//! Not here: HTTP connections and MCP sessions, which gateways share between users; what correlation believes; chains
+//! (`chained`), which are learned with it.
 
 use std::collections::HashMap;
 
@@ -23,6 +24,10 @@ use sha2::{Digest, Sha256};
 use threadline_schemas::decode::stdio_capture::DECODER;
 use threadline_schemas::ocsf::SessionFacts;
 use threadline_schemas::{Key, KeyKind, Record};
+use uuid::Uuid;
+
+use super::chained::{Chained, Gathered, Link};
+use crate::chains::{CALL_KINDS, Id, Ids};
 
 /// Ids and sessions that are remembered, beside those of the file that is read.
 pub(super) const KEYS_MAX: usize = 8_192;
@@ -46,11 +51,17 @@ pub(super) const COLUMNS: &[&str] = &[
     "user_claimed",
     "agent_name",
     "client_name",
+    "kind",
+    "source_kind",
+    "outcome",
+    "duration_nano",
+    "tool_name",
+    "server_name",
 ];
 
 /// What all who say something say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-enum Said<T> {
+pub(super) enum Said<T> {
     #[default]
     Nothing,
     One(T),
@@ -58,7 +69,7 @@ enum Said<T> {
 }
 
 impl<T: Clone + PartialEq> Said<T> {
-    fn add(&mut self, said: Option<&T>) {
+    pub(super) fn add(&mut self, said: Option<&T>) {
         let Some(said) = said else { return };
         match self {
             Said::Nothing => *self = Said::One(said.clone()),
@@ -67,7 +78,7 @@ impl<T: Clone + PartialEq> Said<T> {
         }
     }
 
-    fn one(&self) -> Option<&T> {
+    pub(super) fn one(&self) -> Option<&T> {
         match self {
             Said::One(said) => Some(said),
             Said::Nothing | Said::Several => None,
@@ -96,7 +107,7 @@ const SEVERAL: u128 = u128::MAX;
 
 /// What was used last: everything since one moment, and what was used before that since another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Recent<V> {
+pub(super) struct Recent<V> {
     young: HashMap<u128, V>,
     old: HashMap<u128, V>,
 }
@@ -108,16 +119,16 @@ impl<V> Default for Recent<V> {
 }
 
 impl<V: Default> Recent<V> {
-    fn get(&self, id: u128) -> Option<&V> {
+    pub(super) fn get(&self, id: u128) -> Option<&V> {
         self.young.get(&id).or_else(|| self.old.get(&id))
     }
 
-    fn entry(&mut self, id: u128) -> &mut V {
+    pub(super) fn entry(&mut self, id: u128) -> &mut V {
         let old = &mut self.old;
         self.young.entry(id).or_insert_with(|| old.remove(&id).unwrap_or_default())
     }
 
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         if self.young.len() > KEYS_MAX {
             self.old = std::mem::take(&mut self.young);
         }
@@ -129,11 +140,20 @@ impl<V: Default> Recent<V> {
 pub(super) struct Known {
     sessions: Recent<Session>,
     homes: Recent<Home>,
+    chained: Chained,
+}
+
+/// What a file says, while it is read.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    /// What may say more once others are learned.
+    open: Vec<Lesson>,
+    gathered: Gathered,
 }
 
 /// What one record says.
 #[derive(Debug)]
-pub(super) struct Lesson {
+struct Lesson {
     ids: Vec<(KeyKind, u128)>,
     time: i64,
     /// Its id and name.
@@ -143,13 +163,15 @@ pub(super) struct Lesson {
     agent: Option<String>,
 }
 
+/// A name, unless it is too long to be carried over.
+pub(super) fn carried(name: &Option<String>) -> Option<String> {
+    name.as_deref().filter(|name| !name.is_empty() && name.len() <= NAME_BYTES_MAX).map(str::to_string)
+}
+
 impl Lesson {
-    pub(super) fn of(record: &Record) -> Lesson {
-        let carried = |name: &Option<String>| {
-            name.as_deref().filter(|name| !name.is_empty() && name.len() <= NAME_BYTES_MAX).map(str::to_string)
-        };
+    fn of(record: &Record, keyed: &Keyed<'_>) -> Lesson {
         Lesson {
-            ids: ids(record),
+            ids: keyed.session.clone(),
             time: record.time_unix_nano,
             conversation: carried(&record.conversation_id).map(|name| (id_of_conversation(record, &name), name)),
             authenticated: carried(&record.user_authenticated),
@@ -158,10 +180,14 @@ impl Lesson {
         }
     }
 
-    /// Whether it may say more once others are learned.
-    pub(super) fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.conversation.is_none() && !self.ids.is_empty()
     }
+}
+
+/// A record's own place in the table, which tells it from others.
+pub(super) fn place(file: Option<Uuid>, row: u32) -> Id {
+    file.map_or(0, |file| file.as_u128()) ^ Id::from(row)
 }
 
 impl Known {
@@ -169,10 +195,28 @@ impl Known {
     pub(super) fn begin(&mut self) {
         self.sessions.forget();
         self.homes.forget();
+        self.chained.begin();
+    }
+
+    /// Takes what a record of a file says; `place` is the record's own.
+    pub(super) fn read(&mut self, record: &Record, place: Id, file: &mut File) {
+        let keyed = Keyed::of(record);
+        let lesson = Lesson::of(record, &keyed);
+        self.learn(&lesson);
+        file.open.extend(lesson.is_open().then_some(lesson));
+        file.gathered.add(record, &keyed, place);
+    }
+
+    /// A file was read.
+    pub(super) fn end(&mut self, file: File) {
+        // What they are of may stand further down.
+        file.open.iter().for_each(|lesson| self.learn(lesson));
+        let homes = &self.homes;
+        self.chained.learn(file.gathered, |id| is_of_several(homes, id));
     }
 
     /// Learns what a record says.
-    pub(super) fn learn(&mut self, lesson: &Lesson) {
+    fn learn(&mut self, lesson: &Lesson) {
         let own = lesson.conversation.as_ref().map(|(id, _)| *id);
         let conversation = own.or_else(|| self.conversation(&lesson.ids, lesson.time));
         for (_, id) in &lesson.ids {
@@ -196,12 +240,18 @@ impl Known {
         session.agent.add(lesson.agent.as_ref());
     }
 
-    /// What is known of the session of a record.
-    pub(super) fn of(&self, record: &Record) -> SessionFacts {
-        let ids = ids(record);
+    /// What is known of the session, chain and call of a record.
+    pub(super) fn of(&self, record: &Record, place: Id) -> SessionFacts {
+        let keyed = Keyed::of(record);
+        let mut facts = self.session(record, &keyed.session);
+        self.chained.tell(&keyed.ids, place, |id| is_of_several(&self.homes, id), &mut facts);
+        facts
+    }
+
+    fn session(&self, record: &Record, ids: &[(KeyKind, u128)]) -> SessionFacts {
         let own = record.conversation_id.as_deref().filter(|name| !name.is_empty());
         let home = own.map(|name| id_of_conversation(record, name));
-        let home = home.or_else(|| self.conversation(&ids, record.time_unix_nano));
+        let home = home.or_else(|| self.conversation(ids, record.time_unix_nano));
         let process = || ids.iter().find(|(kind, _)| *kind == KeyKind::Connection).map(|(_, id)| *id);
         let Some(session) = home.or_else(process).and_then(|id| self.sessions.get(id)) else {
             return SessionFacts { conversation: own.map(str::to_string), ..SessionFacts::default() };
@@ -213,6 +263,7 @@ impl Known {
             is_authenticated: is_authenticated && user.is_some(),
             user: user.cloned(),
             agent: session.agent.one().cloned(),
+            ..SessionFacts::default()
         }
     }
 
@@ -230,6 +281,11 @@ impl Known {
         found.one().copied()
     }
 
+    #[cfg(test)]
+    pub(super) fn links(&self) -> usize {
+        self.chained.0.young.len() + self.chained.0.old.len()
+    }
+
     /// As it is written down.
     pub(super) fn kept(&self) -> Kept {
         let sessions = |map: &HashMap<u128, Session>| {
@@ -238,9 +294,13 @@ impl Known {
         let homes = |map: &HashMap<u128, Home>| {
             sorted(map.iter().map(|(id, home)| (hex(*id), hex(home.conversation), home.time)).collect())
         };
+        let links = |map: &HashMap<Id, Link>| {
+            sorted(map.iter().map(|(id, link)| KeptLink { id: hex(*id), link: link.clone() }).collect())
+        };
         Kept {
             sessions: [sessions(&self.sessions.young), sessions(&self.sessions.old)],
             homes: [homes(&self.homes.young), homes(&self.homes.old)],
+            links: [links(&self.chained.0.young), links(&self.chained.0.old)],
         }
     }
 
@@ -259,7 +319,12 @@ impl Known {
         let [young, old] = kept.sessions;
         let sessions = Recent { young: sessions(young)?, old: sessions(old)? };
         let [young, old] = kept.homes;
-        Some(Known { sessions, homes: Recent { young: homes(young)?, old: homes(old)? } })
+        let homes = Recent { young: homes(young)?, old: homes(old)? };
+        let links = |list: Vec<KeptLink>| -> Option<HashMap<Id, Link>> {
+            list.into_iter().map(|kept| Some((number(&kept.id)?, kept.link))).collect()
+        };
+        let [young, old] = kept.links;
+        Some(Known { sessions, homes, chained: Chained(Recent { young: links(young)?, old: links(old)? }) })
     }
 }
 
@@ -269,12 +334,19 @@ impl Known {
 pub(super) struct Kept {
     sessions: [Vec<KeptSession>; 2],
     homes: [Vec<KeptHome>; 2],
+    links: [Vec<KeptLink>; 2],
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct KeptSession {
     id: String,
     session: Session,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct KeptLink {
+    id: String,
+    link: Link,
 }
 
 /// Id, conversation, time.
@@ -289,27 +361,68 @@ fn hex(id: u128) -> String {
     format!("{id:x}")
 }
 
-/// The ids of a record that say which session it is of, one of each kind.
-fn ids(record: &Record) -> Vec<(KeyKind, u128)> {
-    let is_stdio = record.decoder == DECODER;
-    let mut ids: Vec<(KeyKind, u128)> = Vec::new();
-    for text in record.keys.iter().take(KEYS_PER_RECORD_MAX) {
-        let Some((kind, value)) = text.split_once(':').and_then(|(kind, value)| Some((KeyKind::parse(kind)?, value)))
-        else {
-            continue;
-        };
-        let tells = match kind {
-            KeyKind::ToolCall | KeyKind::Turn => value.len() >= ID_BYTES_MIN,
-            KeyKind::Rpc | KeyKind::Trace => true,
-            // One process serves one client.
-            KeyKind::Connection => is_stdio,
-            _ => false,
-        };
-        if tells && !ids.iter().any(|(known, _)| *known == kind) {
-            ids.push((kind, id(record, text)));
+/// The ids of a record, one of each kind.
+#[derive(Debug)]
+pub(super) struct Keyed<'a> {
+    /// Those that say which session it is of.
+    session: Vec<(KeyKind, u128)>,
+    /// Those that say which chain.
+    pub(super) ids: Ids,
+    /// The same with their keys.
+    pub(super) named: Vec<(Id, &'a str)>,
+}
+
+impl Keyed<'_> {
+    fn of(record: &Record) -> Keyed<'_> {
+        let is_stdio = record.decoder == DECODER;
+        let mut keyed = Keyed { session: Vec::new(), ids: Ids::default(), named: Vec::new() };
+        let mut kinds: Vec<KeyKind> = Vec::new();
+        for key in record.keys.iter().take(KEYS_PER_RECORD_MAX) {
+            let Some((kind, value)) =
+                key.split_once(':').and_then(|(kind, value)| Some((KeyKind::parse(kind)?, value)))
+            else {
+                continue;
+            };
+            if kinds.contains(&kind) {
+                continue;
+            }
+            // What is short may be chosen again by somebody else: it tells in its own conversation.
+            let is_chosen = matches!(kind, KeyKind::ToolCall | KeyKind::Turn);
+            let is_known = !is_chosen || value.len() >= ID_BYTES_MIN;
+            let tells_session = match kind {
+                KeyKind::ToolCall | KeyKind::Turn | KeyKind::Rpc | KeyKind::Trace => is_known,
+                // One process serves one client.
+                KeyKind::Connection if is_stdio => true,
+                KeyKind::RequestState => false,
+                _ => continue,
+            };
+            kinds.push(kind);
+            let own = |conversation: &str| id(record, &format!("{conversation}\u{0}{key}"));
+            let own = record.conversation_id.as_deref().filter(|_| kind == KeyKind::ToolCall || !is_known).map(own);
+            if is_known {
+                let id = id(record, key);
+                if tells_session {
+                    keyed.session.push((kind, id));
+                }
+                if kind != KeyKind::Connection {
+                    keyed.ids.add(kind, id);
+                    keyed.named.push((id, key));
+                }
+            }
+            if let Some(id) = own {
+                match kind {
+                    KeyKind::Turn => keyed.ids.turn = id,
+                    _ => keyed.ids.calls[CALL_KINDS.len()] = id,
+                }
+                keyed.named.push((id, key));
+            }
         }
+        keyed
     }
-    ids
+}
+
+fn is_of_several(homes: &Recent<Home>, id: Id) -> bool {
+    homes.get(id).is_some_and(|home| home.conversation == SEVERAL)
 }
 
 fn id_of_conversation(record: &Record, name: &str) -> u128 {
@@ -367,16 +480,25 @@ mod tests {
     }
 
     fn shown(known: &Known, record: &Record) -> String {
-        let facts = known.of(record);
+        let facts = known.of(record, 0);
         let text = |name: &Option<String>| name.as_deref().unwrap_or("-").to_string();
         format!("{} {} {}", text(&facts.conversation), text(&facts.user), text(&facts.agent))
     }
 
     fn learned(records: &[Record]) -> Known {
         let mut known = Known::default();
-        let lessons: Vec<Lesson> = records.iter().map(Lesson::of).collect();
-        lessons.iter().for_each(|lesson| known.learn(lesson));
+        learn(&mut known, records);
         known
+    }
+
+    /// As one file.
+    fn learn(known: &mut Known, records: &[Record]) {
+        let mut file = File::default();
+        known.begin();
+        for (record, row) in records.iter().zip(0..) {
+            known.read(record, place(Some(Uuid::nil()), row), &mut file);
+        }
+        known.end(file);
     }
 
     #[test]
@@ -406,7 +528,7 @@ mod tests {
             (r.user_authenticated, r.conversation_id) = (Some("ann@corp".into()), Some("c3".into()));
         });
         let known = learned(&[said("mallory", "c3"), proven]);
-        assert!(known.of(&chosen("c3")).is_authenticated);
+        assert!(known.of(&chosen("c3"), 0).is_authenticated);
         assert_eq!(shown(&known, &chosen("c3")), "c3 ann@corp claude-code");
     }
 
@@ -426,15 +548,23 @@ mod tests {
     fn it_is_bounded_keeps_what_is_in_use_and_is_the_same_when_read_again() {
         let mut known = learned(&[said("ann", "c1"), chosen("c1"), called("p1", DECODER)]);
         for file in 0..40 {
-            known.begin();
+            let mut records = Vec::new();
             for n in 0..1_000 {
-                known.learn(&Lesson::of(&said("bob", &format!("other-{file}-{n}"))));
+                records.push(said("bob", &format!("other-{file}-{n}")));
                 let mut call = chosen(&format!("other-{file}-{n}"));
-                call.keys = vec![format!("toolcall:toolu_{file:08}{n:08}")];
-                known.learn(&Lesson::of(&call));
+                call.keys = vec![format!("toolcall:toolu_{file:08}{n:08}"), format!("turn:turn-of-{file:08}-{n:08}")];
+                records.push(call);
             }
-            known.learn(&Lesson::of(&called("p1", DECODER)));
-            for len in [known.sessions.young.len(), known.sessions.old.len(), known.homes.young.len()] {
+            records.push(called("p1", DECODER));
+            learn(&mut known, &records);
+            let links = &known.chained.0;
+            for len in [
+                known.sessions.young.len(),
+                known.sessions.old.len(),
+                known.homes.young.len(),
+                links.young.len(),
+                links.old.len(),
+            ] {
                 assert!(len <= KEYS_MAX + 3_000, "{len}");
             }
         }

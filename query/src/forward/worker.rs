@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
+use threadline_schemas::ocsf::SessionFacts;
 use threadline_store::{Commits, SealedFile};
 use tokio::sync::watch;
 
@@ -26,7 +27,7 @@ use super::ForwardError;
 use super::backoff::Backoff;
 use super::config::{SinkConfig, Start};
 use super::event::Event;
-use super::known::{self, Known, Lesson};
+use super::known::{self, Known};
 use super::pages::{Page, Pages, Row};
 use super::pairs::{Pairs, Told};
 use super::position::{Place, Position};
@@ -99,16 +100,14 @@ impl Reading {
             return Ok(());
         }
         self.known.begin();
-        let mut open = Vec::new();
+        let mut said = known::File::default();
         for from in (0..file.rows).step_by(LEARNED_AT_ONCE as usize) {
             let rows = commits.rows_of(file, from..from + LEARNED_AT_ONCE, known::COLUMNS.to_vec()).await?;
-            for lesson in rows.iter().map(Lesson::of) {
-                self.known.learn(&lesson);
-                open.extend(lesson.is_open().then_some(lesson));
+            for (record, row) in rows.iter().zip(from..) {
+                self.known.read(record, known::place(Some(file.id), row), &mut said);
             }
         }
-        // What they are of may stand further down.
-        open.iter().for_each(|lesson| self.known.learn(lesson));
+        self.known.end(said);
         self.learned = Place { row: file.rows, ..at };
         self.learned_to = Position { version: at.version, file: Some(file.id), row: file.rows };
         self.rows_learned += file.rows;
@@ -146,8 +145,12 @@ impl Reading {
 
     /// What is known of their sessions by now.
     fn say(&self, told: &mut [Told]) {
-        told.iter_mut().for_each(|told| told.session = self.known.of(&told.record));
+        told.iter_mut().for_each(|told| told.session = known_of(&self.known, told));
     }
+}
+
+fn known_of(known: &Known, told: &Told) -> SessionFacts {
+    known.of(&told.record, known::place(told.at.file, told.at.row))
 }
 
 /// The sink was told to stop.
@@ -661,8 +664,8 @@ impl Worker {
             Some(at) => self.record_at(at).await?,
             None => None,
         };
-        let session = known.of(&record);
-        Ok(Some(Told { request, request_at: letter.request, session, ..Told::of(record, letter.record) }))
+        let told = Told { request, request_at: letter.request, ..Told::of(record, letter.record) };
+        Ok(Some(Told { session: known_of(known, &told), ..told }))
     }
 
     async fn record_at(&self, at: Position) -> Result<Option<threadline_schemas::Record>, ForwardError> {

@@ -18,7 +18,9 @@ use super::mapping::{self, Activity, Field, Role, Row};
 use super::validate::{TIME_MS, any_at};
 use crate::display::{Lines, visible};
 use crate::json::{self, Json};
+use crate::keys::{Key, KeyKind};
 use crate::record::{Decision, Kind, Outcome, Record, SourceKind, TimeQuality};
+use crate::stamp;
 
 pub(super) mod fields;
 
@@ -38,9 +40,7 @@ pub struct Occurrence<'a> {
     pub record: &'a Record,
     /// The request that `record` answers, where the same observer saw both.
     pub request: Option<&'a Record>,
-    /// The chain from prompt to effect that it belongs to; the record's own stamps when `None`.
-    pub chain: Option<&'a str>,
-    /// What other records of its session say, for what this one leaves out.
+    /// What other records of its session, chain and call say, for what this one leaves out.
     pub session: Option<&'a SessionFacts>,
     /// Nothing happened: a sample that tries a receiver, marked so that whoever gets it can drop it.
     pub is_test: bool,
@@ -49,11 +49,11 @@ pub struct Occurrence<'a> {
 impl<'a> Occurrence<'a> {
     /// A record by itself.
     pub fn of(record: &'a Record) -> Self {
-        Occurrence { record, request: None, chain: None, session: None, is_test: false }
+        Occurrence { record, request: None, session: None, is_test: false }
     }
 }
 
-/// What the records of a session say of it, where all that say something say the same.
+/// What the records of a session, and in it of a chain and a call, say, where all that say something say the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SessionFacts {
     /// The host's id of it.
@@ -64,6 +64,14 @@ pub struct SessionFacts {
     pub is_authenticated: bool,
     /// Agent or host program.
     pub agent: Option<String>,
+    /// The chain from prompt to effect that the record is of; its own stamps when `None`.
+    pub chain: Option<String>,
+    /// The tool of its call.
+    pub tool: Option<String>,
+    /// The server of its call.
+    pub server: Option<String>,
+    /// Whether of all records that tell the end of its call this is the one to count.
+    pub completes_call: bool,
 }
 
 /// What a receiver may be given.
@@ -325,8 +333,8 @@ impl Context<'_> {
         let server = server.or((record.source_kind == SourceKind::Server).then_some(record.source_name.as_str()));
         let (acting, other) = if role == Role::Tool { (server, agent) } else { (agent, server) };
         let acting = acting.map(|name| self.name(name)).filter(|name| !name.is_empty());
-        if let Some(acting) = &acting {
-            set("actor.app_name", acting.as_str().into());
+        if let Some(app) = acting.clone().or_else(|| self.emitter()) {
+            set("actor.app_name", app.into());
         }
         if let Some(uid) = fields::agent_uid(self).filter(|_| role != Role::Tool) {
             set("actor.app_uid", uid);
@@ -357,6 +365,25 @@ impl Context<'_> {
         let told = told.or(self.occurrence.session.and_then(|session| session.agent.as_deref()));
         let host = (record.source_kind == SourceKind::Host).then_some(record.source_name.as_str());
         told.or(host).filter(|name| !name.is_empty())
+    }
+
+    /// The service that tells of itself, where nobody says who called it: better a name than none, and marked as that.
+    fn emitter(&self) -> Option<String> {
+        let is_unknown =
+            self.record.source_kind == SourceKind::Server && self.agent().is_none() && self.user().is_none();
+        Some(self.name(&self.record.source_name)).filter(|name| is_unknown && !name.is_empty())
+    }
+
+    /// The tool of the call, and its server: as the record says, else as other records of the call do.
+    pub(super) fn tool(&self) -> Option<(&str, Option<&str>)> {
+        let record = self.record;
+        let own = record.tool_name.as_deref().filter(|name| !name.is_empty());
+        let server = record.server_name.as_deref();
+        match (own, self.occurrence.session) {
+            (Some(tool), _) => Some((tool, server)),
+            (None, Some(told)) => Some((told.tool.as_deref()?, server.or(told.server.as_deref()))),
+            (None, None) => None,
+        }
     }
 
     /// The profile `security_control`: what was decided, by whom.
@@ -410,14 +437,20 @@ impl Context<'_> {
         put("threadline.outcome", record.outcome.map(|outcome| outcome.as_str().into()));
         put("threadline.decision_by", text(&record.decision_by));
         put("mcp.jsonrpc_id", text(&record.rpc_id));
-        put("mcp.tool", text(&record.tool_name));
-        put("mcp.server", text(&record.server_name));
+        put(
+            "threadline.call_completed",
+            self.occurrence.session.and_then(|told| told.completes_call.then_some(true.into())),
+        );
+        put("mcp.tool", self.tool().map(|(tool, _)| self.name(tool).into()));
+        let server = record.server_name.as_deref().or(self.tool().and_then(|(_, server)| server));
+        put("mcp.server", server.map(|server| self.name(server).into()));
         put("ai.turn_id", text(&record.turn_id));
         put("ai.tool_call_id", text(&record.tool_call_id));
         put("otel.trace_id", text(&record.trace_id));
         put("otel.span_id", text(&record.span_id));
         put("user.credential_fingerprint", text(&record.credential_fingerprint));
         put("user.authority", text(&record.authority));
+        put("actor.basis", self.emitter().map(|_| "emitter".into()));
         put("user.basis", self.user().map(|user| user.basis.into()));
         put("user.said_by", self.user().and_then(|user| user.is_of_session.then_some("session".into())));
         if record.kind == Kind::Access
@@ -481,11 +514,18 @@ impl Context<'_> {
         format!("{}{}", if self.occurrence.is_test { TEST_UID } else { "" }, self.record.event_id)
     }
 
+    /// What leads from a prompt to its effects; else what the record itself bears, and of a session alone its stamp.
     fn chain(&self) -> String {
         let record = self.record;
+        let told = self.occurrence.session;
         let own = record.trace_id.as_deref().or(record.turn_key.as_deref()).or(record.call_key.as_deref());
-        let chain = self.occurrence.chain.or(own).unwrap_or(&record.session_key);
-        if chain.is_empty() { record.event_id.to_string() } else { self.name(chain) }
+        let session = || {
+            let known = told.and_then(|told| told.conversation.as_deref());
+            let known = known.map(|id| stamp::name("session", &Key::new(KeyKind::Conversation, id).to_string()));
+            known.unwrap_or_else(|| record.session_key.clone())
+        };
+        let chain = told.and_then(|told| told.chain.as_deref()).or(own).map_or_else(session, str::to_string);
+        if chain.is_empty() { record.event_id.to_string() } else { self.name(&chain) }
     }
 
     fn session_id(&self) -> &str {

@@ -82,9 +82,9 @@ pub(crate) fn response(context: &Context<'_>) -> Option<Value> {
     Some(response)
 }
 
-fn resource_of(context: &Context<'_>, kind: &str, name: &str) -> Value {
+fn resource_of(context: &Context<'_>, kind: &str, name: &str, server: Option<&str>) -> Value {
     let record = context.record;
-    let uid = record.server_name.as_deref().map_or_else(|| name.to_string(), |server| format!("{server}/{name}"));
+    let uid = server.map_or_else(|| name.to_string(), |server| format!("{server}/{name}"));
     let mut resource =
         json!({"name": context.name(name), "uid": context.name(&uid), "type": kind, "role_id": 1, "role": "Target"});
     if let Some(digest) = &record.definition_digest {
@@ -95,18 +95,18 @@ fn resource_of(context: &Context<'_>, kind: &str, name: &str) -> Value {
 }
 
 pub(crate) fn tool(context: &Context<'_>) -> Option<Value> {
-    let name = context.record.tool_name.as_deref().filter(|name| !name.is_empty())?;
-    Some(resource_of(context, "mcp.tool", name))
+    let (name, server) = context.tool()?;
+    Some(resource_of(context, "mcp.tool", name, server))
 }
 
 pub(crate) fn resource(context: &Context<'_>) -> Option<Value> {
     let name = context.record.target.as_deref().filter(|name| !name.is_empty())?;
-    Some(resource_of(context, "mcp.resource", name))
+    Some(resource_of(context, "mcp.resource", name, context.record.server_name.as_deref()))
 }
 
 pub(crate) fn prompt_template(context: &Context<'_>) -> Option<Value> {
     let name = context.record.target.as_deref().filter(|name| !name.is_empty())?;
-    Some(resource_of(context, "mcp.prompt", name))
+    Some(resource_of(context, "mcp.prompt", name, context.record.server_name.as_deref()))
 }
 
 fn text_attribute(context: &Context<'_>, names: &[&str]) -> Option<String> {
