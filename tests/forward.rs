@@ -6,6 +6,7 @@
 
 mod delivery;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -413,6 +414,24 @@ fn who_it_was_is_known_over_restarts_of_the_forwarder() {
     let (many, one): (Vec<Value>, Vec<Value>) =
         told().into_iter().partition(|event| event["actor"]["session"]["uid"].as_str().unwrap().starts_with("many-"));
     assert!(many.len() >= 90, "{}", many.len());
+    // A server that names no conversation is on the chain of the choice, in the same file and in a later one, over restarts.
+    for (call, of) in [(Some(call), &one), (None, &many)] {
+        let mut calls: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for event in of.iter() {
+            let id = event["unmapped"]["ai.tool_call_id"].as_str();
+            let chain = event["metadata"]["correlation_uid"].as_str().unwrap();
+            if let Some(id) = id {
+                calls.entry(id).or_default().insert(chain);
+            }
+        }
+        assert!(call.is_none_or(|call| calls.keys().eq([&call])) && calls.values().all(|chains| chains.len() == 1));
+        let chains: BTreeSet<&str> = calls.values().flatten().copied().collect();
+        assert_eq!(chains.len(), calls.len());
+        let is_counted = |event: &&Value| event["unmapped"]["threadline.call_completed"] == true;
+        let counted: BTreeSet<&str> =
+            of.iter().filter(is_counted).map(|event| event["metadata"]["uid"].as_str().unwrap()).collect();
+        assert_eq!(counted.len(), calls.len(), "each call is counted once");
+    }
     for event in many {
         let session = event["actor"]["session"]["uid"].as_str().unwrap();
         assert_eq!(event["actor"]["user"]["name"], session.replace("many", "user"), "{event}");

@@ -8,11 +8,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use threadline_schemas::ocsf::SessionFacts;
-use threadline_schemas::{Direction, KeyKind, Kind, Record, SourceKind};
+use threadline_schemas::{Direction, KeyKind, Kind, Record, SourceKind, stamp};
+use uuid::Uuid;
 
 use crate::chains::{self, CALL_KINDS, End, Id, Ids};
 use crate::closure::NONE;
-use crate::fact::{Fact, FactKey, FactView, Facts};
+use crate::fact::{self, Fact, FactKey, FactView, Facts};
 use crate::judged::Judged;
 use crate::model::Grade;
 
@@ -59,19 +60,8 @@ impl Chained {
         if floor >= Grade::Inferred {
             open_calls(view, rows, &mut ids);
         }
-        for (at, ids) in rows.iter().zip(&mut ids) {
-            let judgement = judged.and_then(|judged| judged.of(view.at(*at).1.event));
-            let grade = judgement.and_then(|judgement| Some(judgement.parent.as_ref()?.grade));
-            for text in judgement
-                .filter(|_| grade.is_none_or(|grade| grade <= floor && grade < Grade::Ambiguous))
-                .into_iter()
-                .flat_map(|judgement| [&judgement.call, &judgement.turn])
-                .flatten()
-            {
-                let Some(key) = FactKey::of(text) else { continue };
-                names.extend(chains::name(text).map(|name| (Id::from(key.hash), name)));
-                ids.add(key.kind, key.hash.into());
-            }
+        if let Some(judged) = judged {
+            judge(view, rows, judged, floor, &mut ids, &mut names);
         }
         let times = rows.iter().map(|at| view.at(*at).1.time);
         let told: Vec<(Ids, i64)> = ids.iter().copied().zip(times).collect();
@@ -163,6 +153,41 @@ fn own(view: &FactView<'_>, at: u32) -> Ids {
     ids
 }
 
+/// Fills in the call and the turn that the linker believes in, which it names by a record of theirs; what a record bears
+/// itself comes first.
+fn judge(
+    view: &FactView<'_>,
+    rows: &[u32],
+    judged: &Judged,
+    floor: Grade,
+    ids: &mut [Ids],
+    names: &mut HashMap<Id, String>,
+) {
+    let by_event: HashMap<Uuid, usize> = rows.iter().zip(0..).map(|(at, row)| (view.at(*at).1.event, row)).collect();
+    let borne: Vec<Id> = ids.iter().map(|ids| ids.turn).collect();
+    for (at, ids) in rows.iter().zip(ids) {
+        let Some(judgement) = judged.of(view.at(*at).1.event) else { continue };
+        let is_weak = |grade: Grade| grade > floor || grade == Grade::Ambiguous;
+        if judgement.parent.as_ref().is_some_and(|parent| is_weak(parent.grade)) {
+            continue;
+        }
+        let mut named = |level: &str, text: &str| {
+            let id = Id::from(fact::hash(text));
+            names.entry(id).or_insert_with(|| stamp::name(level, text));
+            id
+        };
+        let bears_call = ids.calls[0] != 0;
+        if let Some(call) = &judgement.call {
+            ids.calls[CALL_KINDS.len()] = named("call", call);
+        }
+        if let Some(turn) = judgement.turn.as_deref().filter(|_| ids.turn == 0 && !bears_call) {
+            let first = turn.strip_prefix("event:").and_then(|id| by_event.get(&Uuid::parse_str(id).ok()?));
+            let borne = first.map_or(0, |row| borne[*row]);
+            ids.turn = if borne == 0 { named("turn", turn) } else { borne };
+        }
+    }
+}
+
 /// A line on a server's standard error is of the call that was open when it was written, if there was one.
 fn open_calls(view: &FactView<'_>, rows: &[u32], ids: &mut [Ids]) {
     const RPC: usize = 1;
@@ -189,5 +214,142 @@ fn open_calls(view: &FactView<'_>, rows: &[u32], ids: &mut [Ids]) {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use threadline_schemas::Outcome;
+    use threadline_store::links::LinkRow;
+
+    use super::*;
+    use crate::testing::{C2S, S2C, call, id, make};
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    /// The chain, tool and mark of each record, the same for every order of them.
+    fn told(records: &[Record], judged: &Judged, floor: Grade) -> Vec<(String, SessionFacts)> {
+        let of = |records: &[Record]| {
+            let blocks = Facts::of(records).finish();
+            let view = FactView::new(vec![&blocks]);
+            let rows: Vec<u32> = (0..view.len()).collect();
+            let mut chained = Chained::of(&view, &rows, Some(judged), floor);
+            for at in rows {
+                if let Some(lead) = chained.unnamed(at) {
+                    chained.name(lead, &records[lead as usize]);
+                }
+            }
+            let mut told: Vec<(String, SessionFacts)> = records
+                .iter()
+                .zip(0..)
+                .map(|(record, at)| {
+                    let mut facts = SessionFacts::default();
+                    chained.tell(at, &mut facts);
+                    (id(record).to_string(), facts)
+                })
+                .collect();
+            told.sort_by(|a, b| a.0.cmp(&b.0));
+            told
+        };
+        let first = of(records);
+        let mut records = records.to_vec();
+        for turn in 0..records.len() {
+            records.rotate_left(1);
+            if turn % 2 == 0 {
+                records.reverse();
+            }
+            assert_eq!(of(&records), first, "another order");
+        }
+        first
+    }
+
+    fn chains(told: &[(String, SessionFacts)]) -> HashMap<&str, &str> {
+        told.iter().map(|(id, facts)| (id.as_str(), facts.chain.as_deref().unwrap_or("-"))).collect()
+    }
+
+    #[test]
+    fn all_that_tells_of_a_call_is_on_the_chain_of_its_prompt() {
+        let mut records = call("a", "conv", "run", "toolu_1", 0);
+        records[0].turn_id = Some("turn-1".into());
+        stamp::stamp(&mut records[0]);
+        let line = |id: &str, ms| make(id, Kind::Log, ms).wire("run", Direction::ServerStderr).done();
+        records.extend([
+            make("prompt", Kind::Prompt, -10).host("conv").turn("turn-1").text("refund").done(),
+            make("verdict", Kind::Decision, 5)
+                .host("conv")
+                .tool("toolu_1", "refund")
+                .turn("turn-1")
+                .trace(TRACE)
+                .done(),
+            make("span", Kind::Call, 6).host("conv").trace(TRACE).key(KeyKind::ToolCall, "toolu_1").done(),
+            make("effect", Kind::Downstream, 15).server().trace(TRACE).done(),
+            line("line", 15),
+            line("later", 25),
+            make("listing", Kind::ToolList, 40).wire("run", C2S).rpc("5").done(),
+            make("next", Kind::Prompt, 50).host("conv").turn("turn-2").text("thanks").done(),
+        ]);
+        let told = told(&records, &Judged::default(), Grade::Inferred);
+        let chains = chains(&told);
+        for one in ["prompt", "a-choice", "a-request", "a-response", "a-answer", "verdict", "span", "effect", "line"] {
+            assert_eq!(chains[one], TRACE, "{one}");
+        }
+        assert_eq!(chains["later"], "-");
+        assert_eq!(chains["next"], stamp::name("turn", "turn:turn-2"));
+        assert_eq!(chains["listing"], stamp::name("call", "rpc:run:client/5"), "of its own");
+        let counted: Vec<&str> =
+            told.iter().filter(|(_, facts)| facts.completes_call).map(|(id, _)| id.as_str()).collect();
+        assert_eq!(counted, ["a-response"]);
+        let span = told.iter().find(|(id, _)| id == "span").map(|(_, facts)| facts);
+        assert_eq!(span.and_then(|facts| facts.tool.as_deref()), Some("refund"));
+    }
+
+    #[test]
+    fn what_the_linker_believes_joins_at_its_grade_and_what_a_record_bears_comes_first() {
+        let prompt = make("prompt", Kind::Prompt, -10).host("conv").turn("turn-1").text("refund").done();
+        let choice = make("choice", Kind::Selection, 0).host("conv").turn("turn-1").tool("c", "refund").done();
+        let request = make("request", Kind::Call, 5).wire("run", C2S).rpc("1").done();
+        let answer = make("answer", Kind::Result, 9).wire("run", S2C).rpc("1").result("done", Outcome::Ok).done();
+        let other = make("other", Kind::Call, 5).wire("run", C2S).rpc("2").done();
+        let row = |from: &Record, to: &Record, grade: &str| LinkRow {
+            from: from.event_id,
+            to: Some(to.event_id),
+            relation: "execution".into(),
+            grade: grade.into(),
+            rule: "host-server".into(),
+            score: 0.9,
+            evidence: None,
+            candidates: None,
+            session: Some("s".into()),
+            turn: Some(format!("event:{}", prompt.event_id)),
+            call: Some(format!("event:{}", choice.event_id)),
+            linker: "1".into(),
+            interval_from: 0,
+            interval_to: 9,
+            is_final: true,
+            known_at_us: 1,
+        };
+        let rows = vec![
+            row(&choice, &prompt, "claimed"),
+            row(&request, &choice, "inferred"),
+            row(&answer, &request, "inferred"),
+            row(&other, &choice, "ambiguous"),
+        ];
+        let judged = Judged::at(&[std::sync::Arc::new(rows)], i64::MAX, 1);
+        let records = [prompt, choice, request, answer, other];
+        let believed = told(&records, &judged, Grade::Inferred);
+        let turn = stamp::name("turn", "turn:turn-1");
+        let chains_of = chains(&believed);
+        for one in ["prompt", "choice", "request", "answer"] {
+            assert_eq!(chains_of[one], turn, "{one}");
+        }
+        assert_ne!(chains_of["other"], turn);
+        let tool = |told: &[(String, SessionFacts)], one: &str| {
+            told.iter().find(|(id, _)| id == one).and_then(|(_, facts)| facts.tool.clone())
+        };
+        assert_eq!(tool(&believed, "answer").as_deref(), Some("refund"));
+        let exact = told(&records, &judged, Grade::Matched);
+        assert_ne!(chains(&exact)["request"], turn);
+        assert_eq!(chains(&exact)["request"], chains(&exact)["answer"]);
+        assert_eq!(tool(&exact, "answer"), None);
     }
 }

@@ -255,9 +255,9 @@ mod tests {
                 r.trace_id = Some(TRACE.into());
             }),
         ];
-        for turn in 0..records.len() {
+        for turn in 0..20 {
             records.rotate_left(1);
-            if turn == 3 {
+            if turn % 4 == 3 {
                 records.reverse();
             }
             let mut known = Known::default();
@@ -295,6 +295,7 @@ mod tests {
             let records = [(1, frame(Kind::Call)), (1, frame(Kind::Result)), (2, span()), (2, chosen()), (2, prompt())];
             records.map(|(file, record)| known.of(&record, at(file, 1)))
         };
+        assert!(serde_json::to_string(&known.kept()).unwrap().contains("\"turn\":"), "it is known of the call");
         let before = told(&known);
         learn(&mut known, 1, &[frame(Kind::Call), frame(Kind::Result)]);
         assert_eq!(told(&known), before);

@@ -334,6 +334,7 @@ impl Known {
 pub(super) struct Kept {
     sessions: [Vec<KeptSession>; 2],
     homes: [Vec<KeptHome>; 2],
+    #[serde(default)]
     links: [Vec<KeptLink>; 2],
 }
 
