@@ -5,7 +5,7 @@
 //! checked by that validator; our own facts check them always. `THREADLINE_CAPTURES` names another folder of captures,
 //! `THREADLINE_CORPUS` a folder of presets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -107,6 +107,70 @@ fn the_demo_and_every_given_estate_are_valid_in_every_version() {
     }
     println!("event codes: {codes:?}");
     assert!(codes.len() >= 15, "{codes:?}");
+}
+
+/// What a SIEM asks of the demo without a join: all of a call under one chain, with its tool, somebody who acted, and one event
+/// to count it by; the same of an export of one session.
+#[test]
+fn all_that_tells_of_a_call_is_on_one_chain_and_one_event_of_it_is_counted() {
+    let work = tempfile::tempdir().unwrap();
+    let demo = work.path().join("demo");
+    ok(threadline().args(["demo", "--no-serve", "--data"]).arg(&demo));
+    let exported = |words: &[&str]| {
+        let file = work.path().join("events.jsonl");
+        ok(threadline().arg("export").args(words).args(["--format", "ocsf", "--data"]).arg(&demo).arg("-o").arg(&file));
+        ndjson(&std::fs::read_to_string(&file).unwrap())
+    };
+    let text = |event: &Value, path: &str| event.pointer(path).and_then(Value::as_str).map(str::to_string);
+    let flat = |event: &Value, name: &str| event["unmapped"].get(name).and_then(Value::as_str).map(str::to_string);
+    let chain = |event: &Value| text(event, "/metadata/correlation_uid").unwrap();
+    let events = exported(&["range"]);
+    // By the id of the call in its session: the demo's agents count theirs from the same number.
+    let mut calls: BTreeMap<(String, String), Vec<&Value>> = BTreeMap::new();
+    for event in &events {
+        assert!(text(event, "/actor/user/name").or(text(event, "/actor/app_name")).is_some(), "nobody acted: {event}");
+        let is_call = text(event, "/metadata/event_code").is_some_and(|code| code.starts_with("mcp.tools.call"));
+        assert!(!is_call || flat(event, "mcp.tool").is_some() && event["resources"].is_array(), "no tool: {event}");
+        if let Some(id) = flat(event, "ai.tool_call_id") {
+            calls.entry((text(event, "/actor/session/uid").unwrap(), id)).or_default().push(event);
+        }
+    }
+    assert!(calls.len() >= 19, "{}", calls.len());
+    let is_counted = |event: &&&Value| event["unmapped"]["threadline.call_completed"] == true;
+    for (call, told) in &calls {
+        let chains: BTreeSet<String> = told.iter().map(|event| chain(event)).collect();
+        assert_eq!(chains.len(), 1, "{call:?}");
+        let is_over = told.iter().any(|event| event["metadata"]["event_code"] == "mcp.tools.call");
+        assert_eq!(told.iter().filter(is_counted).count(), usize::from(is_over), "{call:?}");
+        // From any of them to the prompt.
+        let is_prompt =
+            |event: &&Value| event["metadata"]["event_code"] == "agent.prompt" && chains.contains(&chain(event));
+        assert!(events.iter().any(|event| is_prompt(&event)), "{call:?}: no prompt");
+    }
+    // A call that only the wire saw is one too: each JSON-RPC exchange that is over, unless it asked for more.
+    let exchanges = events.iter().filter(|event| {
+        let code = &event["metadata"]["event_code"];
+        let is_wire = flat(event, "threadline.source_kind").is_some_and(|kind| kind == "wire");
+        code == "mcp.tools.call" && is_wire && event["status_code"] != "input_required"
+    });
+    let exchanges: Vec<&Value> = exchanges.collect();
+    assert!(exchanges.len() >= 30 && exchanges.iter().filter(is_counted).count() == exchanges.len());
+    // What a server's standard error and its own telemetry say belongs to it.
+    for source in ["log", "downstream"] {
+        let called: BTreeSet<String> = exchanges.iter().map(|event| chain(event)).collect();
+        let is_of_call = |event: &&Value| {
+            flat(event, "threadline.kind").is_some_and(|kind| kind == source)
+                && flat(event, "ai.tool_call_id").is_none()
+                && called.contains(&chain(event))
+        };
+        assert!(events.iter().any(|event| is_of_call(&event)), "{source}");
+    }
+    let session = calls.keys().next().unwrap().0.clone();
+    let chains = |events: &[Value]| -> BTreeSet<(String, String)> {
+        let of_session = events.iter().filter(|event| text(event, "/actor/session/uid").as_ref() == Some(&session));
+        of_session.map(|event| (text(event, "/metadata/uid").unwrap(), chain(event))).collect()
+    };
+    assert_eq!(chains(&exported(&["session", &session])), chains(&events));
 }
 
 /// Ways to break an event that a consumer would refuse: where, and what stands there then (`None`: nothing).

@@ -180,7 +180,7 @@ pub fn records() -> Vec<Record> {
 mod tests {
     use super::*;
     use crate::ocsf::Version;
-    use crate::ocsf::event::{Occurrence, Policy, event, to_text};
+    use crate::ocsf::event::{Occurrence, Policy, SessionFacts, event, to_text};
     use crate::ocsf::mapping::{self, ROWS};
     use expect_test::expect_file;
 
@@ -199,7 +199,11 @@ mod tests {
                 let found = mapping::row(record);
                 let is_own = (found.kind, found.code, found.profiles) == (row.kind, row.code, row.profiles);
                 assert!(is_own, "{} is of {}, not of {}", record.kind, found.code, row.code);
-                let event = event(Occurrence::of(record), &policy, version);
+                // The call without a verdict is the one to count.
+                let completes_call = row.kind == Kind::Result && record.decision.is_none();
+                let session = SessionFacts { completes_call, ..SessionFacts::default() };
+                let occurrence = Occurrence { session: Some(&session), ..Occurrence::of(record) };
+                let event = event(occurrence, &policy, version);
                 assert_eq!(crate::ocsf::validate(&event, version), [], "{} in {version}", row.code);
                 if version == Version::NEWEST {
                     assert_eq!(event["class_uid"], row.class_uid, "{}: what the class needs is not there", row.code);
