@@ -226,6 +226,13 @@ pub use crate::columns::Record;
 /// The attribute that says at which end of its duration a record is stamped: `start` or `end`.
 pub const TIME_IS: &str = "threadline.time_is";
 
+impl SourceKind {
+    /// Whether it acts on behalf of those before it, often under an account of its own: a server, or what is behind one.
+    pub const fn acts_for_others(self) -> bool {
+        matches!(self, SourceKind::Server | SourceKind::Downstream)
+    }
+}
+
 impl Record {
     /// A record of `kind` with its identity set and everything else absent. Times are zero until
     /// [`Record::set_time`] is called; the salt is zero until the collector draws one.

@@ -159,13 +159,15 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 /// What all of these records that say something say.
 fn facts(view: &FactView<'_>, rows: &[u32]) -> SessionFacts {
-    let [mut conversations, mut proven, mut claimed, mut agents] = [const { BTreeSet::new() }; 4];
+    let [mut conversations, mut proven, mut claimed, mut accounts, mut agents] = [const { BTreeSet::new() }; 5];
     for at in rows {
         let (block, fact) = view.at(*at);
+        // Servers act under accounts of their own.
+        let claimed = if fact.source_kind.acts_for_others() { &mut accounts } else { &mut claimed };
         for (names, id) in [
             (&mut conversations, fact.conversation),
             (&mut proven, fact.user_authenticated),
-            (&mut claimed, fact.user_claimed),
+            (claimed, fact.user_claimed),
             (&mut agents, fact.agent),
         ] {
             // Two are as good as more.
@@ -175,7 +177,7 @@ fn facts(view: &FactView<'_>, rows: &[u32]) -> SessionFacts {
         }
     }
     let one = |names: &BTreeSet<&str>| names.first().filter(|_| names.len() == 1).map(|name| (*name).to_string());
-    let user = one(if proven.is_empty() { &claimed } else { &proven });
+    let user = [&proven, &claimed, &accounts].into_iter().find(|names| !names.is_empty()).and_then(one);
     SessionFacts {
         conversation: one(&conversations),
         is_authenticated: !proven.is_empty() && user.is_some(),

@@ -6,7 +6,8 @@
 //! named in a later file is not known earlier; an export of the session knows all of it.
 //!
 //! Invariants
-//! - what two records say differently is not known: an id that is borne by two conversations, or two users, tells nothing
+//! - what two records say differently is not known: an id that is borne by two conversations, or two users, tells nothing;
+//!   but whom a server names is asked only where nobody before it names anyone, because servers act under accounts of theirs
 //! - an id tells of what happens within [`REACH_NANOS`] of its last record, because some programs begin again with their ids
 //!   or have one trace for ever, and a tool call's or turn's tells only if it is long enough not to be chosen twice
 //! - remembered are the ids and sessions that were seen last: [`KEYS_MAX`] of each and those of one file, twice; of a record
@@ -92,6 +93,9 @@ struct Session {
     conversation: Option<String>,
     authenticated: Said<String>,
     claimed: Said<String>,
+    /// Who is claimed by servers and by what is behind them, under whose accounts they act.
+    #[serde(default)]
+    account: Said<String>,
     agent: Said<String>,
 }
 
@@ -160,6 +164,8 @@ struct Lesson {
     conversation: Option<(u128, String)>,
     authenticated: Option<String>,
     claimed: Option<String>,
+    /// Whether its source acts for others, so that the user may be an account of its own.
+    acts_for_others: bool,
     agent: Option<String>,
 }
 
@@ -176,6 +182,7 @@ impl Lesson {
             conversation: carried(&record.conversation_id).map(|name| (id_of_conversation(record, &name), name)),
             authenticated: carried(&record.user_authenticated),
             claimed: carried(&record.user_claimed),
+            acts_for_others: record.source_kind.acts_for_others(),
             agent: carried(&record.agent_name).or_else(|| carried(&record.client_name)),
         }
     }
@@ -236,7 +243,8 @@ impl Known {
             session.conversation.get_or_insert_with(|| name.clone());
         }
         session.authenticated.add(lesson.authenticated.as_ref());
-        session.claimed.add(lesson.claimed.as_ref());
+        let claimed = if lesson.acts_for_others { &mut session.account } else { &mut session.claimed };
+        claimed.add(lesson.claimed.as_ref());
         session.agent.add(lesson.agent.as_ref());
     }
 
@@ -257,7 +265,8 @@ impl Known {
             return SessionFacts { conversation: own.map(str::to_string), ..SessionFacts::default() };
         };
         let is_authenticated = session.authenticated != Said::Nothing;
-        let user = if is_authenticated { session.authenticated.one() } else { session.claimed.one() };
+        let nearest = [&session.authenticated, &session.claimed, &session.account];
+        let user = nearest.into_iter().find(|said| **said != Said::Nothing).and_then(Said::one);
         SessionFacts {
             conversation: own.map(str::to_string).or_else(|| session.conversation.clone()),
             is_authenticated: is_authenticated && user.is_some(),
@@ -444,8 +453,8 @@ fn id(record: &Record, key: &str) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use threadline_schemas::Kind;
     use threadline_schemas::stamp::stamp;
+    use threadline_schemas::{Kind, SourceKind};
 
     const CALL: &str = "toolu_0123456789abcdef";
 
@@ -531,6 +540,16 @@ mod tests {
         let known = learned(&[said("mallory", "c3"), proven]);
         assert!(known.of(&chosen("c3"), 0).is_authenticated);
         assert_eq!(shown(&known, &chosen("c3")), "c3 ann@corp claude-code");
+    }
+
+    #[test]
+    fn the_account_of_a_server_is_the_user_only_where_nobody_else_is_named() {
+        let account = record(|r| {
+            (r.user_claimed, r.conversation_id) = (Some("svc".into()), Some("c1".into()));
+            r.source_kind = SourceKind::Server;
+        });
+        assert_eq!(shown(&learned(&[said("ann", "c1"), account.clone()]), &chosen("c1")), "c1 ann claude-code");
+        assert_eq!(shown(&learned(&[account]), &chosen("c1")), "c1 svc -");
     }
 
     #[test]

@@ -114,8 +114,8 @@ impl<'a> Tally<'a> {
         self.conversations.insert(row.conversation);
         self.agents.insert(row.agent);
         self.authenticated.insert(row.authenticated);
-        let is_behind = matches!(row.source_kind, SourceKind::Server | SourceKind::Downstream);
-        if is_behind { &mut self.accounts } else { &mut self.claimed }.insert(row.claimed);
+        let claimed = if row.source_kind.acts_for_others() { &mut self.accounts } else { &mut self.claimed };
+        claimed.insert(row.claimed);
         self.servers.insert(row.server);
         if is_tool_use(row.kind) {
             self.tools.insert(row.tool);
