@@ -32,6 +32,7 @@ use threadline_schemas::KeyKind;
 
 use crate::fact::{Fact, FactKey, FactView, NameId, SESSION_KINDS};
 use sets::{Bearers, Sets};
+pub(crate) use toolcall::plain;
 
 /// "In no session" in [`Closure::session_of`].
 pub const NONE: u32 = u32::MAX;

@@ -72,7 +72,7 @@ pub struct ClockModel {
 /// Ids that stopped joining, and servers that say nothing, of one interval.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Found {
-    /// What: `session-reused`, `session-shared`, `constant-trace`, `conversation-shared`, `silent-server`.
+    /// What, in the words of `FindingKind` of `ingest::correlate`.
     pub kind: String,
     /// The id or server.
     pub name: String,

@@ -403,7 +403,7 @@ pub struct Placement {
 /// What correlation found beside links: an id that stopped joining, or a server that says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
-    /// `session-reused`, `session-shared`, `constant-trace`, `conversation-shared` or `silent-server`.
+    /// `session-reused`, `session-shared`, `constant-trace`, `conversation-shared`, `tool-call-reused`, `silent-server` or `clock-off`.
     pub kind: String,
     /// The id or the server.
     pub name: String,

@@ -22,7 +22,7 @@ pub(crate) struct Index<'a> {
     by_line: HashMap<&'a str, usize>,
     calls: HashMap<&'a str, Vec<usize>>,
     requests: HashMap<&'a str, Vec<usize>>,
-    choices: HashMap<&'a str, usize>,
+    choices: HashMap<&'a str, Vec<usize>>,
     prompts: HashMap<&'a str, usize>,
     spans: HashMap<&'a str, usize>,
     carried: HashSet<&'a str>,
@@ -72,7 +72,7 @@ impl<'a> Index<'a> {
         for (key, at) in &self.by_key {
             let kind = key.split_once(':').and_then(|(kind, _)| KeyKind::parse(kind));
             match kind {
-                Some(KeyKind::ToolCall) => _ = self.choice_of(at).map(|choice| self.choices.insert(key, choice)),
+                Some(KeyKind::ToolCall) => _ = self.choices.insert(key, self.choices_of(at)),
                 Some(KeyKind::Turn | KeyKind::Trace) => {
                     _ = self.prompt_of(at).map(|prompt| self.prompts.insert(key, prompt));
                 }
@@ -92,8 +92,9 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// The model's choice under a tool-call id, or what stands for it best when none was recorded.
-    fn choice_of(&self, bearers: &[usize]) -> Option<usize> {
+    /// The model's choice under a tool-call id, or what stands for it best when none was recorded; several where the id is
+    /// one of several calls (numbered anew in every request).
+    fn choices_of(&self, bearers: &[usize]) -> Vec<usize> {
         let rank = |at: &usize| {
             let record = &self.records[*at];
             match (record.kind, record.source_kind) {
@@ -106,8 +107,30 @@ impl<'a> Index<'a> {
                 _ => None,
             }
         };
-        let ranked = bearers.iter().filter_map(|at| Some((rank(at)?, order(&self.records[*at]), *at)));
-        ranked.min().map(|(_, _, at)| at)
+        let Some(best) = bearers.iter().filter_map(rank).min() else { return Vec::new() };
+        let mut found: Vec<usize> = Vec::new();
+        let mut answered = false;
+        // Bearers stand in order of time.
+        for at in bearers.iter().copied() {
+            answered |= is_hosts_answer(&self.records[at]);
+            if rank(&at) != Some(best) {
+                continue;
+            }
+            // Another tool or other arguments, or made after the one before was answered; else one choice was told twice.
+            let is_another = |known: &usize| {
+                let (a, b) = (&self.records[*known], &self.records[at]);
+                let differ = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some() && a != b;
+                best < 2
+                    && (answered
+                        || differ(&a.tool_name, &b.tool_name)
+                        || differ(&a.arguments_digest, &b.arguments_digest))
+            };
+            if found.last().is_none_or(is_another) {
+                found.push(at);
+                answered = false;
+            }
+        }
+        found
     }
 
     /// The transcript's prompt before telemetry's, the first of several.
@@ -196,9 +219,10 @@ impl<'a> Index<'a> {
         self.ids.get(id).copied()
     }
 
-    /// The model's choice under a tool-call id, or what stands for it best when none was recorded.
-    pub(crate) fn choice(&self, key: &str) -> Option<usize> {
-        self.choices.get(key).copied()
+    /// The choices under a tool-call id, or what stands for them best when none was recorded, in order; more than one where
+    /// the id is one of several calls.
+    pub(crate) fn choices(&self, key: &str) -> &[usize] {
+        self.choices.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Requests that bear a key, in order.
@@ -243,6 +267,11 @@ impl<'a> Index<'a> {
     pub(crate) fn prompt(&self, key: &str) -> Option<usize> {
         self.prompts.get(key).copied()
     }
+}
+
+/// What a host's own log says a tool answered.
+pub(crate) fn is_hosts_answer(record: &Record) -> bool {
+    record.kind == Kind::Result && record.source_kind == SourceKind::Host && !is_telemetry(record)
 }
 
 /// Spans, not the log lines that were written in them.

@@ -3,8 +3,9 @@
 use threadline_schemas::{Collector, Direction, KeyKind, Kind, Record, SourceKind};
 use uuid::Uuid;
 
-use super::index::{Index, is_span, is_telemetry, order};
+use super::index::{Index, is_hosts_answer, is_span, is_telemetry, order};
 use super::{Contest, Edge};
+use crate::closure::plain;
 use crate::model::{Compared, Grade, Link};
 
 type Rule = fn(&Index<'_>, &Contest, usize) -> Option<Edge>;
@@ -88,21 +89,66 @@ fn nested_span(index: &Index<'_>, _: &Contest, child: usize) -> Option<Edge> {
 
 fn tool_call_id(index: &Index<'_>, contest: &Contest, child: usize) -> Option<Edge> {
     let key = index.key(child, KeyKind::ToolCall)?;
-    let choice = index.choice(key).filter(|choice| *choice != child)?;
-    let (from, to) = (&index.records[child], &index.records[choice]);
-    let relation = match from.kind {
-        Kind::Result => "result",
-        Kind::Decision | Kind::Approval => "decision",
-        Kind::Call => "execution",
-        _ => "observation",
+    let choice = match index.choices(key) {
+        [] => return None,
+        [choice] => *choice,
+        several => return one_of(index, several, child, key),
     };
+    if choice == child {
+        return None;
+    }
+    let (from, to) = (&index.records[child], &index.records[choice]);
     let two_sources = from.source_kind != to.source_kind;
     let grade = if two_sources { Grade::Matched } else { Grade::Claimed };
-    let made = edge(child, choice, relation, grade, "tool-call-id").by(key);
+    let made = edge(child, choice, relation(from), grade, "tool-call-id").by(key);
     if !contest.keys.contains_key(key) || !two_sources {
         return Some(made);
     }
     Some(weighed(made, from, to))
+}
+
+fn relation(record: &Record) -> &'static str {
+    match record.kind {
+        Kind::Result => "result",
+        Kind::Decision | Kind::Approval => "decision",
+        Kind::Call => "execution",
+        _ => "observation",
+    }
+}
+
+/// An id that several calls of one conversation bear (numbered anew in every request, or a constant): what follows a choice
+/// belongs to the last one before it that nobody has answered; with several of those, to none.
+fn one_of(index: &Index<'_>, choices: &[usize], child: usize, key: &str) -> Option<Edge> {
+    let record = &index.records[child];
+    if record.kind == Kind::Selection || choices.contains(&child) {
+        return None;
+    }
+    let before = |list: &[usize]| list.partition_point(|other| order(&index.records[*other]) < order(record));
+    let of_tool = |choice: &usize| match (&record.tool_name, &index.records[*choice].tool_name) {
+        (Some(a), Some(b)) => plain(a) == plain(b),
+        _ => true,
+    };
+    let earlier = &choices[..before(choices)];
+    let near: Vec<usize> = earlier.iter().rev().take(CANDIDATES_MAX).copied().filter(of_tool).collect();
+    let made = |choice, grade| edge(child, choice, relation(record), grade, "tool-call-id").by(key);
+    if !is_hosts_answer(record) {
+        let digest = |at: usize| index.records[at].arguments_digest.as_ref();
+        let same = near.iter().find(|choice| digest(child).is_some() && digest(child) == digest(**choice));
+        return Some(Edge { score: 0.9, ..made(*same.or(near.first())?, Grade::Inferred) });
+    }
+    let bearers = index.bearers(key);
+    let answers = bearers[..before(bearers)].iter().rev().take(2 * CANDIDATES_MAX);
+    let last = answers.copied().find(|other| is_hosts_answer(&index.records[*other]));
+    let is_open = |choice: &usize| last.is_none_or(|last| order(&index.records[*choice]) > order(&index.records[last]));
+    let open: Vec<usize> = near.into_iter().filter(is_open).collect();
+    match open[..] {
+        [] => None,
+        [choice] => Some(Edge { score: 0.9, ..made(choice, Grade::Inferred) }),
+        [choice, ..] => {
+            let score = 1.0 / open.len() as f64;
+            Some(Edge { score, candidates: open, ..made(choice, Grade::Ambiguous) })
+        }
+    }
 }
 
 /// A contested id says little: time and arguments have to agree as well.

@@ -75,6 +75,37 @@ fn a_call_from_choice_to_answer() {
 }
 
 #[test]
+fn an_id_that_is_given_anew_in_every_request_says_the_last_open_choice() {
+    let choice = |name: &str, at: i64, arguments: &str| {
+        make(name, Kind::Selection, at).host("c").tool("call_0", "refund").arguments(arguments).done()
+    };
+    let answer = |name: &str, at: i64| make(name, Kind::Result, at).host("c").tool("call_0", "refund").done();
+    let records = vec![
+        choice("first", 0, "{1}"),
+        answer("answer-1", 10),
+        choice("second", 20, "{2}"),
+        answer("answer-2", 30),
+        // Two at once: which is answered first, the id does not say.
+        choice("third", 40, "{3}"),
+        choice("fourth", 41, "{4}"),
+        answer("answer-3", 50),
+        answer("answer-4", 51),
+    ];
+    check(
+        records.clone(),
+        &Contest::default(),
+        expect![[r#"
+            answer-1 => first: result inferred tool-call-id [toolcall call_0=call_0]
+            answer-2 => second: result inferred tool-call-id [toolcall call_0=call_0]
+            answer-3 -> fourth: result ambiguous tool-call-id [toolcall call_0=call_0] of fourth|third
+        "#]],
+    );
+    let session = crate::session::reconstruct("s", &records, &Contest::default(), &Default::default()).session;
+    let calls: Vec<usize> = session.turns.iter().flat_map(|turn| &turn.calls).map(|call| call.records.len()).collect();
+    assert!(calls.starts_with(&[2, 2]) && calls.len() >= 4, "{calls:?}");
+}
+
+#[test]
 fn a_recorded_file_is_no_proof() {
     let mut records = call("a", "conv", "run", "toolu_1", 0);
     records.iter_mut().for_each(|record| record.collector = Collector::Import);

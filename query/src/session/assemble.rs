@@ -153,9 +153,9 @@ fn calls(index: &Index<'_>, links: &Links, assembly: &mut Assembly) {
             }
             continue;
         }
-        // Answers and verdicts whose choice is missing still share the id.
-        if let Some(key) = index.key(root, KeyKind::ToolCall) {
-            let first = *of_key.entry(key).or_insert_with(|| index.choice(key).unwrap_or(root));
+        // Answers and verdicts whose choice is missing still share the id, unless it is one of several calls.
+        if let Some(key) = index.key(root, KeyKind::ToolCall).filter(|key| index.choices(key).len() < 2) {
+            let first = *of_key.entry(key).or_insert_with(|| index.choices(key).first().copied().unwrap_or(root));
             merge(&mut same, first, root);
         }
     }

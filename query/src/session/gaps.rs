@@ -354,6 +354,7 @@ fn found(records: &[Record], contest: &Contest) -> Vec<Gap> {
                     "silent-server" => record.kind == Kind::Call && record.server_name.as_ref() == Some(&found.name),
                     "constant-trace" => record.trace_id.as_ref() == Some(&found.name),
                     "conversation-shared" => record.conversation_id.as_ref() == Some(&found.name),
+                    "clock-off" => record.clock() == found.name,
                     _ => named.contains(&record.event_id),
                 }
         };
@@ -362,7 +363,11 @@ fn found(records: &[Record], contest: &Contest) -> Vec<Gap> {
             return None;
         }
         let description = finding_text(found);
-        let kind = if found.kind == "silent-server" { "silent_server" } else { "untrusted_id" };
+        let kind = match found.kind.as_str() {
+            "silent-server" => "silent_server",
+            "clock-off" => "clock_off",
+            _ => "untrusted_id",
+        };
         Some(Gap { kind: kind.into(), description, event_ids: ids(&here), call_id: None })
     };
     let mut gaps: Vec<Gap> = all.iter().filter_map(gap).collect();
@@ -392,6 +397,14 @@ pub(crate) fn finding_text(found: &Found) -> String {
         ),
         "conversation-shared" => format!(
             "the conversation id {name} is borne by several users or on several workstations: forged, replayed or not random; they were kept apart ({} records)",
+            found.count
+        ),
+        "tool-call-reused" => format!(
+            "the tool-call id {name} stands for several calls of one conversation: numbered anew in every request, or a constant; which answer is whose was judged otherwise ({} records)",
+            found.count
+        ),
+        "clock-off" => format!(
+            "the clock {name} is minutes or hours away from the others, a wrong time or a time zone; times are shown as they were stamped ({} records)",
             found.count
         ),
         kind => format!("{kind}: {name} ({} records)", found.count),
