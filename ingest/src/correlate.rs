@@ -21,6 +21,7 @@ mod downstream;
 mod downstream_text;
 mod evidence;
 mod explain;
+mod far;
 mod findings;
 mod frames;
 mod gateway_server;
@@ -197,11 +198,10 @@ fn clocks(linker: &Linker<'_>, downstream: &Downstream<'_>) -> Vec<ClockModel> {
     for (tracks, spreads) in tracks {
         for (clock, track) in tracks {
             let spread = spreads.and_then(|spreads| spreads.get(clock).copied());
-            models.push(ClockModel {
-                clock: names.get(clock).map_or("", |name| name).into(),
-                track: track.clone(),
-                spread,
-            });
+            let far = linker.units.far.get(clock).copied().unwrap_or(0.0);
+            let mut track = track.clone();
+            track.segments.iter_mut().for_each(|segment| segment.offset += far);
+            models.push(ClockModel { clock: names.get(clock).map_or("", |name| name).into(), track, spread });
         }
     }
     models.sort_by(|a, b| a.clock.cmp(&b.clock));

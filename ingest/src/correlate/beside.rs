@@ -165,8 +165,8 @@ fn recent(window: Window, minutes: &Minutes) -> Window {
     let Some((last, _)) = inside().next_back() else { return window };
     let mut held = 0;
     let mut first = *last;
-    for (at, count) in inside().rev() {
-        held += count;
+    for (at, minute) in inside().rev() {
+        held += minute.records;
         if held > RECENT_RECORDS_MAX || (last - at) * MINUTE_NANOS > RECENT_NANOS {
             break;
         }

@@ -41,6 +41,10 @@ pub enum FindingKind {
     ConversationShared,
     /// A server logged none of its calls, where others log theirs.
     SilentServer,
+    /// One tool-call id stands for several calls of one conversation: numbered anew in every request, or a constant.
+    ToolCallReused,
+    /// A clock is further off than links are looked for: minutes, or a time zone.
+    ClockOff,
 }
 
 impl FindingKind {
@@ -52,6 +56,8 @@ impl FindingKind {
             FindingKind::ConstantTrace => "constant-trace",
             FindingKind::ConversationShared => "conversation-shared",
             FindingKind::SilentServer => "silent-server",
+            FindingKind::ToolCallReused => "tool-call-reused",
+            FindingKind::ClockOff => "clock-off",
         }
     }
 }
@@ -92,6 +98,10 @@ pub(super) fn findings(linker: &Linker<'_>) -> Vec<Finding> {
     all.extend(shared.map(|at| (FindingKind::ConversationShared, conversation(at), at)));
     let server = |at: usize| linker.seen(at).o.server.as_deref();
     all.extend(silent(linker).into_iter().map(|at| (FindingKind::SilentServer, server(at), at)));
+    let tool_call = |at: usize| linker.seen(at).o.tool_call_id.as_deref();
+    all.extend(units.reused_tool_calls.iter().map(|at| (FindingKind::ToolCallReused, tool_call(*at), *at)));
+    let off = units.seen.iter().enumerate().filter(|(_, s)| units.far.contains_key(&s.clock));
+    all.extend(off.map(|(at, s)| (FindingKind::ClockOff, Some(s.o.clock.as_str()), at)));
     let mut found: BTreeMap<(FindingKind, &str), BTreeSet<usize>> = BTreeMap::new();
     for (kind, name, at) in all {
         if let Some(name) = name {

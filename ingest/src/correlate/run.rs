@@ -18,21 +18,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use threadline_schemas::Record;
 use threadline_schemas::columns::from_batch;
+use threadline_schemas::{Record, SourceKind};
 use threadline_store::links::{LinkRow, LinksTable, opinions};
 use threadline_store::{Reader, SealedFile, Snapshot, StoreError};
 use uuid::Uuid;
 
 use super::observation::Observation;
 use super::project::{COLUMNS, is_judged, may_act, project};
-use super::windows::{Minutes, Window, minute, windows};
+use super::windows::{Held as MinuteHeld, Minutes, Window, minute, windows};
 use super::{Settings, correlate};
 use learned::{Sources, learned};
 use rows::{Judge, news, rows};
 
 /// Version of the linker; raised when the same records may give other links.
-pub const LINKER_VERSION: u32 = 9;
+pub const LINKER_VERSION: u32 = 10;
 /// Columns from which the windows follow.
 const TIME_COLUMNS: &[&str] = &[
     "event_id",
@@ -159,7 +159,7 @@ impl Times {
     pub(super) fn of_files(&self, snapshot: &Snapshot, wanted: impl Fn(&SealedFile) -> bool) -> Minutes {
         let mut some = Minutes::new();
         let files = snapshot.files().iter().filter(|file| wanted(file)).filter_map(|file| self.files.get(&file.id));
-        files.flat_map(|minutes| minutes.iter()).for_each(|(minute, count)| *some.entry(*minute).or_default() += count);
+        files.flat_map(|minutes| minutes.iter()).for_each(|(minute, held)| *some.entry(*minute).or_default() += *held);
         some
     }
 
@@ -179,7 +179,7 @@ impl Times {
                     Arc::new(minutes)
                 }
             };
-            minutes.iter().for_each(|(minute, count)| *all.entry(*minute).or_default() += count);
+            minutes.iter().for_each(|(minute, held)| *all.entry(*minute).or_default() += *held);
             files.insert(file.id, minutes);
         }
         self.files = files;
@@ -190,9 +190,21 @@ impl Times {
     fn count(&mut self, record: &Record, minutes: &mut Minutes) {
         if may_act(record) {
             self.any_judged |= is_judged(record);
-            *minutes.entry(minute(record.time_unix_nano)).or_default() += 1;
+            *minutes.entry(minute(record.time_unix_nano)).or_default() += MinuteHeld::one(side(record));
         }
     }
+}
+
+/// The side that a source which a profile reads speaks for: those only are found by what they say.
+fn side(record: &Record) -> Option<u8> {
+    let side = match record.source_kind {
+        SourceKind::Host => 0,
+        SourceKind::Gateway => 1,
+        SourceKind::Server => 2,
+        SourceKind::Downstream => 3,
+        _ => return None,
+    };
+    is_judged(record).then_some(side)
 }
 
 /// What is kept of a record beside its observation.

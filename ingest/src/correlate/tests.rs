@@ -443,3 +443,92 @@ fn names_that_both_sides_use_stay_apart() {
     };
     assert!(peeks.iter().filter(|p| p.id != id(999)).all(|p| mates(p) <= 1));
 }
+
+/// A call's own arguments in place of those that many share.
+fn own_arguments(o: &mut Observation, call: u64) {
+    o.arguments.digests.iter_mut().for_each(|digest| *digest += &call.to_string());
+}
+
+fn later(o: &mut Observation, seconds: i64) {
+    o.time_unix_nano += seconds * 1_000_000_000;
+}
+
+#[test]
+fn clocks_in_another_time_zone_or_minutes_off_find_their_calls() {
+    let off = |o: &Observation| match o.clock.as_str() {
+        "gateway:0" => 3_600,
+        "server:3" => -95,
+        "host:4" => 19_800,
+        _ => 0,
+    };
+    let right = placed_right(|o, call| {
+        own_arguments(o, call);
+        later(o, off(o));
+    });
+    assert!(right > 0.97, "{right}");
+    let (mut observations, calls) = estate(300, false);
+    observations.iter_mut().zip(calls).for_each(|(o, call)| {
+        own_arguments(o, call);
+        later(o, off(o));
+    });
+    let found = run(observations);
+    let named: Vec<&str> =
+        found.findings.iter().filter(|f| f.kind == FindingKind::ClockOff).map(|f| f.name.as_str()).collect();
+    assert_eq!(named, ["gateway:0", "host:4", "server:3"]);
+    let gateway = found.clocks.iter().find(|model| model.clock == "gateway:0").unwrap();
+    assert!((gateway.track.segments[0].offset - 3_600.0).abs() < 3.0, "{gateway:?}");
+}
+
+#[test]
+fn what_is_replayed_an_hour_later_is_no_clock() {
+    let (mut observations, calls) = estate(300, false);
+    let mut replayed = Vec::new();
+    for (place, (o, call)) in observations.iter_mut().zip(&calls).enumerate() {
+        own_arguments(o, *call);
+        // A user's lines from elsewhere, all that was said; a few of the true ones are lost.
+        if o.user.as_deref() == Some("user-3") {
+            let mut copy = o.clone();
+            copy.id = Uuid::from_u128((1 << 126) | place as u128);
+            copy.clock = "host:mallory".into();
+            copy.workstation = Some("mallory".into());
+            later(&mut copy, 3_600);
+            replayed.push(copy);
+        }
+    }
+    let forged: BTreeSet<Uuid> = replayed.iter().map(|o| o.id).collect();
+    let mut count = 0;
+    observations.retain(|o| {
+        count += usize::from(o.user.as_deref() == Some("user-3"));
+        o.user.as_deref() != Some("user-3") || !count.is_multiple_of(10)
+    });
+    observations.extend(replayed);
+    let found = run(observations);
+    assert!(found.findings.iter().all(|finding| finding.kind != FindingKind::ClockOff), "{:?}", found.findings);
+    let sessions = |forged_ones: bool| -> BTreeSet<usize> {
+        found.placements.iter().filter(|p| forged.contains(&p.id) == forged_ones).filter_map(|p| p.session).collect()
+    };
+    assert!(sessions(true).is_disjoint(&sessions(false)));
+}
+
+#[test]
+fn a_tool_call_id_that_every_call_bears_joins_nothing_and_is_a_finding() {
+    let constant = |o: &mut Observation, call: u64| {
+        own_arguments(o, call);
+        o.result.digests.iter_mut().for_each(|digest| *digest += &call.to_string());
+        o.tool_call_id = o.tool_call_id.as_ref().map(|_| "call_0".into());
+        if o.user.is_some() {
+            // Two conversations side by side: answers come in another order than choices.
+            o.conversation = None;
+            o.tool = Some("same".into());
+        }
+        o.tool = o.tool.as_ref().map(|_| "same".into());
+    };
+    let right = placed_right(constant);
+    assert!(right > 0.9, "{right}");
+    let (mut observations, calls) = estate(300, false);
+    assert!(run(observations.clone()).findings.is_empty());
+    observations.iter_mut().zip(calls).for_each(|(o, call)| constant(o, call));
+    let findings = run(observations).findings;
+    let reused: Vec<&Finding> = findings.iter().filter(|f| f.kind == FindingKind::ToolCallReused).collect();
+    assert!(matches!(reused[..], [finding] if finding.name == "call_0" && finding.count == 600), "{reused:?}");
+}

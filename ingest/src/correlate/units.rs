@@ -11,12 +11,16 @@
 //! server, names more than one session; so does one that reaches several servers where hardly any other does.
 //! It is *dirty* and joins nothing by itself.
 //!
+//! So does a tool-call id that several choices of one scope bear (numbered anew in every request, or a constant): which of
+//! them an outcome belongs to is said by what gateways report was asked and answered, else by their order.
+//!
 //! A byte-identical line of one source is the same delivery twice, except where stamps are whole seconds:
 //! there twins are legitimate.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::aliases;
+use super::far;
 use super::likelihood::{median, quantile};
 use super::names::{NONE, Name, Names};
 use super::observation::{Act, Observation};
@@ -152,6 +156,10 @@ pub(super) struct Units<'a> {
     pub(super) stamp_noise: f64,
     /// Session key of an opening.
     pub(super) opening_session: HashMap<usize, Name>,
+    /// What was taken off the stamps of clocks that are far off, seconds.
+    pub(super) far: BTreeMap<Name, f64>,
+    /// Choices and outcomes whose tool-call id stands for several calls.
+    pub(super) reused_tool_calls: Vec<usize>,
 }
 
 /// Where ids repeat, a pair that no host reports counts as this many scales of the stamps further apart.
@@ -169,8 +177,9 @@ impl<'a> Units<'a> {
         let mut seen: Vec<Seen<'a>> = observations.iter().map(|o| Seen::new(o, base, &mut names)).collect();
         let whole_seconds = whole_seconds(&seen);
         let (kept, twins) = twins(&seen, &whole_seconds);
+        let far = far::align(&mut seen, &kept);
         aliases::unify(&mut seen, &kept);
-        let hosts = host_calls(&seen, &kept, &mut names);
+        let (hosts, reused_tool_calls) = host_calls(&seen, &kept, &mut names);
         let mut units = Units {
             hosts,
             gateways: Vec::new(),
@@ -182,6 +191,8 @@ impl<'a> Units<'a> {
             whole_seconds,
             stamp_noise: 0.0,
             opening_session: HashMap::new(),
+            far,
+            reused_tool_calls,
             seen,
         };
         units.gateway_calls(&kept, &mut names);
@@ -319,13 +330,14 @@ fn twins(seen: &[Seen], whole_seconds: &BTreeSet<Name>) -> (Vec<usize>, BTreeMap
 /// Host clocks may step back between choice and outcome; more than this is another call.
 const STEP_BACK_MAX: f64 = 12.0;
 
-fn host_calls<'a>(seen: &[Seen<'a>], kept: &[usize], names: &mut Names<'a>) -> Vec<HostCall> {
+fn host_calls<'a>(seen: &[Seen<'a>], kept: &[usize], names: &mut Names<'a>) -> (Vec<HostCall>, Vec<usize>) {
     let mut by_id: BTreeMap<[Name; 5], Vec<usize>> = BTreeMap::new();
     for at in of_act(seen, kept, &[Act::Choice, Act::Outcome]) {
         let s = &seen[at];
         by_id.entry([s.workstation, s.instance, s.user, s.conversation, s.tool_call]).or_default().push(at);
     }
-    let mut calls = Vec::new();
+    let (mut calls, mut reused) = (Vec::new(), Vec::new());
+    let mut passed: Option<Passed> = None;
     for (key, mut members) in by_id {
         members.sort_by(|a, b| {
             let late = |at: &usize| seen[*at].act == Act::Outcome;
@@ -340,16 +352,34 @@ fn host_calls<'a>(seen: &[Seen<'a>], kept: &[usize], names: &mut Names<'a>) -> V
             members.reverse();
         }
         let who = names.tuple(&key[..3]);
+        let choices = members.iter().filter(|at| seen[**at].act == Act::Choice).count();
+        if key[4] != NONE && choices > 1 {
+            reused.extend_from_slice(&members);
+        }
         let mut open: Vec<usize> = Vec::new();
         for at in members {
             if seen[at].act == Act::Choice {
                 open.push(calls.len());
                 let start = Some(seen[at].t);
                 calls.push(HostCall { choice: Some(at), outcome: None, base: at, start, end: None, who });
-            } else if let Some(place) =
-                open.iter().position(|call: &usize| seen[calls[*call].base].tool == seen[at].tool)
-            {
-                let call = open.remove(place);
+                continue;
+            }
+            let of_tool = |call: &usize| seen[calls[*call].base].tool == seen[at].tool;
+            let mut places: Vec<usize> = (0..open.len()).filter(|place| of_tool(&open[*place])).collect();
+            if places.len() > 1 {
+                // Which of them is answered so, as far as gateways tell.
+                let passed = passed.get_or_insert_with(|| Passed::of(seen, kept));
+                let told: Vec<usize> = places
+                    .iter()
+                    .copied()
+                    .filter(|place| passed.has(&seen[calls[open[*place]].base], &seen[at]))
+                    .collect();
+                if !told.is_empty() {
+                    places = told;
+                }
+            }
+            if let Some(place) = places.first() {
+                let call = open.remove(*place);
                 (calls[call].outcome, calls[call].end) = (Some(at), Some(seen[at].t));
             } else {
                 let end = Some(seen[at].t);
@@ -361,7 +391,33 @@ fn host_calls<'a>(seen: &[Seen<'a>], kept: &[usize], names: &mut Names<'a>) -> V
         let time = |call: &HostCall| call.start.or(call.end).unwrap_or(0.0);
         time(a).total_cmp(&time(b)).then(a.base.cmp(&b.base))
     });
-    calls
+    (calls, reused)
+}
+
+/// What gateways say was asked and answered, by answer: digests of the arguments. Of answers that one call alone has.
+struct Passed(HashMap<Name, Option<Vec<Name>>>);
+
+impl Passed {
+    fn of(seen: &[Seen<'_>], kept: &[usize]) -> Passed {
+        let key = |s: &Seen<'_>| [s.gateway, s.session, s.address, s.program, s.server, s.rpc];
+        let mut asked: HashMap<[Name; 6], Option<usize>> = HashMap::new();
+        for at in of_act(seen, kept, &[Act::Request]) {
+            asked.entry(key(&seen[at])).and_modify(|known| *known = None).or_insert(Some(at));
+        }
+        let mut passed: HashMap<Name, Option<Vec<Name>>> = HashMap::new();
+        for at in of_act(seen, kept, &[Act::Request, Act::Response]).into_iter().filter(|at| seen[*at].result != NONE) {
+            let s = &seen[at];
+            let request = if s.act == Act::Request { Some(at) } else { asked.get(&key(s)).copied().flatten() };
+            let arguments = request.map(|request| seen[request].arguments.clone());
+            passed.entry(s.result).and_modify(|known| *known = None).or_insert(arguments);
+        }
+        Passed(passed)
+    }
+
+    fn has(&self, choice: &Seen<'_>, outcome: &Seen<'_>) -> bool {
+        let arguments = self.0.get(&outcome.result).and_then(Option::as_ref).filter(|_| outcome.result != NONE);
+        arguments.is_some_and(|arguments| choice.arguments.iter().any(|digest| arguments.contains(digest)))
+    }
 }
 
 /// What hosts say was asked and answered: program, tool, digest of the arguments, answer.

@@ -5,20 +5,22 @@ use std::sync::Arc;
 use threadline_store::links::{LinkRow, opinions};
 use threadline_store::{Store, StoreConfig, match_key};
 
+use super::super::windows::Held;
 use super::*;
 use crate::import::{Import, Options, Unseen};
 use crate::pipeline::Pipeline;
 
 #[test]
 fn of_a_growing_window_the_last_minutes_are_judged() {
-    let minutes: Minutes = (0..100).map(|minute| (minute, 100)).collect();
+    let all = |records: u64| Held { records, sides: 0b11 };
+    let minutes: Minutes = (0..100).map(|minute| (minute, all(100))).collect();
     let whole = windows(&minutes)[0];
     let last = recent(whole, &minutes);
     assert_eq!((minute(last.from), minute(last.read_from), last.to), (89, 87, whole.to));
-    let busy: Minutes = (0..100).map(|minute| (minute, 600)).chain([(99, 15_000)]).collect();
+    let busy: Minutes = (0..100).map(|minute| (minute, all(600))).chain([(99, all(15_000))]).collect();
     let whole = windows(&busy)[0];
     assert_eq!(minute(recent(whole, &busy).from), 91);
-    let few = Minutes::from([(5, 1)]);
+    let few = Minutes::from([(5, all(1))]);
     assert_eq!(recent(windows(&few)[0], &few).from, windows(&few)[0].from);
 }
 
