@@ -15,6 +15,7 @@ mod aliases;
 mod assignment;
 pub mod beside;
 mod calls;
+mod chain;
 mod clock;
 mod conversations;
 mod downstream;
@@ -119,6 +120,7 @@ pub fn correlate(observations: &mut [Observation], settings: &Settings) -> Corre
     sort(observations);
     let observations = &*observations;
     let mut linker = Linker::new(Units::of(observations), settings);
+    linker.link_chains();
     linker.link_gateway_server();
     linker.link_host_gateway();
     linker.link_gateway_server();

@@ -403,7 +403,7 @@ pub struct Placement {
 /// What correlation found beside links: an id that stopped joining, or a server that says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
-    /// `session-reused`, `session-shared`, `constant-trace`, `conversation-shared`, `tool-call-reused`, `silent-server` or `clock-off`.
+    /// `session-reused`, `session-shared`, `constant-trace`, `conversation-shared`, `conversation-constant`, `tool-call-reused`, `silent-server` or `clock-off`.
     pub kind: String,
     /// The id or the server.
     pub name: String,

@@ -77,6 +77,10 @@ impl<'a> Linker<'a> {
     pub(super) fn execution_of(&self, call: &Call) -> Option<Execution<'a>> {
         let host = call.host.map(|h| self.host(h));
         let choice = host.and_then(|host| host.choice).map(|choice| self.seen(choice));
+        if call.gateway.is_some_and(|g| self.passes_on(g)) {
+            // It ran where the inner gateway sent it.
+            return None;
+        }
         let gateway = call.gateway.map(|g| self.gateway(g));
         let request = gateway.and_then(|gateway| gateway.request).map(|request| self.seen(request));
         let server = call.server.map(|server| self.execution(server));

@@ -122,29 +122,75 @@ impl Linker<'_> {
                 found.of_gateway_session.insert(session, *home);
             }
         }
-        let mut lone: BTreeMap<[Name; 4], Vec<(f64, Name)>> = BTreeMap::new();
-        for call in &self.units.gateways {
+        let mut lone: BTreeMap<[Name; 4], Vec<LoneCall>> = BTreeMap::new();
+        for (g, call) in self.units.gateways.iter().enumerate() {
             let known =
                 found.of_gateway_session.contains_key(&call.session) || self.units.dirty.contains(&call.session);
-            if call.session != NONE && !known {
+            let is_inner = self.outer_of(g as u32).is_some();
+            if call.session != NONE && !known && !is_inner {
                 let s = self.gateway_base(call);
-                lone.entry([s.gateway, s.address, s.program, call.subject])
-                    .or_default()
-                    .push((call.start, call.session));
+                let known = LoneCall { start: call.start, session: call.session, server: s.server };
+                lone.entry([s.gateway, s.address, s.program, call.subject]).or_default().push(known);
             }
         }
-        for mut calls in lone.into_values() {
-            calls.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            let mut last = f64::NEG_INFINITY;
-            for (start, session) in calls {
-                if start - last > LONE_GAP {
-                    found.count += 1;
-                }
-                last = start;
-                found.lone.entry(session).or_insert(found.count - 1);
+        for calls in lone.into_values() {
+            for group in self.interleaved(&calls) {
+                let number = found.another();
+                group.into_iter().for_each(|session| _ = found.lone.insert(session, number));
             }
         }
     }
+
+    /// Gateway sessions of one client that no host knows, grouped. Each stands alone; one joins others where it begins between
+    /// two calls of theirs that are near, none of them has its server, and no other group could be meant.
+    fn interleaved(&self, calls: &[LoneCall]) -> Vec<BTreeSet<Name>> {
+        #[derive(Debug, Default)]
+        struct Group {
+            sessions: BTreeSet<Name>,
+            servers: BTreeSet<Name>,
+            starts: Vec<f64>,
+        }
+        let mut of: BTreeMap<Name, Group> = BTreeMap::new();
+        for call in calls {
+            let group = of.entry(call.session).or_default();
+            group.sessions.insert(call.session);
+            group.servers.insert(call.server);
+            group.starts.push(call.start);
+        }
+        let mut waiting: Vec<Group> = of.into_values().collect();
+        waiting.iter_mut().for_each(|group| group.starts.sort_unstable_by(f64::total_cmp));
+        waiting.sort_by(|a, b| a.starts[0].total_cmp(&b.starts[0]).then_with(|| a.sessions.cmp(&b.sessions)));
+        let mut groups: Vec<Group> = Vec::new();
+        // A session that begins first goes on behind those that begin between its calls.
+        for next in waiting {
+            let first = next.starts[0];
+            let around = |group: &Group| {
+                let later = group.starts.partition_point(|start| *start <= first);
+                let (before, after) = (later.checked_sub(1).map(|at| group.starts[at]), group.starts.get(later));
+                before.zip(after.copied()).is_some_and(|(before, after)| after - before <= LONE_GAP)
+            };
+            let mut meant = (0..groups.len()).filter(|at| around(&groups[*at]));
+            match (meant.next(), meant.next()) {
+                (Some(one), None) if groups[one].servers.is_disjoint(&next.servers) => {
+                    let group = &mut groups[one];
+                    group.sessions.extend(next.sessions);
+                    group.servers.extend(next.servers);
+                    group.starts.extend(next.starts);
+                    group.starts.sort_unstable_by(f64::total_cmp);
+                }
+                _ => groups.push(next),
+            }
+        }
+        groups.into_iter().map(|group| group.sessions).collect()
+    }
+}
+
+/// A call in a gateway session that no host knows.
+#[derive(Debug, Clone, Copy)]
+struct LoneCall {
+    start: f64,
+    session: Name,
+    server: Name,
 }
 
 impl Conversations {

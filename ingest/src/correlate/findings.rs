@@ -39,6 +39,9 @@ pub enum FindingKind {
     ConstantTrace,
     /// One conversation id is borne by several users or on several workstations: forged, replayed or not random.
     ConversationShared,
+    /// A conversation id is the name of user, machine or program, or prompts come under it while its calls are open: it
+    /// names more than a conversation.
+    ConversationConstant,
     /// A server logged none of its calls, where others log theirs.
     SilentServer,
     /// One tool-call id stands for several calls of one conversation: numbered anew in every request, or a constant.
@@ -55,6 +58,7 @@ impl FindingKind {
             FindingKind::SessionShared => "session-shared",
             FindingKind::ConstantTrace => "constant-trace",
             FindingKind::ConversationShared => "conversation-shared",
+            FindingKind::ConversationConstant => "conversation-constant",
             FindingKind::SilentServer => "silent-server",
             FindingKind::ToolCallReused => "tool-call-reused",
             FindingKind::ClockOff => "clock-off",
@@ -96,6 +100,8 @@ pub(super) fn findings(linker: &Linker<'_>) -> Vec<Finding> {
     let conversation = |at: usize| linker.seen(at).o.conversation.as_deref();
     let shared = several(&users).chain(several(&places));
     all.extend(shared.map(|at| (FindingKind::ConversationShared, conversation(at), at)));
+    let constant = units.constant_conversations.iter();
+    all.extend(constant.map(|at| (FindingKind::ConversationConstant, conversation(*at), *at)));
     let server = |at: usize| linker.seen(at).o.server.as_deref();
     all.extend(silent(linker).into_iter().map(|at| (FindingKind::SilentServer, server(at), at)));
     let tool_call = |at: usize| linker.seen(at).o.tool_call_id.as_deref();
@@ -136,7 +142,8 @@ fn silent(linker: &Linker<'_>) -> Vec<usize> {
     let mut requests: BTreeMap<Name, Vec<usize>> = BTreeMap::new();
     let mut linked: BTreeMap<Name, usize> = BTreeMap::new();
     for (g, call) in linker.units.gateways.iter().enumerate() {
-        let Some(at) = call.request.filter(|_| !call.denied && call.answer.is_some()) else { continue };
+        let own = |_: &usize| !call.denied && call.answer.is_some() && !linker.passes_on(g as u32);
+        let Some(at) = call.request.filter(own) else { continue };
         let server = linker.seen(at).server;
         requests.entry(server).or_default().push(at);
         *linked.entry(server).or_default() += usize::from(linker.gateway_server.contains_key(&(g as u32)));

@@ -436,7 +436,7 @@ fn presence(views: &[View<'_>], candidates: &[Candidate]) -> f64 {
 }
 
 /// One name, or the other behind a prefix that a gateway put before it.
-fn same_tool(a: &str, b: &str) -> bool {
+pub(super) fn same_tool(a: &str, b: &str) -> bool {
     let (long, short) = if a.len() >= b.len() { (a, b) } else { (b, a) };
     let before = long.strip_suffix(short);
     before.is_some_and(|prefix| prefix.is_empty() || prefix.ends_with(|c: char| !c.is_alphanumeric()))

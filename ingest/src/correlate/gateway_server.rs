@@ -19,6 +19,7 @@ use super::likelihood::{median, robust};
 use super::linker::{Linker, Spread};
 use super::lone::{lone, unrest, widened};
 use super::names::{NONE, Name};
+use super::units::GatewayCall;
 
 /// Pseudo-links with the estate's spread that every emitter starts with.
 const SHRINK: f64 = 6.0;
@@ -83,7 +84,7 @@ impl Linker<'_> {
             let candidates: Vec<Candidate> = pairs
                 .iter()
                 .zip(&fixed)
-                .filter(|(_, score)| **score >= -20.0)
+                .filter(|((g, _), score)| **score >= -20.0 && !self.passes_on(*g))
                 .map(|((g, s), score)| Candidate {
                     row: *g,
                     column: *s,
@@ -131,7 +132,7 @@ impl Linker<'_> {
         let mut candidates = Vec::new();
         for (g, call) in self.units.gateways.iter().enumerate() {
             let g = g as u32;
-            if call.denied || call.tool == NONE || self.gateway_server.contains_key(&g) {
+            if call.denied || call.tool == NONE || self.gateway_server.contains_key(&g) || self.passes_on(g) {
                 continue;
             }
             let start = self.gateway_start(call);
@@ -156,7 +157,8 @@ impl Linker<'_> {
     /// server, less what chance candidates make up for.
     fn presence(&self, pairs: &[(u32, u32)]) -> BTreeMap<Name, f64> {
         let mut calls: BTreeMap<Name, (f64, f64)> = BTreeMap::new();
-        for (g, call) in self.units.gateways.iter().enumerate().filter(|(_, call)| !call.denied) {
+        let own = |(g, call): &(usize, &GatewayCall)| !call.denied && !self.passes_on(*g as u32);
+        for (g, call) in self.units.gateways.iter().enumerate().filter(own) {
             let known = calls.entry(self.gateway_base(call).server).or_default();
             known.0 += 1.0;
             known.1 += f64::from(self.gateway_server.get(&(g as u32)).is_some_and(|m| m.confidence >= SURE));

@@ -1,6 +1,6 @@
 //! The linker's state: what the stages have learned and decided so far, in the order in which they run.
 //!
-//! `gateway_server` -> `rounds` + `host_gateway` -> `gateway_server` again (with what the hosts added) ->
+//! `chain` -> `gateway_server` -> `rounds` + `host_gateway` -> `gateway_server` again (with what the hosts added) ->
 //! `host_server` -> `calls` -> `downstream` -> `conversations` -> `placement`.
 //! Each stage reads what stands before it and writes its own fields only.
 
@@ -31,6 +31,8 @@ pub(super) enum Round {
     State,
     /// The host sent the same request again.
     Resent,
+    /// Another gateway stands behind the first one.
+    Inner,
 }
 
 /// State of one run.
@@ -59,6 +61,8 @@ pub(super) struct Linker<'a> {
     pub(super) follow: BTreeMap<u32, Vec<u32>>,
     pub(super) hidden: BTreeMap<u32, (u32, Round)>,
     pub(super) merged: BTreeMap<u32, GatewayCall>,
+    /// Calls that an inner gateway saw, too: its call, and how sure that is.
+    pub(super) inner_of: BTreeMap<u32, (u32, f64)>,
     // -- host and gateway
     /// Spread of host starts around their clock before it is learned from links.
     pub(super) host_scale: f64,
@@ -108,6 +112,7 @@ impl<'a> Linker<'a> {
             follow: BTreeMap::new(),
             hidden: BTreeMap::new(),
             merged: BTreeMap::new(),
+            inner_of: BTreeMap::new(),
             host_overhead: settings.start_overhead(stamp),
             direct_overhead: Spread { mean: 0.0, sd: 0.0 },
             host_gateway: Matches::new(),

@@ -34,6 +34,8 @@ pub enum Rule {
     RequestState,
     /// Request sent again.
     Resent,
+    /// Call of an inner gateway below that of an outer one.
+    Chain,
     /// Downstream line.
     Downstream,
     /// Opening of a gateway session.
@@ -55,6 +57,7 @@ impl Rule {
             Rule::Exchange => "exchange",
             Rule::RequestState => "request-state",
             Rule::Resent => "resent",
+            Rule::Chain => "gateway-chain",
             Rule::Downstream => "downstream",
             Rule::Opening => "opening",
             Rule::Frame => "frame",
@@ -142,7 +145,7 @@ impl Absent {
             match (call.host, call.gateway, call.server) {
                 // Also where a host's call is right above it: a gateway's may belong between.
                 (_, None, Some(server)) => execution.entry(linker.execution(server).server).or_default().1 += 1.0,
-                (_, Some(g), None) if !linker.gateway(g).denied => {
+                (_, Some(g), None) if !linker.gateway(g).denied && !linker.passes_on(g) => {
                     execution.entry(linker.gateway_base(linker.gateway(g)).server).or_default().0 += 1.0;
                 }
                 _ => {}
@@ -423,12 +426,17 @@ impl Board<'_, '_> {
         let mut up = match how {
             Round::State => Up { at: first.last, confidence: first.last_sure },
             Round::Resent => Up { at: first.top, confidence: first.top_sure },
+            Round::Inner => self.outer_request(g),
         };
         if let Some(session) = state.session {
             self.session_of_gateway.insert(g, session);
         }
         let gateway = linker.gateway(g);
-        let rule = if how == Round::State { Rule::RequestState } else { Rule::Resent };
+        let rule = match how {
+            Round::State => Rule::RequestState,
+            Round::Resent => Rule::Resent,
+            Round::Inner => Rule::Chain,
+        };
         if let Some(request) = gateway.request {
             self.put(request, state.session, state.turn, Some(first.number), up, rule);
             up = Up { at: Some(request), confidence: 1.0 };
@@ -446,6 +454,16 @@ impl Board<'_, '_> {
             self.put(response, state.session, state.turn, Some(first.number), up, Rule::Exchange);
             up = Up { at: Some(response), confidence: 1.0 };
         }
+        if how == Round::Inner {
+            // What the inner gateway answered, the outer one passed on.
+            if let Some(response) = self.calls[lead].gateway.and_then(|outer| linker.gateway(outer).response) {
+                let sure = linker.outer_of(g).map_or(0.0, |(_, sure)| sure);
+                let up = Up { at: up.at, confidence: up.confidence.min(sure) };
+                self.put(response, first.session, first.turn, Some(first.number), up, Rule::Chain);
+            }
+            self.state[number] = state;
+            return;
+        }
         let host = self.calls[lead].host.filter(|_| first.host_sure);
         if let Some((h, outcome)) = host.and_then(|h| Some((h, linker.host(h).outcome?)))
             && let Some(place) = self.placed.get(&outcome).copied()
@@ -457,6 +475,13 @@ impl Board<'_, '_> {
         }
         (self.state[lead].last, self.state[lead].last_sure) = (up.at, up.confidence);
         self.state[number] = state;
+    }
+
+    /// The request of the outer gateway that an inner one's call was sent for.
+    fn outer_request(&self, inner: u32) -> Up {
+        let outer = self.linker.outer_of(inner);
+        let request = outer.and_then(|(outer, _)| self.linker.gateway(outer).request);
+        Up { at: request, confidence: outer.map_or(0.0, |(_, sure)| sure) }
     }
 
     fn downstream(&mut self, down: &Downstream<'_>) {

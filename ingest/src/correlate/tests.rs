@@ -532,3 +532,122 @@ fn a_tool_call_id_that_every_call_bears_joins_nothing_and_is_a_finding() {
     let reused: Vec<&Finding> = findings.iter().filter(|f| f.kind == FindingKind::ToolCallReused).collect();
     assert!(matches!(reused[..], [finding] if finding.name == "call_0" && finding.count == 600), "{reused:?}");
 }
+
+#[test]
+fn where_no_host_is_known_a_gateway_session_is_one_and_joins_another_only_in_its_midst() {
+    let mut observations = Vec::new();
+    // Of one client: (session, server, start).
+    let calls = [
+        ("a", 0, 1.0),
+        ("b", 0, 2.0),
+        ("a", 0, 5.0),
+        ("b", 0, 6.0),
+        // Two might be meant.
+        ("c", 1, 4.5),
+        // A pause, and two servers of one program that take turns; afterwards another at the first server.
+        ("d", 0, 100.0),
+        ("e", 1, 102.0),
+        ("d", 0, 104.0),
+        ("e", 1, 109.0),
+        ("f", 0, 112.0),
+    ];
+    for (number, (session, server, start)) in calls.into_iter().enumerate() {
+        let mut call = call_at(number as u64, 1, server, start, 0.1, &format!("N-{number}"), false);
+        call.retain(|o| matches!(o.act, Act::Request | Act::Response));
+        for (place, o) in call.iter_mut().enumerate() {
+            o.id = Uuid::from_u128((number * 2 + place) as u128);
+            o.mcp_session = Some(session.into());
+        }
+        observations.extend(call);
+    }
+    let found = run(observations.clone());
+    let mut of: BTreeMap<&str, BTreeSet<Option<usize>>> = BTreeMap::new();
+    for placement in &found.placements {
+        let o = observations.iter().find(|o| o.id == placement.id).unwrap();
+        of.entry(o.mcp_session.as_deref().unwrap()).or_default().insert(placement.session);
+    }
+    assert!(of.values().all(|sessions| sessions.len() == 1 && !sessions.contains(&None)), "{of:?}");
+    assert_eq!(of["d"], of["e"]);
+    let others: BTreeSet<_> = ["a", "b", "c", "d", "f"].iter().map(|name| &of[name]).collect();
+    assert_eq!(others.len(), 5, "{of:?}");
+}
+
+#[test]
+fn a_gateway_behind_another_sees_the_same_calls() {
+    let (mut observations, calls) = estate(300, false);
+    let (mut inner, mut truth) = (Vec::new(), BTreeMap::new());
+    for (o, call) in observations.iter_mut().zip(&calls) {
+        own_arguments(o, *call);
+        truth.insert(o.id, *call);
+        // The inner one serves half of the servers, by a clock of its own.
+        if !matches!(o.act, Act::Request | Act::Response) || call % 2 == 1 {
+            continue;
+        }
+        let mut copy = o.clone();
+        let late = if o.act == Act::Request { 1_303 } else { 1_297 };
+        copy.id = Uuid::from_u128((1 << 126) | (u128::from(*call) << 1) | u128::from(o.act == Act::Response));
+        copy.time_unix_nano += late * 1_000_000;
+        copy.duration = o.duration.map(|duration| duration - 0.006);
+        (copy.clock, copy.gateway) = ("gateway:inner".into(), Some("inner".into()));
+        (copy.program, copy.subject) = (Some("gateway".into()), Some("service".into()));
+        (copy.mcp_session, copy.rpc_id) = (None, Some(format!("i-{call}")));
+        truth.insert(copy.id, *call);
+        inner.push((copy, o.id));
+    }
+    let outer: BTreeMap<Uuid, Uuid> = inner.iter().map(|(copy, id)| (copy.id, *id)).collect();
+    observations.extend(inner.into_iter().map(|(copy, _)| copy));
+    let executions: BTreeSet<Uuid> = observations.iter().filter(|o| o.act == Act::Execution).map(|o| o.id).collect();
+    let found = run(observations);
+    let (mut passed, mut ran) = (0, 0);
+    for placement in &found.placements {
+        let Some(parent) = placement.parent else { continue };
+        passed += usize::from(placement.rule == Some(Rule::Chain));
+        ran += usize::from(executions.contains(&placement.id) && outer.contains_key(&parent));
+        assert!(placement.rule == Some(Rule::Downstream) || truth[&placement.id] == truth[&parent], "{placement:?}");
+    }
+    // Request below request, and response above response, of half the calls.
+    assert!(passed > 290 && ran > 145, "{passed} {ran}");
+}
+
+#[test]
+fn a_users_name_or_a_constant_is_no_conversation() {
+    let name = |o: &mut Observation, call: u64| {
+        own_arguments(o, call);
+        o.conversation = o.conversation.take().and(o.user.clone());
+    };
+    let (mut observations, calls) = estate(300, false);
+    observations.iter_mut().zip(calls).for_each(|(o, call)| name(o, call));
+    let constant = |findings: Vec<Finding>| -> Vec<String> {
+        let kind = FindingKind::ConversationConstant;
+        findings.into_iter().filter(|finding| finding.kind == kind).map(|finding| finding.name).collect()
+    };
+    assert_eq!(constant(run(observations).findings).len(), 12);
+    // Two conversations side by side, or one after the other.
+    for (together, found) in [(true, vec!["c".to_string()]), (false, Vec::new())] {
+        let said = |number: u128, act: Act, at: i64, call: u64| Observation {
+            id: Uuid::from_u128(number),
+            act,
+            time_unix_nano: at * 1_000_000_000,
+            clock: "host:1".into(),
+            user: Some("ann".into()),
+            conversation: Some("c".into()),
+            tool_call_id: Some(format!("t-{call}")),
+            tool: Some("search".into()),
+            ..Observation::default()
+        };
+        let mut all = Vec::new();
+        for turn in 0..5u64 {
+            let (from, number) = (turn as i64 * 20, u128::from(turn) * 8);
+            let second = if together { 2 } else { 10 };
+            for (which, from) in [(0, from), (1, from + second)] {
+                let call = turn * 2 + which;
+                for (place, (act, at)) in
+                    [(Act::Prompt, 0), (Act::Choice, 1), (Act::Outcome, 4)].into_iter().enumerate()
+                {
+                    all.push(said(number + u128::from(which) * 4 + place as u128, act, from + at, call));
+                }
+            }
+        }
+        assert_eq!(constant(run(all).findings), found, "{together}");
+    }
+}

@@ -160,6 +160,8 @@ pub(super) struct Units<'a> {
     pub(super) far: BTreeMap<Name, f64>,
     /// Choices and outcomes whose tool-call id stands for several calls.
     pub(super) reused_tool_calls: Vec<usize>,
+    /// Host lines whose conversation id names more than one conversation of their bearer.
+    pub(super) constant_conversations: Vec<usize>,
 }
 
 /// Where ids repeat, a pair that no host reports counts as this many scales of the stamps further apart.
@@ -179,7 +181,12 @@ impl<'a> Units<'a> {
         let (kept, twins) = twins(&seen, &whole_seconds);
         let far = far::align(&mut seen, &kept);
         aliases::unify(&mut seen, &kept);
-        let (hosts, reused_tool_calls) = host_calls(&seen, &kept, &mut names);
+        let (mut hosts, mut reused_tool_calls) = host_calls(&seen, &kept, &mut names);
+        let constant = constant_conversations(&seen, &kept, &hosts);
+        if !constant.is_empty() {
+            constant.iter().for_each(|at| seen[*at].conversation = NONE);
+            (hosts, reused_tool_calls) = host_calls(&seen, &kept, &mut names);
+        }
         let mut units = Units {
             hosts,
             gateways: Vec::new(),
@@ -193,6 +200,7 @@ impl<'a> Units<'a> {
             opening_session: HashMap::new(),
             far,
             reused_tool_calls,
+            constant_conversations: constant,
             seen,
         };
         units.gateway_calls(&kept, &mut names);
@@ -392,6 +400,49 @@ fn host_calls<'a>(seen: &[Seen<'a>], kept: &[usize], names: &mut Names<'a>) -> (
         time(a).total_cmp(&time(b)).then(a.base.cmp(&b.base))
     });
     (calls, reused)
+}
+
+/// Prompts that come while a call of their conversation is open, and their share, from which on an id names several.
+const INTERRUPTIONS: usize = 3;
+const INTERRUPTED: f64 = 0.2;
+
+/// Host lines whose conversation id is the name of user, machine or program, or one under which prompts come again and again
+/// while a call is open: what it names is more than a conversation.
+fn constant_conversations(seen: &[Seen<'_>], kept: &[usize], hosts: &[HostCall]) -> Vec<usize> {
+    let key = |s: &Seen<'_>| [s.workstation, s.instance, s.user, s.conversation];
+    let lines: Vec<usize> =
+        kept.iter().copied().filter(|at| seen[*at].is_host() && seen[*at].conversation != NONE).collect();
+    let mut calls: HashMap<[Name; 4], Vec<(f64, f64)>> = HashMap::new();
+    for host in hosts {
+        if let (Some(start), Some(end)) = (host.start, host.end) {
+            calls.entry(key(&seen[host.base])).or_default().push((start, end));
+        }
+    }
+    // The latest end of the calls that began before each.
+    let mut ends: HashMap<[Name; 4], Vec<(f64, f64)>> = HashMap::new();
+    for (key, mut calls) in calls {
+        calls.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        let mut latest = f64::NEG_INFINITY;
+        let running = calls.into_iter().map(|(start, end)| {
+            latest = latest.max(end);
+            (start, latest)
+        });
+        ends.insert(key, running.collect());
+    }
+    let mut prompts: HashMap<[Name; 4], (usize, usize)> = HashMap::new();
+    for s in lines.iter().map(|at| &seen[*at]).filter(|s| s.act == Act::Prompt) {
+        let known = prompts.entry(key(s)).or_default();
+        known.0 += 1;
+        let ends = ends.get(&key(s)).map_or(&[][..], Vec::as_slice);
+        let before = ends.partition_point(|(start, _)| *start < s.t);
+        known.1 += usize::from(before.checked_sub(1).is_some_and(|last| ends[last].1 > s.t));
+    }
+    let names = |s: &Seen<'_>| [s.user, s.workstation, s.instance, s.program].contains(&s.conversation);
+    let several = |s: &Seen<'_>| {
+        let (all, inside) = prompts.get(&key(s)).copied().unwrap_or_default();
+        inside >= INTERRUPTIONS && inside as f64 >= INTERRUPTED * all as f64
+    };
+    lines.into_iter().filter(|at| names(&seen[*at]) || several(&seen[*at])).collect()
 }
 
 /// What gateways say was asked and answered, by answer: digests of the arguments. Of answers that one call alone has.

@@ -353,7 +353,9 @@ fn found(records: &[Record], contest: &Contest) -> Vec<Gap> {
                 && match found.kind.as_str() {
                     "silent-server" => record.kind == Kind::Call && record.server_name.as_ref() == Some(&found.name),
                     "constant-trace" => record.trace_id.as_ref() == Some(&found.name),
-                    "conversation-shared" => record.conversation_id.as_ref() == Some(&found.name),
+                    "conversation-shared" | "conversation-constant" => {
+                        record.conversation_id.as_ref() == Some(&found.name)
+                    }
                     "clock-off" => record.clock() == found.name,
                     _ => named.contains(&record.event_id),
                 }
@@ -397,6 +399,10 @@ pub(crate) fn finding_text(found: &Found) -> String {
         ),
         "conversation-shared" => format!(
             "the conversation id {name} is borne by several users or on several workstations: forged, replayed or not random; they were kept apart ({} records)",
+            found.count
+        ),
+        "conversation-constant" => format!(
+            "the conversation id {name} names more than one conversation: it is a name of user, machine or program, or prompts come while calls under it are open; they were told apart otherwise ({} records)",
             found.count
         ),
         "tool-call-reused" => format!(
