@@ -185,6 +185,22 @@ fn sort(observations: &mut [Observation]) {
     }
 }
 
+/// A track with what was taken off its clock before: `far` has (own time from which on, seconds).
+fn with_far(track: &Track, far: &[(f64, f64)]) -> Track {
+    if far.is_empty() {
+        return track.clone();
+    }
+    let mut segments = Vec::new();
+    for (place, (from, ahead)) in far.iter().enumerate() {
+        let from = from - ahead;
+        let until = far.get(place + 1).map_or(f64::INFINITY, |(own, ahead)| own - ahead);
+        let inside = track.segments.iter().filter(|segment| segment.from > from && segment.from < until);
+        let first = Segment { from, ..track.at(from) };
+        segments.extend([&first].into_iter().chain(inside).map(|s| Segment { offset: s.offset + ahead, ..*s }));
+    }
+    Track { segments }
+}
+
 fn clocks(linker: &Linker<'_>, downstream: &Downstream<'_>) -> Vec<ClockModel> {
     let mut names: BTreeMap<u32, &str> = BTreeMap::new();
     linker.units.seen.iter().for_each(|s| {
@@ -200,9 +216,7 @@ fn clocks(linker: &Linker<'_>, downstream: &Downstream<'_>) -> Vec<ClockModel> {
     for (tracks, spreads) in tracks {
         for (clock, track) in tracks {
             let spread = spreads.and_then(|spreads| spreads.get(clock).copied());
-            let far = linker.units.far.get(clock).copied().unwrap_or(0.0);
-            let mut track = track.clone();
-            track.segments.iter_mut().for_each(|segment| segment.offset += far);
+            let track = with_far(track, linker.units.far.get(clock).map_or(&[], Vec::as_slice));
             models.push(ClockModel { clock: names.get(clock).map_or("", |name| name).into(), track, spread });
         }
     }

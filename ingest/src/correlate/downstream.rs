@@ -612,15 +612,11 @@ impl<'a> Stage<'_, 'a> {
             let of_agent = agents.entry(line.agent).or_insert((line.clock, 0.0, 0.0));
             (of_agent.1, of_agent.2) = (of_agent.1 + sure, of_agent.2 + 1.0);
         }
-        // Few lines of a program say little: it starts with lines of which as many belong to calls as of the system's.
-        let odds = |sure: f64, all: f64, usual: f64| {
-            ((sure + PROGRAM_LINES * usual) / (all - sure + PROGRAM_LINES * (1.0 - usual))).ln()
-        };
         let of = |(agent, (clock, sure, all)): (u64, (Name, f64, f64))| {
             let (clock_sure, clock_all) = clocks[&clock];
             // The only program of a system says nothing.
             let usual = (clock_sure + 1.0) / (clock_all + 2.0);
-            (all < clock_all).then(|| (agent, odds(sure, all, usual) - odds(0.0, 0.0, usual)))
+            (all < clock_all).then(|| (agent, worth_of_program(sure, all, usual)))
         };
         self.agents = agents.into_iter().filter_map(of).collect();
     }
@@ -678,4 +674,11 @@ fn shape(line: &Line<'_>, call: &Execution<'_>) -> Shape {
         hash.text(&statement.template);
     }
     (line.statement.is_some(), hash.0)
+}
+
+/// What it is worth that a line is of a program of whose lines so many surely belong to calls. Few lines of it say little: it
+/// starts with [`PROGRAM_LINES`] of which as many belong to calls as is usual for the system.
+pub(super) fn worth_of_program(sure: f64, all: f64, usual: f64) -> f64 {
+    let odds = |sure: f64, all: f64| (sure + PROGRAM_LINES * usual) / (all - sure + PROGRAM_LINES * (1.0 - usual));
+    (odds(sure, all) / odds(0.0, 0.0)).ln()
 }

@@ -106,7 +106,7 @@ pub(super) fn findings(linker: &Linker<'_>) -> Vec<Finding> {
     all.extend(silent(linker).into_iter().map(|at| (FindingKind::SilentServer, server(at), at)));
     let tool_call = |at: usize| linker.seen(at).o.tool_call_id.as_deref();
     all.extend(units.reused_tool_calls.iter().map(|at| (FindingKind::ToolCallReused, tool_call(*at), *at)));
-    let off = units.seen.iter().enumerate().filter(|(_, s)| units.far.contains_key(&s.clock));
+    let off = units.seen.iter().enumerate().filter(|(_, s)| s.moved != 0.0);
     all.extend(off.map(|(at, s)| (FindingKind::ClockOff, Some(s.o.clock.as_str()), at)));
     let mut found: BTreeMap<(FindingKind, &str), BTreeSet<usize>> = BTreeMap::new();
     for (kind, name, at) in all {

@@ -294,6 +294,29 @@ fn a_system_that_names_no_server_is_found_by_time_and_values() {
     assert!(found < 0.02 && wrong < 5, "{found} {wrong}");
 }
 
+/// [`http_found`] with a line beside each call that says the same at another time, and programs named.
+fn polled(program: impl Fn(u64) -> Option<String>, poller: Option<&str>) -> (f64, usize) {
+    http_found(|o, call| {
+        let mut poll = o.clone();
+        poll.time_unix_nano += (unit(call ^ 0x3131) * 40.0) as i64 * 1_000_000_000;
+        poll.twin = Some(10_000 + call);
+        o.http.as_mut().unwrap().agent = program(call);
+        poll.http.as_mut().unwrap().agent = poller.map(str::to_string);
+        vec![poll]
+    })
+}
+
+#[test]
+fn a_client_program_is_known_by_enough_lines_only() {
+    let (unnamed, strays) = polled(|_| None, None);
+    let (told, apart) = polled(|_| Some("server/1".into()), Some("monitor/2"));
+    assert!(told > unnamed && apart == 0, "{unnamed} {strays}, {told} {apart}");
+    // Two lines are chance, four hundred are not.
+    let worth = |sure, all| downstream::worth_of_program(sure, all, 0.5);
+    assert!(worth(0.0, 2.0).abs() < 0.2 && worth(2.0, 2.0).abs() < 0.2, "{} {}", worth(0.0, 2.0), worth(2.0, 2.0));
+    assert!(worth(0.0, 400.0) < -3.0 && worth(400.0, 400.0) > 3.0);
+}
+
 #[test]
 fn nothing_is_made_of_nothing_and_of_damage() {
     assert!(run(Vec::new()).placements.is_empty());
@@ -477,6 +500,30 @@ fn clocks_in_another_time_zone_or_minutes_off_find_their_calls() {
     assert_eq!(named, ["gateway:0", "host:4", "server:3"]);
     let gateway = found.clocks.iter().find(|model| model.clock == "gateway:0").unwrap();
     assert!((gateway.track.segments[0].offset - 3_600.0).abs() < 3.0, "{gateway:?}");
+}
+
+#[test]
+fn a_clock_that_is_set_right_in_between_is_another_one_afterwards() {
+    let start = estate(1, false).0[0].time_unix_nano;
+    let set = |o: &mut Observation| match o.clock.as_str() {
+        "server:3" if o.time_unix_nano < start + 40_000_000_000 => later(o, -61),
+        "gateway:0" if o.time_unix_nano > start + 55_000_000_000 => later(o, 33),
+        _ => {}
+    };
+    let right = placed_right(|o, call| {
+        own_arguments(o, call);
+        set(o);
+    });
+    assert!(right > 0.93, "{right}");
+    let (mut observations, calls) = estate(300, false);
+    observations.iter_mut().zip(calls).for_each(|(o, call)| {
+        own_arguments(o, call);
+        set(o);
+    });
+    let found = run(observations);
+    let server = &found.clocks.iter().find(|model| model.clock == "server:3").unwrap().track.segments;
+    let (first, last) = (server[0].offset, server[server.len() - 1].offset);
+    assert!((last - first - 61.0).abs() < 3.0, "{server:?}");
 }
 
 #[test]

@@ -20,7 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::aliases;
-use super::far;
+use super::far::{self, Far};
 use super::likelihood::{median, quantile};
 use super::names::{NONE, Name, Names};
 use super::observation::{Act, Observation};
@@ -30,6 +30,8 @@ use super::observation::{Act, Observation};
 pub(super) struct Seen<'a> {
     pub(super) o: &'a Observation,
     pub(super) t: f64,
+    /// What was taken off its stamp, seconds, because its clock is far off.
+    pub(super) moved: f64,
     pub(super) act: Act,
     pub(super) clock: Name,
     pub(super) program: Name,
@@ -64,6 +66,7 @@ impl<'a> Seen<'a> {
         Seen {
             o,
             t: (o.time_unix_nano.saturating_sub(base)) as f64 / 1e9,
+            moved: 0.0,
             act: o.act,
             clock: names.of(&o.clock),
             program: names.maybe(o.program.as_ref()),
@@ -157,7 +160,7 @@ pub(super) struct Units<'a> {
     /// Session key of an opening.
     pub(super) opening_session: HashMap<usize, Name>,
     /// What was taken off the stamps of clocks that are far off, seconds.
-    pub(super) far: BTreeMap<Name, f64>,
+    pub(super) far: Far,
     /// Choices and outcomes whose tool-call id stands for several calls.
     pub(super) reused_tool_calls: Vec<usize>,
     /// Host lines whose conversation id names more than one conversation of their bearer.
