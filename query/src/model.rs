@@ -322,7 +322,7 @@ fn is_zero(count: &u64) -> bool {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Gap {
     /// `no_result`, `no_request`, `selection_not_executed`, `no_host_record`, `recorder_gap`,
-    /// `rejected_records`, `contested_key`, `source_disagreement`, `stands_alone`, `silent_server`, `untrusted_id`.
+    /// `rejected_records`, `contested_key`, `source_disagreement`, `stands_alone`, `silent_server`, `clock_off`, `untrusted_id`.
     pub kind: String,
     /// In words: which event, which source, why, since when.
     pub description: String,

@@ -12,6 +12,7 @@
 //! | `untrusted_id` | an id that the linker found to name more than one thing: reused, shared, constant |
 //! | `stands_alone` | what a server or a system behind it says, and no record of a caller was found to belong to it |
 //! | `silent_server` | a server that logged none of its calls, where others log theirs |
+//! | `clock_off` | a clock that is minutes or hours away from the others |
 //!
 //! Not here: what was never expected (a source that is not part of this session at all).
 
