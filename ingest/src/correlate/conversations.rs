@@ -6,11 +6,14 @@
 //! A gateway session follows the conversation of at least [`FOLLOWS`] of its calls; sessions that no host knows are
 //! grouped by (gateway, address, program, subject) with gaps up to [`LONE_GAP`] seconds, never into a user's conversation.
 
+mod affinity;
 mod beam;
 mod habits;
 mod items;
+mod logit;
 mod together;
 mod tokens;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

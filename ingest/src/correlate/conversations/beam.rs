@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use super::super::names::{NONE, Name};
+use super::affinity::Common;
 use super::habits::{Habits, Rarity};
 use super::items::{Binding, Item, ItemKind, steps};
 
@@ -35,6 +36,7 @@ struct Thread {
     model: Name,
     /// The last call's.
     gateway: Name,
+    tool: Name,
     /// (server, binding) seen.
     bindings: Vec<(Name, Binding)>,
     /// How many items it has.
@@ -93,7 +95,7 @@ pub(super) struct Prior {
 pub(super) fn split(items: &[Item], habits: &Habits, rarity: &Rarity, prior: Prior) -> Split {
     let Some((first, last)) = items.first().zip(items.last()) else { return Split::default() };
     let prompts = items.iter().filter(|item| item.kind == ItemKind::Prompt).count();
-    let opening_rate = ((prompts as f64 * 0.6).max(1.0) / (last.t - first.t).max(60.0)).ln() + prior.opening;
+    let opening_rate = ((prompts as f64 * habits.opening).max(1.0) / (last.t - first.t).max(60.0)).ln() + prior.opening;
     let mut search = Search { items, habits, overlap: Overlap::new(items, rarity), prior, opening_rate, threads: 0 };
     let mut beam = vec![Hypothesis { score: 0.0, threads: Rc::default(), owner: Rc::default() }];
     for at in 0..items.len() {
@@ -154,22 +156,19 @@ impl Search<'_> {
         if item.gateway != NONE && thread.gateway != NONE {
             score += habits.same_gateway[usize::from(item.gateway == thread.gateway)];
         }
-        if !item.asked.is_empty() {
-            score += habits.overlap(item.kind, thread.lines, self.overlap.share(thread));
+        score += habits.affinity.of(item.kind, &self.common(thread, item));
+        if thread.in_turn {
+            score += (1.0 - habits.left(last)).ln();
         }
         score
             + match item.kind {
                 ItemKind::Prompt => {
-                    let goes_on = habits.goes_on(&item.opener);
+                    let goes_on = habits.goes_on(&item.manner);
                     if thread.in_turn {
                         goes_on + LOST.ln() + habits.answer_prompt.density(since / 2.0)
                     } else {
-                        let chance = if last.kind == ItemKind::Answer {
-                            habits.follow_up[usize::from(last.question)]
-                        } else {
-                            0.5
-                        };
-                        goes_on + (chance / (1.0 - chance)).ln() + habits.answer_prompt.density(item.t - thread.last)
+                        let answered = if last.kind == ItemKind::Answer { habits.follow_up(last) } else { 0.0 };
+                        goes_on + answered + habits.answer_prompt.density(item.t - thread.last)
                     }
                 }
                 ItemKind::Call if !thread.in_turn => {
@@ -190,6 +189,14 @@ impl Search<'_> {
                     closed + if item.t >= thread.busy { gap.density(since) } else { -9.0 }
                 }
             }
+    }
+
+    fn common(&self, thread: &Thread, item: &Item) -> Common {
+        let mut common = self.overlap.common(self.items, thread);
+        if item.kind == ItemKind::Call {
+            common.tool = self.habits.affinity.tool(thread.tool, item.tool);
+        }
+        common
     }
 
     /// Evidence of sessions and traces.
@@ -259,9 +266,9 @@ impl Search<'_> {
     }
 
     fn finish(&self, mut beam: Vec<Hypothesis>) -> Split {
-        let open = self.habits.left_open.max(LOST).ln();
         for hypothesis in &mut beam {
-            hypothesis.score += open * hypothesis.threads.iter().filter(|thread| thread.in_turn).count() as f64;
+            let open = hypothesis.threads.iter().filter(|thread| thread.in_turn);
+            hypothesis.score += open.map(|thread| self.habits.left(&self.items[thread.item]).ln()).sum::<f64>();
         }
         beam.sort_by(|a, b| b.score.total_cmp(&a.score));
         let Some(top) = beam.first().map(|best| best.score) else { return Split::default() };
@@ -301,6 +308,7 @@ fn next_thread(before: Option<&Rc<Thread>>, item: &Item, at: usize, id: u32) -> 
         in_turn: item.kind != ItemKind::Answer,
         model: before.map_or(item.model, |thread| thread.model),
         gateway: if item.gateway == NONE { before.map_or(NONE, |thread| thread.gateway) } else { item.gateway },
+        tool: if item.kind == ItemKind::Call { item.tool } else { before.map_or(NONE, |thread| thread.tool) },
         bindings,
         lines: before.map_or(0, |thread| thread.lines) + 1,
         item: at,
@@ -308,7 +316,7 @@ fn next_thread(before: Option<&Rc<Thread>>, item: &Item, at: usize, id: u32) -> 
     }
 }
 
-/// Share (by rarity) of a line's tokens that a conversation has seen already.
+/// What a line shares with what conversations said before it.
 struct Overlap {
     /// Items that said a token, ascending.
     said_by: HashMap<u64, Vec<u32>>,
@@ -324,9 +332,7 @@ impl Overlap {
         let mut weights = Vec::with_capacity(items.len());
         for (at, item) in items.iter().enumerate() {
             item.said.iter().for_each(|token| said_by.entry(*token).or_default().push(at as u32));
-            let own: Vec<f64> = item.asked.iter().map(|token| rarity.of(*token)).collect();
-            let sum: f64 = own.iter().sum();
-            weights.push(own.into_iter().map(|weight| weight / if sum > 0.0 { sum } else { 1.0 }).collect());
+            weights.push(item.asked.iter().map(|token| rarity.of(*token)).collect());
         }
         Overlap { said_by, weights, matched: HashMap::new(), present: 0 }
     }
@@ -341,16 +347,35 @@ impl Overlap {
         }
     }
 
-    fn share(&self, thread: &Thread) -> f64 {
-        let mut seen = vec![0u64; self.weights[self.present].len().div_ceil(64)];
-        let mut at = Some(thread);
-        while let Some(thread) = at {
-            if let Some(bits) = self.matched.get(&(thread.item as u32)) {
+    fn common(&self, items: &[Item], thread: &Thread) -> Common {
+        let weights = &self.weights[self.present];
+        let mut seen = vec![0u64; weights.len().div_ceil(64)];
+        let sum = |seen: &[u64], lines: usize| {
+            let chance = (lines as f64).ln();
+            let held = |place: usize| seen[place / 64] >> (place % 64) & 1 == 1;
+            let held = weights.iter().enumerate().filter(|(place, _)| held(*place)).map(|(_, weight)| *weight);
+            held.fold((0.0, 0.0), |(all, rare), weight: f64| (all + weight, rare + (weight - chance).max(0.0)))
+        };
+        let mut common = Common { mass: weights.iter().sum(), lines: thread.lines, ..Common::default() };
+        let (mut at, mut turn, mut lines) = (Some(thread), false, 0);
+        while let Some(line) = at {
+            lines += 1;
+            if let Some(bits) = self.matched.get(&(line.item as u32)) {
                 seen.iter_mut().zip(bits).for_each(|(all, own)| *all |= own);
             }
-            at = thread.before.as_deref();
+            if lines == 1 {
+                common.last = sum(&seen, 1).0;
+            }
+            if !turn && items[line.item].kind == ItemKind::Prompt {
+                turn = true;
+                (common.lines_turn, (common.turn, common.surprise_turn)) = (lines, sum(&seen, lines));
+            }
+            at = line.before.as_deref();
         }
-        let weights = self.weights[self.present].iter().enumerate();
-        weights.filter(|(place, _)| seen[place / 64] >> (place % 64) & 1 == 1).map(|(_, weight)| weight).sum()
+        (common.all, common.surprise) = sum(&seen, lines);
+        if !turn {
+            (common.lines_turn, common.turn, common.surprise_turn) = (lines, common.all, common.surprise);
+        }
+        common
     }
 }

@@ -1,27 +1,21 @@
-//! Habits: delays, follow-ups and word overlap inside conversations, learned from hosts that carry conversation ids.
+//! Habits: delays, follow-ups and words inside conversations, learned from hosts that carry conversation ids.
 //!
 //! Delays are log-normal; 2 % of them follow no model. Where fewer than eight were seen, broad priors stand in: half a
-//! second to minutes, as people and models take. The overlap of a line with its own conversation is compared with its
-//! overlap with another one of the estate, in five bins.
+//! second to minutes, as people and models take. How a prompt begins and ends says whether it goes on with a conversation
+//! and whether anything follows it; how an answer ends, whether somebody answers it.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::super::names::{NONE, Name};
+use super::affinity::Affinity;
 use super::items::{Item, ItemKind};
-use super::tokens::{Tokens, holds};
+use super::tokens::Tokens;
+use super::words::Words;
 
-/// Bins of word overlap.
-pub(super) const BINS: usize = 5;
-/// Classes of how many lines a conversation has so far: the more it has said, the more of any line it has said already.
-const SIZES: usize = 4;
-/// Lines up to which the first three classes go.
-const SIZE_ENDS: [usize; SIZES - 1] = [2, 6, 14];
-/// How much overlap counts for prompts, calls and answers: neighbouring lines are not independent.
-const OVERLAP_WEIGHT: [f64; 3] = [0.4, 1.0, 0.5];
-/// Lines of a conversation that are looked at.
-const LINES_MAX: usize = 30;
 /// Delays that a log-normal is fitted to at least.
 const DELAYS_LEAST: usize = 8;
+/// A line after which others are missing: a few per cent of lines are lost.
+const LEFT_LEAST: f64 = 0.02;
 /// Seconds over which delays that follow no model are spread.
 const UNMODELLED_SPAN: f64 = 120.0;
 
@@ -63,29 +57,18 @@ pub(super) struct Habits {
     pub(super) parallel: LogNormal,
     /// Chance that a call starts while another is open.
     pub(super) parallel_chance: f64,
-    /// Chance of a follow-up after an answer that ends in a question, and after another.
-    pub(super) follow_up: [f64; 2],
-    /// Share of conversations that end without an answer.
-    pub(super) left_open: f64,
+    /// Log odds of a follow-up after an answer, and by how the answer ends.
+    follow_up: f64,
+    ends: Words,
+    /// Log odds that a prompt, or a call, is left without anything after it, and by how the prompt begins.
+    left: [f64; 2],
+    left_prompts: Words,
     /// Log ratios of a call through another gateway than its conversation's last call, and through the same.
     pub(super) same_gateway: [f64; 2],
-    overlap: Overlaps,
-    opener: Option<Openers>,
-}
-
-/// By kind of line, size of the conversation and overlap.
-type Overlaps = [[[f64; BINS]; SIZES]; 3];
-
-fn size(lines: usize) -> usize {
-    SIZE_ENDS.iter().position(|end| lines <= *end).unwrap_or(SIZES - 1)
-}
-
-#[derive(Debug)]
-struct Openers {
-    first: HashMap<u64, f64>,
-    later: HashMap<u64, f64>,
-    totals: (f64, f64),
-    words: f64,
+    pub(super) affinity: Affinity,
+    /// Share of prompts that open a conversation.
+    pub(super) opening: f64,
+    openers: Words,
 }
 
 /// Weight of a token: the rarer the more.
@@ -106,28 +89,24 @@ impl Rarity {
     }
 }
 
-/// Bin of an overlap share.
-pub(super) fn bin(share: f64) -> usize {
-    ((share * BINS as f64) as usize).min(BINS - 1)
-}
-
 impl Habits {
-    /// Log ratio of an overlap with the own conversation against another of as many lines.
-    pub(super) fn overlap(&self, kind: ItemKind, lines: usize, share: f64) -> f64 {
-        self.overlap[kind as usize][size(lines)][bin(share)]
-    }
-
     /// Log ratio that a prompt goes on rather than opens.
     pub(super) fn goes_on(&self, opener: &Tokens) -> f64 {
-        let Some(known) = &self.opener else { return 0.0 };
-        let chance = |counts: &HashMap<u64, f64>, total: f64, token: &u64| {
-            ((counts.get(token).copied().unwrap_or(0.0) + 0.5) / (total + 0.5 * known.words)).ln()
+        self.openers.ratio(opener)
+    }
+
+    /// Log odds that a prompt follows an answer.
+    pub(super) fn follow_up(&self, answer: &Item) -> f64 {
+        self.follow_up + self.ends.ratio(&answer.manner)
+    }
+
+    /// Chance that nothing comes after a prompt or a call: some people say goodbye, and some lines are lost.
+    pub(super) fn left(&self, last: &Item) -> f64 {
+        let odds = match last.kind {
+            ItemKind::Prompt => self.left[0] + self.left_prompts.ratio(&last.manner),
+            _ => self.left[1],
         };
-        let sum: f64 = opener
-            .iter()
-            .map(|token| chance(&known.later, known.totals.1, token) - chance(&known.first, known.totals.0, token))
-            .sum();
-        (0.7 * sum).clamp(-4.0, 4.0)
+        (1.0 / (1.0 + (-odds).exp())).clamp(LEFT_LEAST, 0.98)
     }
 
     /// A prompt sooner than this after an answer is rare (one and a half spreads below the mean).
@@ -139,22 +118,10 @@ impl Habits {
     pub(super) fn learn(conversations: &[&[Item]], rarity: &Rarity) -> Habits {
         let mut seen = Observed::default();
         conversations.iter().for_each(|items| seen.walk(items));
-        let (mut same, mut other): (Overlaps, Overlaps) = ([[[2.0; BINS]; SIZES]; 3], [[[2.0; BINS]; SIZES]; 3]);
-        for place in 0..conversations.len() {
-            overlaps(conversations, place, rarity, &mut same, &mut other);
-        }
-        let mut overlap: Overlaps = [[[0.0; BINS]; SIZES]; 3];
-        for kind in 0..3 {
-            for size in 0..SIZES {
-                let (same, other) = (&same[kind][size], &other[kind][size]);
-                let (own, rival) = (same.iter().sum::<f64>(), other.iter().sum::<f64>());
-                for bin in 0..BINS {
-                    overlap[kind][size][bin] =
-                        OVERLAP_WEIGHT[kind] * ((same[bin] / own).ln() - (other[bin] / rival).ln());
-                }
-            }
-        }
-        seen.habits(overlap)
+        seen.openers.learn();
+        seen.ends.learn();
+        seen.left_prompts.learn();
+        seen.habits(Affinity::learn(conversations, rarity))
     }
 }
 
@@ -163,12 +130,15 @@ struct Observed {
     delays: BTreeMap<(ItemKind, ItemKind), Vec<f64>>,
     parallel: Vec<f64>,
     calls: f64,
-    /// After a question, after another answer: (follow-ups, ends).
-    after: [(f64, f64); 2],
-    ended: (f64, f64),
-    first: HashMap<u64, f64>,
-    later: HashMap<u64, f64>,
-    prompts: (u32, u32),
+    /// Answers that a prompt followed, and that ended a conversation.
+    after: (f64, f64),
+    ends: Words,
+    /// Prompts and calls after which nothing came, and others.
+    left: [(f64, f64); 2],
+    left_prompts: Words,
+    openers: Words,
+    /// Prompts that opened a conversation, and later ones.
+    prompts: (f64, f64),
     /// Calls through another gateway than the conversation's last, and through the same.
     gateways: [f64; 2],
     /// Calls by gateway.
@@ -197,17 +167,18 @@ impl Observed {
                     let gap = (item.t - last.t.max(busy)).max(1e-3);
                     self.delays.entry((last.kind, item.kind)).or_default().push(gap);
                 }
-                if last.kind == ItemKind::Answer {
-                    self.after[usize::from(last.question)].0 += f64::from(u8::from(item.kind == ItemKind::Prompt));
+                if last.kind == ItemKind::Answer && item.kind == ItemKind::Prompt {
+                    self.after.0 += 1.0;
+                    self.ends.add(&last.manner, true);
                 }
             }
             if item.kind == ItemKind::Prompt {
                 if prompts == 0 && place == 0 {
-                    item.opener.iter().for_each(|token| *self.first.entry(*token).or_default() += 1.0);
-                    self.prompts.0 += 1;
+                    self.openers.add(&item.manner, false);
+                    self.prompts.0 += 1.0;
                 } else if prompts > 0 {
-                    item.opener.iter().for_each(|token| *self.later.entry(*token).or_default() += 1.0);
-                    self.prompts.1 += 1;
+                    self.openers.add(&item.manner, true);
+                    self.prompts.1 += 1.0;
                 }
                 prompts += 1;
             }
@@ -215,13 +186,19 @@ impl Observed {
                 busy = busy.max(item.end);
             }
             before = Some(item);
+            let is_last = place + 1 == items.len();
+            if item.kind == ItemKind::Prompt {
+                self.left_prompts.add(&item.manner, is_last);
+            }
+            if item.kind != ItemKind::Answer {
+                let (left, others) = &mut self.left[usize::from(is_call)];
+                *(if is_last { left } else { others }) += 1.0;
+            }
         }
         if let Some(last) = before {
             if last.kind == ItemKind::Answer {
-                self.after[usize::from(last.question)].1 += 1.0;
-                self.ended.1 += 1.0;
-            } else {
-                self.ended.0 += 1.0;
+                self.after.1 += 1.0;
+                self.ends.add(&last.manner, false);
             }
         }
     }
@@ -237,14 +214,13 @@ impl Observed {
         [((1.0 - share) / (1.0 - by_chance)).ln(), (share / by_chance).ln()]
     }
 
-    fn habits(self, overlap: Overlaps) -> Habits {
+    fn habits(self, affinity: Affinity) -> Habits {
         use ItemKind::{Answer, Call, Prompt};
         let fit = |from, to, mean, sd| {
             LogNormal::fit(self.delays.get(&(from, to)).map_or(&[][..], Vec::as_slice), LogNormal { mean, sd })
         };
         let parallel = self.parallel.len() as f64;
-        let chance = |(more, ends): (f64, f64)| (more + 1.0) / (more + ends + 2.0);
-        let learned = self.prompts.0 > 10 && self.prompts.1 > 10;
+        let same_gateway = self.same_gateway();
         Habits {
             prompt_call: fit(Prompt, Call, 0.5, 1.0),
             call_call: fit(Call, Call, 0.5, 1.0),
@@ -253,62 +229,14 @@ impl Observed {
             answer_prompt: fit(Answer, Prompt, 1.5, 0.6),
             parallel: LogNormal::fit(&self.parallel, LogNormal { mean: -5.0, sd: 1.0 }),
             parallel_chance: (parallel + 1.0) / (parallel + self.calls + 2.0),
-            follow_up: [chance(self.after[0]), chance(self.after[1])],
-            same_gateway: self.same_gateway(),
-            left_open: (self.ended.0 + 1.0) / (self.ended.0 + self.ended.1 + 2.0),
-            overlap,
-            opener: learned.then(|| Openers {
-                totals: (self.first.values().sum(), self.later.values().sum()),
-                words: self
-                    .first
-                    .keys()
-                    .chain(self.later.keys().filter(|token| !self.first.contains_key(token)))
-                    .count() as f64,
-                first: self.first,
-                later: self.later,
-            }),
+            follow_up: ((self.after.0 + 1.0) / (self.after.1 + 1.0)).ln(),
+            ends: self.ends,
+            same_gateway,
+            left: self.left.map(|(left, others)| ((left + 1.0) / (others + 1.0 / LEFT_LEAST)).ln()),
+            left_prompts: self.left_prompts,
+            affinity,
+            opening: (self.prompts.0 + 6.0) / (self.prompts.0 + self.prompts.1 + 10.0),
+            openers: self.openers,
         }
-    }
-}
-
-/// Overlap of each line with its own conversation, and with the beginnings of two others of the estate that are as long.
-fn overlaps(conversations: &[&[Item]], place: usize, rarity: &Rarity, same: &mut Overlaps, other: &mut Overlaps) {
-    let count = conversations.len();
-    let said = |at: usize, lines: usize| -> Tokens {
-        let mut all: Tokens = conversations[at].iter().take(lines).flat_map(|item| item.said.iter().copied()).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
-    };
-    // Two fixed strides over the list: which conversations are compared must not depend on chance.
-    let rivals = [(place * 7 + 3) % count, (place * 5 + 11) % count];
-    let lengths = [SIZE_ENDS[0], SIZE_ENDS[1], SIZE_ENDS[2], LINES_MAX];
-    let heard: Vec<Vec<Tokens>> =
-        rivals.iter().map(|rival| lengths.iter().map(|lines| said(*rival, *lines)).collect()).collect();
-    let mut own = Tokens::new();
-    for (step, item) in conversations[place].iter().take(LINES_MAX).enumerate() {
-        let weight: f64 = item.asked.iter().map(|token| rarity.of(*token)).sum();
-        if !item.asked.is_empty() {
-            let weight = if weight > 0.0 { weight } else { 1.0 };
-            let share = |of: &Tokens| {
-                bin(item.asked.iter().filter(|token| holds(of, **token)).map(|token| rarity.of(*token)).sum::<f64>()
-                    / weight)
-            };
-            let kind = item.kind as usize;
-            if step > 0 {
-                same[kind][size(step)][share(&own)] += 1.0;
-            }
-            // The rival of a prompt's "continues this conversation" is "opens a new one".
-            if step == 0 || item.kind != ItemKind::Prompt {
-                for heard in &heard {
-                    for (size, tokens) in heard.iter().enumerate() {
-                        other[kind][size][share(tokens)] += 1.0;
-                    }
-                }
-            }
-        }
-        own.extend_from_slice(&item.said);
-        own.sort_unstable();
-        own.dedup();
     }
 }

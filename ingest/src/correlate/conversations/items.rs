@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::super::linker::Linker;
 use super::super::names::{NONE, Name};
 use super::super::observation::Act;
-use super::tokens::{Tokens, opener, tokens};
+use super::tokens::{Tokens, closer, opener, tokens};
 
 /// What a host reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,9 +36,10 @@ pub(super) struct Item {
     pub(super) server: Name,
     /// The gateway that the call passed.
     pub(super) gateway: Name,
-    /// Prompts: their opener. Answers: whether they end in a question.
-    pub(super) opener: Tokens,
-    pub(super) question: bool,
+    /// Calls: the tool as the host names it.
+    pub(super) tool: Name,
+    /// Prompts: how they begin. Answers: how they end, and whether in a question.
+    pub(super) manner: Tokens,
 }
 
 /// What binds calls to one conversation.
@@ -76,8 +77,14 @@ impl Linker<'_> {
                 binding: None,
                 server: NONE,
                 gateway: NONE,
-                opener: if kind == ItemKind::Prompt { opener(text) } else { Tokens::new() },
-                question: text.chars().rev().take(160).any(|c| c == '?' || c == '\u{ff1f}'),
+                tool: NONE,
+                manner: if !asks {
+                    Tokens::new()
+                } else if kind == ItemKind::Prompt {
+                    opener(text)
+                } else {
+                    closer(text)
+                },
             });
         }
         for h in 0..self.units.hosts.len() as u32 {
@@ -152,8 +159,8 @@ impl Linker<'_> {
             binding,
             server,
             gateway,
-            opener: Tokens::new(),
-            question: false,
+            tool: s.tool,
+            manner: Tokens::new(),
         }
     }
 }
