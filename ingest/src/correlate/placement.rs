@@ -5,7 +5,7 @@
 //! of a call hangs below the response before it, a resent request below the choice.
 //! Confidence below [`Settings::confident`](super::Settings) places nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::calls::Call;
 use super::clock::Track;
@@ -107,6 +107,8 @@ struct Board<'b, 'a> {
     misled: [f64; 2],
 }
 
+/// How sure a statement hangs right below its call where a request may be the call's.
+const CONTESTED: f64 = 0.1;
 /// Links that go wrong, and look sure, before a step of a clock is noticed.
 const MISLED_PER_STEP: f64 = 0.5;
 
@@ -506,15 +508,14 @@ impl Board<'_, '_> {
             (class, line.http.is_some_and(|http| http.status >= 400), line.at)
         };
         requests.values_mut().for_each(|lines| lines.sort_by_key(rank));
-        // Where a server's statements come from its requests, one whose request was not found hangs below that all the same.
-        let mut statements: BTreeMap<Name, (f64, f64)> = BTreeMap::new();
-        for (line, placed) in sure().filter(|(line, _)| !down.lines[**line].is_http()) {
-            let known = statements.entry(down.lines[*line].server).or_default();
-            known.0 += 1.0;
-            known.1 += f64::from(!requests.contains_key(&placed.call));
-        }
-        let bare: BTreeMap<Name, f64> =
-            statements.into_iter().map(|(server, (all, bare))| (server, (bare + 0.5) / (all + 1.0))).collect();
+        // A call of which requests are left open may own one that its statements hang below; else its request was lost.
+        let open = down.rivals.iter().filter(|(line, _)| {
+            let line = **line as usize;
+            down.lines[line].is_http() && down.placed.get(&line).is_none_or(|placed| placed.confidence < least)
+        });
+        let contested: BTreeSet<usize> = open
+            .flat_map(|(_, calls)| calls.iter().filter(|(_, score)| *score > 0.0).map(|(call, _)| *call as usize))
+            .collect();
         for (line, placed) in sure() {
             let state = self.state[placed.call];
             let call = &self.calls[placed.call];
@@ -526,7 +527,8 @@ impl Board<'_, '_> {
             let (parent, direct) = match requests.get(&placed.call).filter(|_| !own.is_http()) {
                 Some(requests) => (Some(down.lines[requests[0]].at), 1.0),
                 None if own.is_http() => (self.origin(call, &state), 1.0),
-                None => (self.origin(call, &state), bare.get(&own.server).copied().unwrap_or(1.0)),
+                None if contested.contains(&placed.call) => (self.origin(call, &state), CONTESTED),
+                None => (self.origin(call, &state), 1.0),
             };
             let up = Up { at: parent, confidence: placed.confidence * (1.0 - self.misled[1]) * direct };
             self.put(own.at, session, turn, number, up, Rule::Downstream);
