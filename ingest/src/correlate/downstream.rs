@@ -45,8 +45,9 @@ const NOBODY_LEAST: f64 = -2.0;
 const TRUST: f64 = 0.75;
 /// Identical lines are never surer than this: they may be two events all the same.
 const COPIES_MOST: f64 = 0.97;
-/// Executions longer than this say little about a clock, seconds.
+/// Executions longer than this say little about a clock, seconds; but requests are mostly made within [`SOON`] of their start.
 const TELLING_EXECUTION: f64 = 4.0;
+const SOON: f64 = 1.0;
 /// A step of a downstream clock is expected this often, per second.
 const HAZARD: f64 = 1.0 / 400.0;
 
@@ -121,6 +122,8 @@ struct Stage<'s, 'a> {
     nobody: f64,
     /// How much oftener the lines of a client program belong to calls than others of their system, log odds, learned.
     agents: BTreeMap<u64, f64>,
+    /// Share of lines of long executions that are soon after their start, learned.
+    soon: f64,
     /// HTTP lines of each call, the main answer first.
     http_of: BTreeMap<usize, Vec<usize>>,
 }
@@ -142,6 +145,7 @@ impl<'a> Linker<'a> {
             placed: BTreeMap::new(),
             nobody: 0.0,
             agents: BTreeMap::new(),
+            soon: 0.5,
             http_of: BTreeMap::new(),
         };
         stage.find_pairs();
@@ -280,19 +284,21 @@ impl<'a> Stage<'_, 'a> {
     fn fit_clock(&self, pairs: &[(Pair, f64)], rivals: &HashMap<usize, (f64, f64)>) -> Option<Track> {
         let of = |pair: &Pair| Some((&self.lines[pair.line], self.executions[pair.call].as_ref()?));
         if !self.heavy() {
-            let spans: Vec<Span> = pairs
-                .iter()
-                .filter_map(|(pair, score)| {
-                    let (line, call) = of(pair)?;
-                    let length = call.end - call.start + line.resolution;
-                    let weight = (1.0 + score.max(0.0)) / rivals[&pair.line].0 / (0.2 + length);
-                    let own = if line.is_http() { line.duration } else { 0.0 };
-                    // No clock is further away than the window.
-                    let low = (line.t - call.end).max(-self.window());
-                    let high = (line.t + line.resolution - call.start - own).min(self.window());
-                    Some(Span { low, high, weight })
-                })
-                .collect();
+            let mut spans: Vec<Span> = Vec::with_capacity(pairs.len());
+            for (pair, score) in pairs {
+                let Some((line, call)) = of(pair) else { continue };
+                let worth = (1.0 + score.max(0.0)) / rivals[&pair.line].0;
+                let own = if line.is_http() { line.duration } else { 0.0 };
+                // No clock is further away than the window.
+                let low = (line.t - call.end).max(-self.window());
+                let high = (line.t + line.resolution - call.start - own).min(self.window());
+                let length = call.end - call.start + line.resolution;
+                spans.push(Span { low, high, weight: worth / (0.2 + length) });
+                let soon = high - SOON - line.resolution;
+                if length > TELLING_EXECUTION && soon > low {
+                    spans.push(Span { low: soon, high, weight: self.soon * worth / (0.2 + SOON + line.resolution) });
+                }
+            }
             return densest_cover(&spans).map(|(offset, support)| Track::constant(offset, support));
         }
         let told: Vec<(&Line<'_>, &Execution<'_>, f64)> = pairs
@@ -398,7 +404,11 @@ impl<'a> Stage<'_, 'a> {
         let tolerance = self.tolerance[usize::from(!line.is_http())];
         let length = call.end - call.start + line.resolution;
         let miss = self.miss(line, call, offset) / tolerance;
-        let room = ((2.0 * self.window() + length) / (length + 2.0 * tolerance)).ln();
+        let mut room = ((2.0 * self.window() + length) / (length + 2.0 * tolerance)).ln();
+        if let Some(soon) = self.is_soon(line, call, offset).filter(|_| !self.heavy()) {
+            let share = if soon { (SOON + line.resolution) / length } else { 1.0 - (SOON + line.resolution) / length };
+            room += ((if soon { self.soon } else { 1.0 - self.soon }) / share).ln();
+        }
         if self.heavy() {
             room + (-2.0 * (miss * miss / 3.0).ln_1p()).max(-9.0)
         } else if miss < 6.0 {
@@ -406,6 +416,13 @@ impl<'a> Stage<'_, 'a> {
         } else {
             room - 20.0
         }
+    }
+
+    /// Whether a line of a long execution was begun soon after it.
+    fn is_soon(&self, line: &Line<'_>, call: &Execution<'_>, offset: f64) -> Option<bool> {
+        let own = if line.is_http() { line.duration } else { 0.0 };
+        let room = call.end - call.start + line.resolution;
+        (room - own > TELLING_EXECUTION).then(|| line.t - offset - own - call.start < SOON)
     }
 
     /// A statement belongs inside the request that carries it, and does not outlast it.
@@ -587,6 +604,15 @@ impl<'a> Stage<'_, 'a> {
         let share = (sure + 1.0) / (self.lines.len() as f64 + 2.0);
         self.nobody = ((1.0 - share) / share).ln().clamp(NOBODY_LEAST, 0.0);
         self.learn_agents();
+        let (mut soon, mut long) = (1.0, 2.0);
+        for (line, placed) in self.placed.iter().filter(|(_, placed)| placed.confidence > 0.9) {
+            let (line, Some(call)) = (&self.lines[*line], &self.executions[placed.call]) else { continue };
+            let offset = self.offset(line.clock, call.start);
+            if let Some(is_soon) = offset.and_then(|offset| self.is_soon(line, call, offset)) {
+                (soon, long) = (soon + f64::from(u8::from(is_soon)), long + 1.0);
+            }
+        }
+        self.soon = soon / long;
         for (line, placed) in &self.placed {
             let Some(call) = &self.executions[placed.call] else { continue };
             let own = &self.lines[*line];
