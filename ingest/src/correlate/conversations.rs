@@ -76,7 +76,8 @@ impl Linker<'_> {
         let again = REUSED_AGAIN * reused.len() as f64 / ids.max(1) as f64;
         let known: Vec<&[Item]> =
             places.iter().filter(|(place, _)| names_one(place)).map(|(_, items)| items.as_slice()).collect();
-        let habits = Habits::learn(&known, &rarity);
+        let splits = places.keys().any(|place| !names_one(place)) || !reused.is_empty();
+        let habits = Habits::learn(&known, &rarity, splits);
         let per_server = session_per_server(&known);
         // People do not ask again this soon after an answer.
         let disorder = if self.noise.heavy { habits.soonest_prompt() } else { 0.0 };

@@ -114,14 +114,14 @@ impl Habits {
         (self.answer_prompt.mean - 1.5 * self.answer_prompt.sd).exp()
     }
 
-    /// Learns from conversations whose ids are known.
-    pub(super) fn learn(conversations: &[&[Item]], rarity: &Rarity) -> Habits {
+    /// Learns from conversations whose ids are known; words only where something is to be split by them.
+    pub(super) fn learn(conversations: &[&[Item]], rarity: &Rarity, splits: bool) -> Habits {
         let mut seen = Observed::default();
         conversations.iter().for_each(|items| seen.walk(items));
-        seen.openers.learn();
-        seen.ends.learn();
-        seen.left_prompts.learn();
-        seen.habits(Affinity::learn(conversations, rarity))
+        if splits {
+            [&mut seen.openers, &mut seen.ends, &mut seen.left_prompts].into_iter().for_each(Words::learn);
+        }
+        seen.habits(Affinity::learn(if splits { conversations } else { &[] }, rarity))
     }
 }
 
