@@ -56,6 +56,8 @@ const HAZARD: f64 = 1.0 / 400.0;
 pub(super) struct Placed {
     pub(super) call: usize,
     pub(super) confidence: f64,
+    /// How sure the answer is that led to this call; 1 where none did.
+    pub(super) led: f64,
 }
 
 /// What the downstream stage found.
@@ -156,6 +158,7 @@ impl<'a> Linker<'a> {
             stage.place(&scores);
             stage.learn();
         }
+        stage.follow_answers();
         let candidate =
             |(pair, score): (&Pair, &f64)| Candidate { row: pair.line as u32, column: pair.call as u32, score: *score };
         let candidates: Vec<Candidate> = stage.pairs.iter().zip(&scores).map(candidate).collect();
@@ -446,13 +449,34 @@ impl<'a> Stage<'_, 'a> {
         if !self.heavy() || !matches!(line.class, LineClass::Failed | LineClass::Page(_)) {
             return 0.0;
         }
-        let others = self.http_of.get(&pair.call).into_iter().flatten().filter(|other| **other != pair.line);
-        let answers: Vec<&Line<'_>> =
-            others.map(|other| &self.lines[*other]).filter(|other| other.class == LineClass::Main).collect();
+        let mut answers = self.answers(pair.line, pair.call).peekable();
         match () {
-            () if answers.iter().any(|answer| answer.like == line.like) => SAME_REQUEST,
-            () if answers.is_empty() => 0.0,
+            () if answers.peek().is_none() => 0.0,
+            () if answers.any(|answer| self.lines[answer].like == line.like) => SAME_REQUEST,
             () => -SAME_REQUEST,
+        }
+    }
+
+    /// Other lines of a call that are its answers.
+    fn answers(&self, line: usize, call: usize) -> impl Iterator<Item = usize> {
+        let others = self.http_of.get(&call).into_iter().flatten().copied();
+        others.filter(move |other| *other != line && self.lines[*other].class == LineClass::Main)
+    }
+
+    /// An attempt or a page that follows an answer is no surer than the answer.
+    fn follow_answers(&mut self) {
+        let mut followed: Vec<(usize, f64)> = Vec::new();
+        for (line, placed) in &self.placed {
+            if !self.heavy() || !matches!(self.lines[*line].class, LineClass::Failed | LineClass::Page(_)) {
+                continue;
+            }
+            let alike =
+                self.answers(*line, placed.call).filter(|answer| self.lines[*answer].like == self.lines[*line].like);
+            let sure = alike.filter_map(|answer| self.placed.get(&answer)).map(|answer| answer.confidence);
+            followed.extend(sure.max_by(f64::total_cmp).map(|sure| (*line, sure)));
+        }
+        for (line, sure) in followed {
+            self.placed.entry(line).and_modify(|placed| placed.led = sure);
         }
     }
 
@@ -491,7 +515,7 @@ impl<'a> Stage<'_, 'a> {
                     found.confidence
                 };
                 let call = found.column as usize;
-                self.placed.insert(line, Placed { call, confidence });
+                self.placed.insert(line, Placed { call, confidence, led: 1.0 });
                 if self.lines[line].is_http() {
                     self.http_of.entry(call).or_default().push(line);
                 }
@@ -540,7 +564,7 @@ impl<'a> Stage<'_, 'a> {
             let total: f64 = options.iter().map(|(score, _)| (score - best).exp()).sum::<f64>() + (-best).exp();
             let confidence = 1.0 / total;
             if best > 0.0 && confidence > 0.5 {
-                self.placed.insert(line, Placed { call, confidence });
+                self.placed.insert(line, Placed { call, confidence, led: 1.0 });
                 if self.lines[line].is_http() {
                     self.http_of.entry(call).or_default().push(line);
                 }

@@ -530,7 +530,7 @@ impl Board<'_, '_> {
                 None if contested.contains(&placed.call) => (self.origin(call, &state), CONTESTED),
                 None => (self.origin(call, &state), 1.0),
             };
-            let up = Up { at: parent, confidence: placed.confidence * (1.0 - self.misled[1]) * direct };
+            let up = Up { at: parent, confidence: placed.confidence * placed.led * (1.0 - self.misled[1]) * direct };
             self.put(own.at, session, turn, number, up, Rule::Downstream);
         }
     }
