@@ -1,8 +1,9 @@
 //! Conversations: which prompts, choices and answers of a host belong together, and which gateway sessions follow.
 //!
 //! With a conversation id: (workstation, instance, user, id), walked in time order. Without: `beam` splits what one user
-//! did in one app instance, with `habits` learned from hosts that do carry ids. A follow-up prompt that is not clearly a
-//! follow-up starts its own conversation: a false merge is worse than an open question.
+//! did in one app instance, with `habits` learned from hosts that do carry ids, or where few do from what is split surely
+//! without. A follow-up prompt that is not clearly a follow-up starts its own conversation: a false merge is worse than an
+//! open question.
 //! A gateway session follows the conversation of at least [`FOLLOWS`] of its calls; sessions that no host knows are
 //! grouped by (gateway, address, program, subject) with gaps up to [`LONE_GAP`] seconds, never into a user's conversation.
 
@@ -29,6 +30,10 @@ const FOLLOWS: f64 = 0.7;
 const LONE_GAP: f64 = 30.0;
 /// Chance that a user opens another conversation under an id that names several conversations.
 const REUSED_AGAIN: f64 = 0.1;
+/// Conversations that hypotheses agree about this much teach habits.
+const TAUGHT: f64 = 0.9;
+/// Where ids name fewer conversations than this.
+const KNOWN_ENOUGH: usize = 20;
 /// How sure a turn is where the host gave a conversation id.
 const BY_ID: f64 = 0.995;
 
@@ -77,10 +82,24 @@ impl Linker<'_> {
         let known: Vec<&[Item]> =
             places.iter().filter(|(place, _)| names_one(place)).map(|(_, items)| items.as_slice()).collect();
         let splits = places.keys().any(|place| !names_one(place)) || !reused.is_empty();
-        let habits = Habits::learn(&known, &rarity, splits);
+        let mut habits = Habits::learn(&known, &rarity, splits);
         let per_server = session_per_server(&known);
         // People do not ask again this soon after an answer.
-        let disorder = if self.noise.heavy { habits.soonest_prompt() } else { 0.0 };
+        let soonest = |habits: &Habits| if self.noise.heavy { habits.soonest_prompt() } else { 0.0 };
+        let disorder = soonest(&habits);
+        let least = self.settings.together(self.noise);
+        if known.len() < KNOWN_ENOUGH {
+            let mut taught: Vec<Vec<Item>> = Vec::new();
+            for (_, items) in places.iter().filter(|(place, _)| place.1 == NONE) {
+                let prior = beam::Prior { per_server, disorder, opening: 0.0, named: false };
+                let split = beam::split(items, &habits, &rarity, prior);
+                let sure = split.conversations.iter().filter(|found| surely(items, found, &split, disorder, least));
+                taught.extend(sure.map(|found| found.iter().map(|at| items[*at].clone()).collect()));
+            }
+            let all: Vec<&[Item]> = known.iter().copied().chain(taught.iter().map(Vec::as_slice)).collect();
+            habits = Habits::learn(&all, &rarity, splits);
+        }
+        let disorder = soonest(&habits);
         let mut found = Conversations::default();
         for (place, items) in &places {
             if names_one(place) && reused.is_empty() {
@@ -100,7 +119,7 @@ impl Linker<'_> {
             let sure =
                 |at: usize, prompt: Option<usize>| split.under.get(&(at, prompt)).copied().unwrap_or(0.0).min(surest);
             for conversation in &split.conversations {
-                for part in together::parts(items, conversation, &split, disorder, self.settings.together(self.noise)) {
+                for part in together::parts(items, conversation, &split, disorder, least) {
                     found.add(self, items, &part, sure, by_id, disorder);
                 }
             }
@@ -247,6 +266,17 @@ impl Conversations {
             turns.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         }
     }
+}
+
+/// Whether nearly all hypotheses agree that these lines are one conversation, from its prompt on.
+fn surely(items: &[Item], conversation: &[usize], split: &beam::Split, disorder: f64, least: f64) -> bool {
+    let opens = conversation.first().is_some_and(|first| items[*first].kind == items::ItemKind::Prompt);
+    opens
+        && together::parts(items, conversation, split, disorder, least.max(TAUGHT)).len() == 1
+        && conversation
+            .iter()
+            .zip(steps(conversation.iter().map(|at| &items[*at]), disorder))
+            .all(|(at, step)| split.under.get(&(*at, step.prompt)).is_some_and(|under| *under >= TAUGHT))
 }
 
 /// Conversation ids that several users of an app instance bear: each names more than one conversation, perhaps more than one
