@@ -131,14 +131,16 @@ pub fn recognise_with(file_name: &str, head: &[u8], catalogue: &Catalogue) -> Re
     if head.iter().all(u8::is_ascii_whitespace) {
         return skipped("empty");
     }
-    // A protobuf body begins with field 1, length-delimited: 0x0a, which in text would be an empty line.
+    // A protobuf body begins with field 1, length-delimited: 0x0a. In text that is an empty line, and text may be damaged.
     let is_binary_name = [".pb", ".binpb", ".protobuf"].iter().any(|suffix| base.ends_with(suffix));
     let is_text = std::str::from_utf8(head).is_ok_and(|text| !text.contains('\0'));
     if head[0] == 0x0a && (is_binary_name || !is_text) {
-        return match Signal::of_path(base) {
-            Some(_) => Ok(Format::OtlpProtobuf),
-            None => skipped("protobuf, but its name does not say logs, traces or metrics"),
-        };
+        if Signal::of_path(base).is_some() {
+            return Ok(Format::OtlpProtobuf);
+        }
+        if is_binary_name {
+            return skipped("protobuf, but its name does not say logs, traces or metrics");
+        }
     }
     let lines = head.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).take(LINES_MAX);
     // A document over several lines shows its members only as a whole.
@@ -391,6 +393,7 @@ mod tests {
             ("a.json", "[{\"resourceSpans\":[]}]"),
             ("a.json", "{\n  \"resourceSpans\": [\n"),
             ("README.md", "# Read me"),
+            ("a.jsonl", "\n{\"id\":\"1\",\"kind\":\"call\",\"tool_name\":\"x\"}\nd\u{0}"),
             ("x.pb", "\n\u{0}\u{1}"),
             ("0001-logs.pb", "\n\u{0}\u{1}"),
             ("empty", "\n\n"),
@@ -407,6 +410,7 @@ mod tests {
             a.json: skipped: format not recognised
             a.json: otlp-json
             README.md: skipped: format not recognised
+            a.jsonl: native
             x.pb: skipped: protobuf, but its name does not say logs, traces or metrics
             0001-logs.pb: otlp-protobuf
             empty: skipped: empty
