@@ -425,7 +425,7 @@ impl<'a> Stage<'_, 'a> {
     fn is_soon(&self, line: &Line<'_>, call: &Execution<'_>, offset: f64) -> Option<bool> {
         let own = if line.is_http() { line.duration } else { 0.0 };
         let room = call.end - call.start + line.resolution;
-        (room - own > TELLING_EXECUTION).then(|| line.t - offset - own - call.start < SOON)
+        (room - own > TELLING_EXECUTION).then_some(line.t - offset - own - call.start < SOON)
     }
 
     /// A statement belongs inside the request that carries it, and does not outlast it.

@@ -216,3 +216,33 @@ impl Heard {
         common
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_turn_said_speaks_for_it_before_anything_is_learned() {
+        let affinity = Affinity::learn(&[], &Rarity::default());
+        let nothing = Common { mass: 20.0, lines: 6, lines_turn: 3, ..Common::default() };
+        let quotes = Common { all: 12.0, turn: 12.0, last: 8.0, surprise: 8.0, surprise_turn: 9.0, ..nothing };
+        for kind in [ItemKind::Prompt, ItemKind::Call, ItemKind::Answer] {
+            assert!(affinity.of(kind, &quotes) > affinity.of(kind, &nothing) + 1.0, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn tools_that_follow_each_other_are_learned() {
+        let mut tools = Tools::default();
+        for (before, tool) in [(1, 2), (2, 3), (1, 2), (2, 3), (1, 2), (3, 1)] {
+            *tools.pairs.entry((before, tool)).or_default() += 1.0;
+            *tools.before.entry(before).or_default() += 1.0;
+            *tools.after.entry(tool).or_default() += 1.0;
+            tools.total += 1.0;
+        }
+        assert!(tools.ratio(1, 2, 0.0) > 0.3);
+        assert!(tools.ratio(1, 3, 0.0) < -0.3);
+        // A pair does not speak for itself.
+        assert!(tools.ratio(3, 1, 1.0).abs() < 1e-9);
+    }
+}

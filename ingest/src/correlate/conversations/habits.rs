@@ -195,11 +195,9 @@ impl Observed {
                 *(if is_last { left } else { others }) += 1.0;
             }
         }
-        if let Some(last) = before {
-            if last.kind == ItemKind::Answer {
-                self.after.1 += 1.0;
-                self.ends.add(&last.manner, false);
-            }
+        if let Some(last) = before.filter(|last| last.kind == ItemKind::Answer) {
+            self.after.1 += 1.0;
+            self.ends.add(&last.manner, false);
         }
     }
 
