@@ -68,6 +68,11 @@ pub fn read_event(context: &Context<'_>, line: &[u8], batch_key: &str) -> Result
     for member in members {
         set_member(&mut record, member, line, &mut rest)?;
     }
+    // W3C: all zeros are no trace and no span; whoever has none writes them.
+    let is_set = |id: &String| id.bytes().any(|byte| byte != b'0');
+    for id in [&mut record.trace_id, &mut record.span_id, &mut record.parent_span_id] {
+        *id = id.take().filter(is_set);
+    }
     if !parsed.duplicate_keys.is_empty() {
         let keys = parsed.duplicate_keys.iter().map(|key| Json::String(key.clone())).collect();
         rest.push(Member { key: "threadline.duplicate_keys".into(), value: Json::Array(keys), span: 0..0 });
@@ -203,6 +208,14 @@ mod tests {
         let record = read_event(&context(), line, "batch:x:1").unwrap();
         assert_eq!(record.delivery_key, "batch:x:1");
         assert_eq!(record.observed_time_unix_us, context().observed_time_unix_us);
+    }
+
+    #[test]
+    fn a_trace_of_zeros_is_none() {
+        let line = format!(r#"{{"kind":"call","trace_id":"{:032}","span_id":"{:016}","parent_span_id":"0a"}}"#, 0, 0);
+        let record = read_event(&context(), line.as_bytes(), "batch:x:1").unwrap();
+        assert_eq!((record.trace_id, record.span_id, record.parent_span_id.as_deref()), (None, None, Some("0a")));
+        assert_eq!(record.raw.as_deref(), Some(line.as_bytes()));
     }
 
     #[test]
