@@ -10,6 +10,8 @@
 //!   records that name a turn are of that turn
 //! - a chain is named by its trace, of several by the one that was seen first, those that are seen with the turn before
 //!   others; without a trace by the stamp of its turn, else of its call
+//! - an id that others may use too ([`is_local`]), or that they do use, names a chain only together with its conversation:
+//!   chains of two conversations have two names
 //!
 //! Not here: which records there are, and what was named before (`forward`).
 
@@ -96,13 +98,26 @@ pub(crate) fn end(
     Some(End { rank, time, place })
 }
 
-/// The name that a key gives a chain.
-pub(crate) fn name(key: &str) -> Option<String> {
+/// Shortest id of a tool call or turn that is believed to be the only one, bytes.
+const ID_BYTES_MIN: usize = 16;
+
+/// Whether somebody else may choose the id again: a short one of a tool call or turn. It tells in its own conversation.
+pub(crate) fn is_local(kind: KeyKind, value: &str) -> bool {
+    matches!(kind, KeyKind::ToolCall | KeyKind::Turn) && value.len() < ID_BYTES_MIN
+}
+
+/// The name that a key gives a chain of a conversation; `is_shared`: other conversations bear the key, too.
+pub(crate) fn name(key: &str, conversation: Option<&str>, is_shared: bool) -> Option<String> {
     let parsed = Key::parse(key)?;
-    match parsed.kind {
-        KeyKind::Trace => Some(parsed.value),
-        KeyKind::Turn => Some(stamp::name("turn", key)),
-        kind => CALL_KINDS.contains(&kind).then(|| stamp::name("call", key)),
+    let level = match parsed.kind {
+        KeyKind::Trace | KeyKind::Turn => "turn",
+        kind => CALL_KINDS.contains(&kind).then_some("call")?,
+    };
+    let is_local = is_shared || is_local(parsed.kind, &parsed.value);
+    match conversation.filter(|name| is_local && !name.is_empty()) {
+        Some(name) => Some(stamp::name(level, &format!("{}\0{key}", Key::new(KeyKind::Conversation, name)))),
+        None if parsed.kind == KeyKind::Trace => Some(parsed.value),
+        None => Some(stamp::name(level, key)),
     }
 }
 
@@ -379,6 +394,20 @@ mod tests {
         let all = [(ids("c1 r1"), 0), (ids("c1 r2"), 1)];
         let chains = close(&all, |contested| contested == id("c1"));
         assert_ne!(chains.of(&all[0].0), chains.of(&all[1].0));
+    }
+
+    #[test]
+    fn an_id_that_others_may_use_names_a_chain_within_its_conversation() {
+        let names = |key: &str, is_shared| [None, Some("a"), Some("b")].map(|within| name(key, within, is_shared));
+        let long = "turn:0198c0de-0000-7000-8000-000000000007";
+        assert_eq!(names(long, false), [(); 3].map(|()| Some(stamp::name("turn", long))));
+        for (key, is_shared) in [("turn:1", false), ("toolcall:call_1", false), (long, true), ("trace:4b", true)] {
+            let [none, a, b] = names(key, is_shared);
+            assert!(none != a && a != b && b != none && a.is_some(), "{key}");
+            assert_eq!(none, name(key, Some(""), is_shared), "{key}");
+        }
+        assert_eq!(name("trace:4b", Some("a"), false).as_deref(), Some("4b"));
+        assert_eq!(name("message:m", Some("a"), true), None);
     }
 
     #[test]

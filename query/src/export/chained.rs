@@ -5,7 +5,7 @@
 //! - links weaker than the grade that is asked for join nothing
 //! - the same records give the same chains, whatever their order
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use threadline_schemas::ocsf::SessionFacts;
 use threadline_schemas::{Direction, KeyKind, Kind, Record, SourceKind, stamp};
@@ -22,6 +22,8 @@ use crate::model::Grade;
 pub(super) struct Chained {
     /// By position, ascending.
     rows: Vec<Row>,
+    /// Which they are of.
+    conversation: Option<String>,
     chains: Vec<Chain>,
     calls: Vec<Tool>,
 }
@@ -40,6 +42,8 @@ struct Row {
 #[derive(Debug, Default)]
 struct Chain {
     lead: Id,
+    /// Whether other conversations bear the key, too.
+    is_shared: bool,
     at: Option<u32>,
     name: Option<String>,
 }
@@ -53,8 +57,14 @@ struct Tool {
 }
 
 impl Chained {
-    /// Of the records at these positions, which are one session.
-    pub(super) fn of(view: &FactView<'_>, rows: &[u32], judged: Option<&Judged>, floor: Grade) -> Chained {
+    /// Of the records at these positions, which are one session. `shared`: hashes of keys that other sessions bear, too.
+    pub(super) fn of(
+        view: &FactView<'_>,
+        rows: &[u32],
+        shared: &HashSet<u64>,
+        judged: Option<&Judged>,
+        floor: Grade,
+    ) -> Chained {
         let mut names: HashMap<Id, String> = HashMap::new();
         let mut ids: Vec<Ids> = rows.iter().map(|at| own(view, *at)).collect();
         if floor >= Grade::Inferred {
@@ -66,8 +76,12 @@ impl Chained {
         let times = rows.iter().map(|at| view.at(*at).1.time);
         let told: Vec<(Ids, i64)> = ids.iter().copied().zip(times).collect();
         let found = chains::close(&told, |_| false);
+        let is_shared = |lead: Id| u64::try_from(lead).is_ok_and(|hash| shared.contains(&hash));
+        let chain = |lead: &Id| Chain { lead: *lead, is_shared: is_shared(*lead), ..Chain::default() };
+        let conversations = rows.iter().map(|at| view.at(*at)).filter(|(_, fact)| fact.conversation != 0);
         let mut chained = Chained {
-            chains: found.leads().iter().map(|lead| Chain { lead: *lead, ..Chain::default() }).collect(),
+            chains: found.leads().iter().map(chain).collect(),
+            conversation: conversations.map(|(block, fact)| block.name(fact.conversation)).min().map(str::to_string),
             ..Chained::default()
         };
         let mut numbers: HashMap<Id, u32> = HashMap::new();
@@ -119,7 +133,8 @@ impl Chained {
         let Some(chain) = self.row(at).map(|row| row.chain as usize) else { return };
         let Some(chain) = self.chains.get_mut(chain) else { return };
         let is_lead = |key: &&String| FactKey::of(key).is_some_and(|key| Id::from(key.hash) == chain.lead);
-        chain.name = record.keys.iter().find(is_lead).and_then(|key| chains::name(key));
+        let lead = record.keys.iter().find(is_lead);
+        chain.name = lead.and_then(|key| chains::name(key, self.conversation.as_deref(), chain.is_shared));
     }
 
     /// Fills in what is known of the record at a position.
@@ -233,7 +248,7 @@ mod tests {
             let blocks = Facts::of(records).finish();
             let view = FactView::new(vec![&blocks]);
             let rows: Vec<u32> = (0..view.len()).collect();
-            let mut chained = Chained::of(&view, &rows, Some(judged), floor);
+            let mut chained = Chained::of(&view, &rows, &HashSet::new(), Some(judged), floor);
             for at in rows {
                 if let Some(lead) = chained.unnamed(at) {
                     chained.name(lead, &records[lead as usize]);
@@ -294,7 +309,7 @@ mod tests {
             assert_eq!(chains[one], TRACE, "{one}");
         }
         assert_eq!(chains["later"], "-");
-        assert_eq!(chains["next"], stamp::name("turn", "turn:turn-2"));
+        assert_eq!(chains["next"], stamp::name("turn", "conversation:conv\0turn:turn-2"));
         assert_eq!(chains["listing"], stamp::name("call", "rpc:run:client/5"), "of its own");
         let counted: Vec<&str> =
             told.iter().filter(|(_, facts)| facts.completes_call).map(|(id, _)| id.as_str()).collect();
@@ -337,7 +352,7 @@ mod tests {
         let judged = Judged::at(&[std::sync::Arc::new(rows)], i64::MAX, 1);
         let records = [prompt, choice, request, answer, other];
         let believed = told(&records, &judged, Grade::Inferred);
-        let turn = stamp::name("turn", "turn:turn-1");
+        let turn = stamp::name("turn", "conversation:conv\0turn:turn-1");
         let chains_of = chains(&believed);
         for one in ["prompt", "choice", "request", "answer"] {
             assert_eq!(chains_of[one], turn, "{one}");

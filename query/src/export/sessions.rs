@@ -7,7 +7,7 @@
 //! Invariants
 //! - facts of at most [`CACHED_MAX`] sessions are held, 16 bytes for each of their records
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use threadline_schemas::Record;
@@ -16,9 +16,9 @@ use threadline_store::{RowId, Snapshot};
 use uuid::Uuid;
 
 use super::chained::Chained;
-use crate::closure::{Closure, NONE, close};
+use crate::closure::{Closure, NONE, Why, close};
 use crate::error::QueryError;
-use crate::fact::{FactView, Facts};
+use crate::fact::{self, FactView, Facts};
 use crate::index::Indexed;
 use crate::links::Contest;
 use crate::model::Grade;
@@ -41,6 +41,8 @@ enum Known {
         /// Position of each file's first row.
         starts: HashMap<u32, u32>,
         exact: Option<Closure>,
+        /// Hashes of keys that several sessions bear.
+        shared: HashSet<u64>,
         facts: HashMap<u32, SessionFacts>,
         chained: HashMap<u32, Chained>,
     },
@@ -54,7 +56,8 @@ impl Sessions {
         let closure = close(&view);
         let facts = closure.sessions.iter().map(|session| facts(&view, &session.rows)).collect();
         let all: Vec<u32> = (0..view.len()).collect();
-        let mut chained = Chained::of(&view, &all, contest.judged.as_deref(), floor);
+        let shared = contest.keys.iter().filter(|(_, why)| is_shared(**why)).map(|(key, _)| fact::hash(key)).collect();
+        let mut chained = Chained::of(&view, &all, &shared, contest.judged.as_deref(), floor);
         for at in all {
             if let Some(lead) = chained.unnamed(at) {
                 chained.name(lead, &records[lead as usize]);
@@ -70,7 +73,9 @@ impl Sessions {
     pub(super) fn indexed(index: Arc<Indexed>) -> Sessions {
         let exact = (!index.judged.is_empty()).then(|| close(&index.view()));
         let (facts, chained) = (HashMap::new(), HashMap::new());
-        Sessions(Known::Indexed { starts: index.starts(), index, exact, facts, chained })
+        let contested = index.closure.contested.iter().filter(|contested| is_shared(contested.why));
+        let shared = contested.map(|contested| contested.key.hash).collect();
+        Sessions(Known::Indexed { starts: index.starts(), index, exact, shared, facts, chained })
     }
 
     /// What is known of these rows, for each.
@@ -99,7 +104,7 @@ impl Sessions {
 
     /// Positions and rows of the records that name the chains of these rows, unless they were read.
     fn unnamed(&mut self, rows: &[RowId]) -> Vec<(u32, RowId)> {
-        let Known::Indexed { index, starts, chained, .. } = &mut self.0 else { return Vec::new() };
+        let Known::Indexed { index, starts, chained, shared, .. } = &mut self.0 else { return Vec::new() };
         let mut leads = BTreeSet::new();
         if chained.len() + rows.len() > CACHED_MAX {
             chained.clear();
@@ -107,7 +112,7 @@ impl Sessions {
         for at in rows.iter().filter_map(|row| Some(*starts.get(&row.file)? + row.row)) {
             let Some((session, closed)) = session(&index.closure, at) else { continue };
             let of = chained.entry(session).or_insert_with(|| {
-                Chained::of(&index.view(), closed, Some(&index.judged), Options::default().grade_floor)
+                Chained::of(&index.view(), closed, shared, Some(&index.judged), Options::default().grade_floor)
             });
             leads.extend(of.unnamed(at));
         }
@@ -130,7 +135,7 @@ impl Sessions {
                 chained.tell(*at, &mut told);
                 Some(told)
             }
-            Known::Indexed { index, starts, exact, facts: cache, chained } => {
+            Known::Indexed { index, starts, exact, facts: cache, chained, .. } => {
                 let at = *starts.get(&row.file)? + row.row;
                 if cache.len() >= CACHED_MAX {
                     cache.clear();
@@ -145,6 +150,10 @@ impl Sessions {
             }
         }
     }
+}
+
+fn is_shared(why: Why) -> bool {
+    matches!(why, Why::SeveralConversations | Why::SeveralConnections)
 }
 
 /// The session of a position, and its rows.

@@ -17,7 +17,7 @@ use threadline_schemas::ocsf::SessionFacts;
 use threadline_schemas::{Record, SourceKind};
 
 use super::known::{Keyed, Recent, Said, carried};
-use crate::chains::{self, End, Id, Ids, SEVERAL};
+use crate::chains::{self, CALL_KINDS, End, Id, Ids, SEVERAL};
 
 /// What is known of the id of a call, turn or trace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,7 +62,10 @@ impl Gathered {
         *time = record.time_unix_nano.min(*time);
         for (id, key) in &keyed.named {
             if !self.names.contains_key(id) {
-                self.names.extend(chains::name(key).map(|name| (*id, name)));
+                // Its own one leads only where the id itself is not believed.
+                let is_own = *id == keyed.ids.calls[CALL_KINDS.len()];
+                let name = chains::name(key, record.conversation_id.as_deref(), is_own);
+                self.names.extend(name.map(|name| (*id, name)));
             }
         }
         if keyed.ids.calls().next().is_none() {

@@ -28,7 +28,7 @@ use threadline_schemas::{Key, KeyKind, Record};
 use uuid::Uuid;
 
 use super::chained::{Chained, Gathered, Link};
-use crate::chains::{CALL_KINDS, Id, Ids};
+use crate::chains::{self, CALL_KINDS, Id, Ids};
 
 /// Ids and sessions that are remembered, beside those of the file that is read.
 pub(super) const KEYS_MAX: usize = 8_192;
@@ -36,8 +36,6 @@ pub(super) const KEYS_MAX: usize = 8_192;
 const NAME_BYTES_MAX: usize = 256;
 /// Longest time between two records of one id, nanoseconds (one hour).
 const REACH_NANOS: u64 = 3_600_000_000_000;
-/// Shortest id of a tool call or turn that is believed to be the only one, bytes.
-const ID_BYTES_MIN: usize = 16;
 /// Keys of one record that are looked at.
 const KEYS_PER_RECORD_MAX: usize = 32;
 
@@ -253,6 +251,12 @@ impl Known {
         let keyed = Keyed::of(record);
         let mut facts = self.session(record, &keyed.session);
         self.chained.tell(&keyed.ids, place, |id| is_of_several(&self.homes, id), &mut facts);
+        // What several conversations bear names a chain of each.
+        let shared = [keyed.ids.trace, keyed.ids.turn].into_iter().find(|id| is_of_several(&self.homes, *id));
+        if let Some((_, key)) = shared.and_then(|shared| keyed.named.iter().find(|(id, _)| *id == shared)) {
+            let within = || chains::name(key, record.conversation_id.as_deref(), true);
+            facts.chain = facts.chain.or_else(within);
+        }
         facts
     }
 
@@ -397,8 +401,7 @@ impl Keyed<'_> {
                 continue;
             }
             // What is short may be chosen again by somebody else: it tells in its own conversation.
-            let is_chosen = matches!(kind, KeyKind::ToolCall | KeyKind::Turn);
-            let is_known = !is_chosen || value.len() >= ID_BYTES_MIN;
+            let is_known = !chains::is_local(kind, value);
             let tells_session = match kind {
                 KeyKind::ToolCall | KeyKind::Turn | KeyKind::Rpc | KeyKind::Trace => is_known,
                 // One process serves one client.
@@ -540,6 +543,27 @@ mod tests {
         let known = learned(&[said("mallory", "c3"), proven]);
         assert!(known.of(&chosen("c3"), 0).is_authenticated);
         assert_eq!(shown(&known, &chosen("c3")), "c3 ann@corp claude-code");
+    }
+
+    #[test]
+    fn what_conversations_share_gives_the_chain_of_each_another_name() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let prompt = |conversation: &str, turn: Option<&str>| {
+            record(|r| {
+                (r.kind, r.conversation_id) = (Kind::Prompt, Some(conversation.into()));
+                (r.turn_id, r.trace_id) = (turn.map(Into::into), turn.is_none().then(|| trace.into()));
+            })
+        };
+        for turn in [Some("1"), Some("0198c0de-0000-7000-8000-000000000007"), None] {
+            let records = ["c1", "c2"].map(|conversation| prompt(conversation, turn));
+            let known = learned(&records);
+            let chain = |record: &Record| known.of(record, 0).chain;
+            assert!(chain(&records[0]).is_some() && chain(&records[0]) != chain(&records[1]), "{turn:?}");
+        }
+        let known = learned(&[chosen("c1"), chosen("c2")]);
+        assert_ne!(known.of(&chosen("c1"), 0).chain, known.of(&chosen("c2"), 0).chain);
+        let alone = prompt("c1", None);
+        assert_eq!(learned(std::slice::from_ref(&alone)).of(&alone, 0).chain.as_deref(), Some(trace));
     }
 
     #[test]
