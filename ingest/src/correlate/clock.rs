@@ -155,6 +155,7 @@ fn viterbi(points: &[Point], fit: Fit) -> Vec<u32> {
     let mut jumped = vec![0u64; words * points.len()];
     let mut jump_to = vec![0u32; points.len()];
     let peak = 2.0 * fit.window * T3 / fit.scale;
+    let places: Vec<f64> = (0..cells).map(|cell| fit.cell * cell as f64).collect();
     for (at, point) in points.iter().enumerate() {
         if at > 0 {
             let chance = (1.0 - (-fit.hazard * (point.at - points[at - 1].at)).exp()).clamp(1e-5, 0.5);
@@ -170,8 +171,9 @@ fn viterbi(points: &[Point], fit: Fit) -> Vec<u32> {
         let low = ((point.offset - reach + fit.window) / fit.cell).max(0.0) as usize;
         let high = (((point.offset + reach + fit.window) / fit.cell).max(0.0) as usize).min(cells - 1);
         grid.lift(low, high + 1);
-        for (cell, value) in grid.value.iter_mut().enumerate().take(high + 1).skip(low) {
-            let z = (point.offset + fit.window - fit.cell * cell as f64) / fit.scale;
+        let from_start = point.offset + fit.window;
+        for (value, place) in grid.value[low..=high].iter_mut().zip(&places[low..=high]) {
+            let z = (from_start - place) / fit.scale;
             let tail = 1.0 + z * z / 3.0;
             *value += ln(1.0 + weight * (peak / (tail * tail) - 1.0)) - far;
         }
@@ -202,10 +204,10 @@ impl Grid {
     fn best(&self) -> (usize, f64) {
         let mut best = (0, self.rest);
         for (from, to) in &self.lifted {
-            for (cell, value) in self.value[*from..*to].iter().enumerate() {
-                if *value > best.1 {
-                    best = (from + cell, *value);
-                }
+            let values = &self.value[*from..*to];
+            let top = highest(values);
+            if top > best.1 {
+                best = (from + values.iter().position(|value| *value >= top).unwrap_or(0), top);
             }
         }
         best
@@ -259,18 +261,35 @@ impl Grid {
     }
 }
 
+/// The highest of some values, several at a time.
+fn highest(values: &[f64]) -> f64 {
+    const AT_ONCE: usize = 8;
+    let (eights, others) = values.as_chunks::<AT_ONCE>();
+    let mut tops = [f64::NEG_INFINITY; AT_ONCE];
+    for eight in eights {
+        for (top, value) in tops.iter_mut().zip(eight) {
+            *top = if *value > *top { *value } else { *top };
+        }
+    }
+    tops.iter().chain(others).copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// 2^52 and what is added to exponents so that none is negative.
+const EXPONENT_BASE: f64 = 4_503_599_627_370_496.0 + 1024.0;
+
 /// Natural logarithm of a positive number, to about 1e-7: without branches and calls, so that a loop over it is vectorised,
 /// and the same on every machine.
 fn ln(x: f64) -> f64 {
     let bits = x.to_bits();
     // Exponent and mantissa so that the mantissa lies around 1.
     let shifted = bits.wrapping_sub(0x3fe6_a09e_667f_3bcd);
-    let exponent = (shifted as i64 >> 52) as i32;
+    // The exponent, as the low bits of 2^52: every machine turns that into a float in a vector, and few an integer.
+    let exponent = f64::from_bits(shifted.wrapping_add(1024 << 52) >> 52 | 0x4330_0000_0000_0000) - EXPONENT_BASE;
     let mantissa = f64::from_bits(bits.wrapping_sub(shifted & 0xfff0_0000_0000_0000));
     let s = (mantissa - 1.0) / (mantissa + 1.0);
     let square = s * s;
     let series = 1.0 + square * (1.0 / 3.0 + square * (1.0 / 5.0 + square * (1.0 / 7.0 + square / 9.0)));
-    f64::from(exponent) * std::f64::consts::LN_2 + 2.0 * s * series
+    exponent * std::f64::consts::LN_2 + 2.0 * s * series
 }
 
 fn weighted_median(mut values: Vec<(f64, f64)>) -> Option<f64> {
