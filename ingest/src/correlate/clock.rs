@@ -355,6 +355,18 @@ mod tests {
     }
 
     #[test]
+    fn the_first_of_the_highest_cells_is_the_best() {
+        for cells in 1..30 {
+            for top in 0..cells {
+                let mut value: Vec<f64> = (0..cells).map(|cell| -((cell * 7 % 5) as f64) - 1.0).collect();
+                value[top..].iter_mut().step_by(3).for_each(|value| *value = -0.5);
+                let grid = Grid { value, rest: -9.0, lifted: vec![(0, cells)] };
+                assert_eq!(grid.best(), (top, -0.5));
+            }
+        }
+    }
+
+    #[test]
     fn a_constant_clock_is_one_segment() {
         let track = Track::fit(points(|_| 1.25), Fit::new(0.02, 6.0));
         assert_eq!(track.segments.len(), 1);
