@@ -516,6 +516,11 @@ impl Board<'_, '_> {
         let contested: BTreeSet<usize> = open
             .flat_map(|(_, calls)| calls.iter().filter(|(_, score)| *score > 0.0).map(|(call, _)| *call as usize))
             .collect();
+        // Where no request at all found its call, any of them may be what a statement hangs below.
+        let strange = down.lines.iter().filter(|line| line.is_http() && requests.is_empty()).count();
+        let lacking =
+            sure().filter(|(line, placed)| !down.lines[**line].is_http() && !requests.contains_key(&placed.call));
+        let absent = 1.0 - (strange as f64 / (lacking.count() as f64 + 1.0)).min(0.95);
         for (line, placed) in sure() {
             let state = self.state[placed.call];
             let call = &self.calls[placed.call];
@@ -528,7 +533,7 @@ impl Board<'_, '_> {
                 Some(requests) => (Some(down.lines[requests[0]].at), 1.0),
                 None if own.is_http() => (self.origin(call, &state), 1.0),
                 None if contested.contains(&placed.call) => (self.origin(call, &state), CONTESTED),
-                None => (self.origin(call, &state), 1.0),
+                None => (self.origin(call, &state), absent),
             };
             let up = Up { at: parent, confidence: placed.confidence * placed.led * (1.0 - self.misled[1]) * direct };
             self.put(own.at, session, turn, number, up, Rule::Downstream);

@@ -32,7 +32,7 @@ use learned::{Sources, learned};
 use rows::{Judge, news, rows};
 
 /// Version of the linker; raised when the same records may give other links.
-pub const LINKER_VERSION: u32 = 10;
+pub const LINKER_VERSION: u32 = 11;
 /// Columns from which the windows follow.
 const TIME_COLUMNS: &[&str] = &[
     "event_id",

@@ -698,3 +698,48 @@ fn a_users_name_or_a_constant_is_no_conversation() {
         assert_eq!(constant(run(all).findings), found, "{together}");
     }
 }
+
+#[test]
+fn a_statement_hangs_below_no_execution_for_sure_where_no_request_found_its_call() {
+    // Each execution runs a statement; the request that it ran for stands in a log that tells neither server nor value.
+    let surest = |requests: bool| {
+        let (observations, calls) = estate(200, false);
+        let mut kept = Vec::new();
+        let mut value = BTreeMap::new();
+        for (o, call) in observations.iter().zip(&calls).filter(|(o, _)| o.act == Act::Http) {
+            value.insert(*call, o.http.as_ref().unwrap().segments[1].clone());
+        }
+        for (mut o, call) in observations.into_iter().zip(calls) {
+            if o.act == Act::Execution {
+                let duration = o.duration.unwrap();
+                kept.push(Observation {
+                    id: Uuid::from_u128(o.id.as_u128() ^ (1 << 100)),
+                    act: Act::Statement,
+                    clock: format!("downstream:db-{}", o.clock),
+                    time_unix_nano: o.time_unix_nano - (duration * 3e8) as i64,
+                    duration: Some(duration * 0.2),
+                    statement: Some(downstream_text::statement_line(&format!(
+                        "SELECT * FROM thing WHERE key = '{}'",
+                        value[&call]
+                    ))),
+                    server: o.server.clone(),
+                    ..Observation::default()
+                });
+            }
+            if let Some(http) = &mut o.http {
+                (http.host, http.path, http.segments) = ("proxy".into(), "/x".into(), vec!["x".into()]);
+                (o.server, o.clock) = (None, "downstream:proxy".into());
+                o.time_unix_nano = 0;
+            }
+            if requests || o.act != Act::Http {
+                kept.push(o);
+            }
+        }
+        let statements: BTreeSet<Uuid> = kept.iter().filter(|o| o.act == Act::Statement).map(|o| o.id).collect();
+        let found = run(kept);
+        let placed = found.placements.iter().filter(|p| statements.contains(&p.id) && p.rule == Some(Rule::Downstream));
+        placed.map(|p| p.confidence).fold(0.0, f64::max)
+    };
+    assert!(surest(false) > 0.9, "{}", surest(false));
+    assert!(surest(true) < 0.9, "{}", surest(true));
+}
