@@ -9,7 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::super::store_log::{Log, LogConfig, LogError, LogReader};
+use super::super::store_log::{Log, LogConfig, LogError, LogReader, Recovery};
 
 const HEADER: usize = 64;
 const FRAME_HEADER: usize = 24;
@@ -42,12 +42,12 @@ fn check(dir: &Path, expected: &Plain) {
     let (frames, error) = read(dir);
     assert_eq!(frames, expected.frames, "other frames are read than stand there whole");
     assert_eq!(error.is_some(), expected.is_corrupt, "{error:?}");
-    let (log, recovery) = match Log::open(dir, config()) {
+    let (log, recovery) = match open(dir) {
         Ok(opened) => opened,
         Err(LogError::Corrupt { .. }) => {
             assert!(expected.is_corrupt, "what was never acknowledged is torn, not corrupt");
             // Nothing was changed: another opening says the same.
-            assert!(matches!(Log::open(dir, config()), Err(LogError::Corrupt { .. })));
+            assert!(matches!(open(dir), Err(LogError::Corrupt { .. })));
             return;
         }
         Err(error) => panic!("{error}"),
@@ -66,8 +66,18 @@ fn check(dir: &Path, expected: &Plain) {
     assert!(error.is_none(), "{error:?}");
     assert_eq!(frames.pop(), Some((next, Bytes::from_static(b"more"))));
     assert_eq!(frames, expected.frames, "recovery lost or made up frames");
-    let (_, recovery) = Log::open(dir, config()).expect("a recovered log opens");
+    let (_, recovery) = open(dir).expect("a recovered log opens");
     assert!(recovery.torn.is_none(), "it was recovered already");
+}
+
+/// Opens the log once nobody holds its lock: a process that another test starts has our files until it is its own program.
+fn open(dir: &Path) -> Result<(Log, Recovery), LogError> {
+    loop {
+        match Log::open(dir, config()) {
+            Err(LogError::Locked { .. }) => std::thread::yield_now(),
+            opened => return opened,
+        }
+    }
 }
 
 fn config() -> LogConfig {
