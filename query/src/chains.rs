@@ -22,7 +22,7 @@ use threadline_schemas::{Key, KeyKind, Kind, Outcome, stamp};
 /// Of one key; 0: none.
 pub(crate) type Id = u128;
 
-/// In place of a turn: several.
+/// In place of a turn or conversation: several.
 pub(crate) const SEVERAL: Id = Id::MAX;
 
 /// Kinds of key that name a call, the one that most observers share first.
@@ -189,11 +189,7 @@ pub(crate) fn close(records: &[(Ids, i64)], is_contested: impl Fn(Id) -> bool) -
     let mut contested: HashSet<Id> = turns.contested().collect();
     let mut calls = Sets::default();
     for (ids, _) in &records {
-        let mut all = ids.calls().filter(|id| !contested.contains(id));
-        if let Some(first) = all.next() {
-            calls.join(first, first);
-            all.for_each(|other| calls.join(first, other));
-        }
+        calls.join(ids.calls().filter(|id| !contested.contains(id)));
     }
     let mut of_sets = Turns::default();
     for call in calls.members() {
@@ -215,11 +211,7 @@ pub(crate) fn close(records: &[(Ids, i64)], is_contested: impl Fn(Id) -> bool) -
     // Whole chains. Two turns may meet over calls and traces that name neither: then each goes with the turn that it names.
     let mut whole = Sets::default();
     for (ids, _) in &records {
-        let mut all = ids.all().filter(|id| !contested.contains(id));
-        if let Some(first) = all.next() {
-            whole.join(first, first);
-            all.for_each(|other| whole.join(first, other));
-        }
+        whole.join(ids.all().filter(|id| !contested.contains(id)));
     }
     let mut meeting = Turns::default();
     for (ids, _) in &records {
@@ -316,11 +308,17 @@ impl Sets {
         root
     }
 
-    fn join(&mut self, a: Id, b: Id) {
-        self.0.entry(a).or_insert(a);
-        self.0.entry(b).or_insert(b);
-        let (a, b) = (self.find(a), self.find(b));
-        self.0.insert(a.max(b), a.min(b));
+    /// Makes one set of all that these are in.
+    fn join(&mut self, mut ids: impl Iterator<Item = Id>) {
+        let Some(first) = ids.next() else { return };
+        self.0.entry(first).or_insert(first);
+        let mut root = self.find(first);
+        for id in ids {
+            self.0.entry(id).or_insert(id);
+            let other = self.find(id);
+            self.0.insert(root.max(other), root.min(other));
+            root = root.min(other);
+        }
     }
 }
 

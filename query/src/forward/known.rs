@@ -28,7 +28,7 @@ use threadline_schemas::{Key, KeyKind, Record};
 use uuid::Uuid;
 
 use super::chained::{Chained, Gathered, Link};
-use crate::chains::{self, CALL_KINDS, Id, Ids};
+use crate::chains::{self, CALL_KINDS, Id, Ids, SEVERAL};
 
 /// Ids and sessions that are remembered, beside those of the file that is read.
 pub(super) const KEYS_MAX: usize = 8_192;
@@ -104,8 +104,6 @@ struct Home {
     conversation: u128,
     time: i64,
 }
-
-const SEVERAL: u128 = u128::MAX;
 
 /// What was used last: everything since one moment, and what was used before that since another.
 #[derive(Debug, Clone, PartialEq, Eq)]
